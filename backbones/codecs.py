@@ -1,0 +1,66 @@
+"""The convolutional codec of the `rooms` backbone: one RGB image to one latent frame, 8x8 pixels a token."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+NOISE = 0.15  # on the latents while training: the decoder learns to forgive what a denoiser leaves
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions around a skip."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(width, width, 3, padding=1)
+        self.outer = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.outer(F.silu(self.inner(F.silu(x))))
+
+
+class ConvCodec(nn.Module):
+    """Deterministic autoencoder with unit-variance latents (a batch norm without gain at the bottleneck).
+
+    encode: images in [0, 1], b 3 8y 8x -> b c y x.  decode: the inverse.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        half, full = width, 2 * width
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(12, half, 3, padding=1),
+            Residual(half),
+            nn.Conv2d(half, full, 4, 2, 1),
+            Residual(full),
+            nn.Conv2d(full, full, 4, 2, 1),
+            Residual(full),
+            nn.Conv2d(full, channels, 1),
+        )
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.decoder = nn.Sequential(
+            nn.Conv2d(channels, full, 3, padding=1),
+            Residual(full),
+            Residual(full),
+            nn.Conv2d(full, 4 * full, 1),
+            nn.PixelShuffle(2),
+            Residual(full),
+            nn.Conv2d(full, 4 * half, 1),
+            nn.PixelShuffle(2),
+            Residual(half),
+            nn.Conv2d(half, 12, 3, padding=1),
+            nn.PixelShuffle(2),
+        )
+
+    def encode(self, images: Float[Tensor, "b 3 py px"]) -> Float[Tensor, "b c y x"]:
+        return self.norm(self.encoder(images - 0.5))
+
+    def decode(self, latents: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 py px"]:
+        return self.decoder(latents) + 0.5
+
+    def forward(self, images: Float[Tensor, "b 3 py px"]) -> Float[Tensor, "b 3 py px"]:
+        """Reconstruction through noisy latents, for training."""
+        latents = self.encode(images)
+        return self.decode(latents + NOISE * torch.randn_like(latents))

@@ -1,0 +1,1 @@
+"""Training of the `rooms` world model: clips, teacher forcing, the two Lightning modules."""

@@ -1,0 +1,130 @@
+"""The two Lightning modules: the codec, and the denoiser that learns in its latents."""
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from backbones.codecs import ConvCodec
+from backbones.rooms_network import RoomsNetwork, ray_features, ray_positions
+from harness.training.clips import CHUNK, Clip
+from harness.training.teacher import TeacherForcing
+from harness.worlds.poses import rays
+
+
+def decibel(error: Tensor) -> Tensor:
+    """PSNR of a mean squared error of images in [0, 1]."""
+    return -10 * torch.log10(error.clamp(min=1e-10))
+
+
+def schedule(step: int, steps: int, warmup: int, decay: float) -> float:
+    """Learning-rate factor: linear warm-up, constant, linear decay to zero over the last `decay` of the run."""
+    return min(1.0, (step + 1) / max(1, warmup), (steps - step) / max(1.0, decay * steps))
+
+
+class CodecTraining(L.LightningModule):
+    """Mean squared plus a little absolute error of the reconstruction through noisy latents."""
+
+    def __init__(self, codec: ConvCodec, steps: int, lr: float) -> None:
+        super().__init__()
+        self.codec, self.steps, self.lr = codec, steps, lr
+
+    def training_step(self, clip: Clip, index: int) -> Tensor:
+        torch.manual_seed(self.global_step)  # noise is a function of the step: a resumed run repeats it
+        images = clip.frames.flatten(0, 1).float() / 255
+        error = self.codec(images) - images
+        self.log("train/codec_psnr", decibel(error.square().mean()), prog_bar=True)
+        return error.square().mean() + 0.02 * error.abs().mean()
+
+    def validation_step(self, clip: Clip, index: int) -> None:
+        images = clip.frames.flatten(0, 1).float() / 255
+        restored = self.codec.decode(self.codec.encode(images)).clamp(0, 1)
+        self.log("val/codec_psnr", decibel((restored - images).square().mean((1, 2, 3))).mean(), batch_size=len(images))
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.codec.parameters(), lr=self.lr, weight_decay=1e-4)
+        factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: schedule(s, self.steps, 50, 0.5))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+
+
+class DenoiserTraining(L.LightningModule):
+    """x0-prediction at the noise levels that sampling uses, with Muon for the block matrices and AdamW for the rest."""
+
+    def __init__(
+        self,
+        network: RoomsNetwork,
+        codec: ConvCodec,
+        levels: tuple[float, ...],
+        level_weights: tuple[float, ...],
+        context_noise: float,
+        steps: int,
+        warmup: int,
+        decay: float,
+        lr_muon: float,
+        lr_adam: float,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.network, self.codec = network, codec.eval().requires_grad_(False)
+        self.levels, self.level_weights, self.context_noise = levels, level_weights, context_noise
+        self.steps, self.warmup, self.decay = steps, warmup, decay
+        self.lr_muon, self.lr_adam = lr_muon, lr_adam
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    def inputs(self, clip: Clip) -> tuple[Float[Tensor, "b f s c"], Float[Tensor, "b f s r"], Float[Tensor, "b f s 3"]]:
+        """Latents, ray features and RoPE positions of a batch of clips."""
+        with torch.no_grad():
+            latents = self.codec.encode(clip.frames.flatten(0, 1).float() / 255)
+        grid = latents.shape[-2:]
+        tokens = latents.flatten(2).transpose(1, 2).unflatten(0, clip.times.shape)
+        origin, direction = rays(clip.c2w.flatten(0, 1), clip.intrinsics.flatten(0, 1), tuple(grid), grid[0] / clip.frames.shape[-2])
+        features = ray_features(origin, direction).unflatten(0, clip.times.shape)
+        return tokens, features, ray_positions(clip.times.flatten(), direction).unflatten(0, clip.times.shape)
+
+    def loss(self, clip: Clip, g: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Mean squared error of x0 over all noisy chunks, and at the highest level alone (what memory has to explain)."""
+        latents, features, positions = self.inputs(clip)
+        b, f = clip.times.shape
+        noise = torch.randn(latents.shape, generator=g).to(latents)
+        past, target = latents[:, :-CHUNK], latents[:, CHUNK:]  # the first chunk is always given, the last is never context
+        past = past + self.context_noise * torch.rand(b, 1, 1, 1, generator=g).to(latents) * noise[:, :-CHUNK]
+        chosen = torch.multinomial(torch.tensor(self.level_weights), b * (f // CHUNK - 1), replacement=True, generator=g)
+        level = torch.tensor(self.levels)[chosen].view(b, -1).repeat_interleave(CHUNK, 1).to(latents)
+        noisy = torch.lerp(target, torch.randn(target.shape, generator=g).to(latents), level[..., None, None])
+        seam = TeacherForcing(positions, CHUNK * latents.shape[2])
+        x = torch.cat([past, noisy], 1)
+        levels = torch.cat([torch.zeros_like(level), level], 1)
+        rays_ = torch.cat([features[:, :-CHUNK], features[:, CHUNK:]], 1)
+        x0 = self.network(x, levels, rays_, seam)[:, f - CHUNK :]
+        error = (x0.float() - target).square().mean((2, 3))
+        top = level == max(self.levels)
+        return error.mean(), (error * top).sum() / top.sum().clamp(min=1)
+
+    def training_step(self, clip: Clip, index: int) -> None:
+        step = int(self.step)
+        loss, top = self.loss(clip, torch.Generator().manual_seed(10**6 + step))
+        factor = schedule(step, self.steps, self.warmup, self.decay)
+        optimizers = self.optimizers()
+        for optimizer, lr in zip(optimizers, (self.lr_muon, self.lr_adam), strict=True):
+            optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] = lr * factor
+        self.manual_backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        self.step += 1
+        self.log_dict({"train/loss": loss, "train/loss_pure_noise": top}, prog_bar=True)
+
+    def validation_step(self, clip: Clip, index: int) -> None:
+        loss, top = self.loss(clip, torch.Generator().manual_seed(index))
+        self.log_dict({"val/loss": loss, "val/loss_pure_noise": top}, batch_size=len(clip.times), prog_bar=True)
+
+    def configure_optimizers(self):
+        linear = (".qkv.weight", ".out.weight", ".up.weight", ".down.weight")
+        matrices = [p for name, p in self.network.named_parameters() if name.endswith(linear)]
+        chosen = {id(p) for p in matrices}
+        rest = [p for p in self.network.parameters() if id(p) not in chosen]
+        muon = torch.optim.Muon(matrices, lr=self.lr_muon, momentum=0.95, weight_decay=0.01)
+        return [muon, torch.optim.AdamW(rest, lr=self.lr_adam, betas=(0.9, 0.98), weight_decay=0.0)]

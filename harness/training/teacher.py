@@ -1,0 +1,35 @@
+"""Teacher forcing for chunk-autoregressive training: every chunk learns in one step, as the cache will serve it later."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from backbones.rooms_network import ray_angles
+from backbones.rope import rotate
+
+
+class TeacherForcing:
+    """The seam while training. Tokens hold the clean copy of a clip, then its noisy copy.
+
+    Clean chunk i attends to the clean chunks 0..i, noisy chunk i to the clean chunks 0..i-1 and to itself: slices instead
+    of a mask, so that nothing is computed and then thrown away. The clean copy is chunks 0..n-2 (the last is nobody's
+    past), the noisy copy chunks 1..n-1 (the first has no past, and is always given). positions: (t, elevation, azimuth).
+    """
+
+    def __init__(self, positions: Float[Tensor, "b f s 3"], rows_per_chunk: int) -> None:
+        flat = positions.flatten(1, 2)
+        self.angles = ray_angles(torch.cat([flat[:, :-rows_per_chunk], flat[:, rows_per_chunk:]], 1))[:, :, None]
+        self.rows = rows_per_chunk
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (rotate(q, self.angles), rotate(k, self.angles), v))
+        half, m = q.shape[2] // 2, self.rows
+        clean, noisy = [], []
+        for start in range(0, half, m):
+            own, past = slice(start, start + m), slice(0, start + m)
+            clean.append(F.scaled_dot_product_attention(q[:, :, own], k[:, :, past], v[:, :, past]))
+            tail = slice(half + start, half + start + m)
+            keys, values = (torch.cat([x[:, :, past], x[:, :, tail]], 2) for x in (k, v))
+            noisy.append(F.scaled_dot_product_attention(q[:, :, tail], keys, values))
+        return torch.cat(clean + noisy, 2).transpose(1, 2)

@@ -1,0 +1,79 @@
+"""Camera geometry: actions to poses, poses to rays, and the distances between views.
+
+Conventions: OpenCV camera-to-world matrices (x right, y down, z forward), metres and degrees. Everything here is a pure
+function of tensors, so that policies, worlds and backbones agree on what a pose is without importing one another.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+ACTIONS = ("W", "S", "A", "D", "yaw", "pitch")  # forward, back, left, right as 0/1 (or fractions); degrees, right and up positive
+
+
+def rotation(yaw: Float[Tensor, "*n"], pitch: Float[Tensor, "*n"]) -> Float[Tensor, "*n 3 3"]:
+    """Rotation of a level camera that is turned right by `yaw` and then looks up by `pitch` (both in degrees)."""
+    y, p = torch.deg2rad(yaw), torch.deg2rad(pitch)
+    zero, one = torch.zeros_like(y), torch.ones_like(y)
+    turn = torch.stack([y.cos(), zero, y.sin(), zero, one, zero, -y.sin(), zero, y.cos()], -1).unflatten(-1, (3, 3))
+    tilt = torch.stack([one, zero, zero, zero, p.cos(), -p.sin(), zero, p.sin(), p.cos()], -1).unflatten(-1, (3, 3))
+    return turn @ tilt
+
+
+def integrate(actions: Float[Tensor, "f 6"], step: float) -> Float[Tensor, "f 4 4"]:
+    """Integrate actions (columns `ACTIONS`) into camera-to-world poses.
+
+    Action `i` leads from frame `i-1` to frame `i`; frame 0 is the start pose (identity) whatever `actions[0]` says, so an
+    out-and-back closes exactly. A step of `step` metres is taken along the heading before the turn of the same frame.
+    Sums are taken in float64 and headings are wrapped, so that a closed path closes to less than 1e-6.
+    """
+    a = actions.double().clone()
+    a[0] = 0
+    yaw, pitch = a[:, 4].cumsum(0), a[:, 5].cumsum(0)
+    heading = torch.deg2rad(torch.cat([yaw.new_zeros(1), yaw[:-1]]))
+    forward = torch.stack([heading.sin(), torch.zeros_like(heading), heading.cos()], -1)
+    right = torch.stack([heading.cos(), torch.zeros_like(heading), -heading.sin()], -1)
+    moved = forward * (a[:, 0] - a[:, 1])[:, None] + right * (a[:, 3] - a[:, 2])[:, None]
+    c2w = torch.eye(4, dtype=torch.float64).repeat(len(a), 1, 1)
+    c2w[:, :3, :3] = rotation(torch.remainder(yaw, 360.0), pitch)
+    c2w[:, :3, 3] = moved.cumsum(0) * step
+    return c2w.float()
+
+
+def relative(c2w: Float[Tensor, "f 4 4"], origin: Float[Tensor, "4 4"]) -> Float[Tensor, "f 4 4"]:
+    """Poses expressed in the frame of `origin` (inverse taken in float64: rigid, so the transpose)."""
+    r, t = origin[:3, :3].double(), origin[:3, 3].double()
+    out = c2w.double().clone()
+    out[:, :3, :3] = r.T @ out[:, :3, :3]
+    out[:, :3, 3] = (out[:, :3, 3] - t) @ r
+    return out.to(c2w.dtype)
+
+
+def rays(
+    c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"], size: tuple[int, int], scale: float = 1.0
+) -> tuple[Float[Tensor, "f 3"], Float[Tensor, "f n 3"]]:
+    """Origins and unnormalised world directions of the rays through the centres of a `size` = (rows, columns) grid.
+
+    `intrinsics` is (fx, fy, cx, cy) in pixels of an image `scale` times smaller than the grid: `scale=2` supersamples
+    twice, `scale=1/8` gives one ray per 8x8 patch.
+    """
+    rows, cols = (torch.arange(n, device=c2w.device, dtype=torch.float32) + 0.5 for n in size)
+    fx, fy, cx, cy = (intrinsics.to(c2w) * scale).unbind(-1)
+    x = ((cols - cx[:, None]) / fx[:, None])[:, None, :].expand(-1, size[0], -1)
+    y = ((rows - cy[:, None]) / fy[:, None])[:, :, None].expand(-1, -1, size[1])
+    camera = torch.stack([x, y, torch.ones_like(x)], -1).flatten(1, 2)
+    return c2w[:, :3, 3], camera @ c2w[:, :3, :3].transpose(1, 2)
+
+
+def pinhole(fov: float, size: tuple[int, int], frames: int) -> Float[Tensor, "f 4"]:
+    """Intrinsics (fx, fy, cx, cy) of a camera with a horizontal field of view of `fov` degrees and square pixels."""
+    focal = size[1] / 2 / math.tan(math.radians(fov) / 2)
+    return torch.tensor([[focal, focal, size[1] / 2, size[0] / 2]]).repeat(frames, 1)
+
+
+def angle(a: Float[Tensor, "*n 3 3"], b: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n"]:
+    """Geodesic angle between rotations, in degrees. From the chord, which keeps its precision near 0 where acos loses it."""
+    chord = (a - b).flatten(-2).norm(dim=-1) / math.sqrt(8.0)
+    return torch.rad2deg(2 * torch.asin(chord.clamp(max=1.0)))
