@@ -1,11 +1,12 @@
 """Train the `rooms` world model: python harness/train.py  (settings: conf/experiment/train_rooms.yaml)."""
 
 import sys
-from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__" and not __package__:
-    sys.path[0] = str(_ROOT)  # as a script, harness/ itself is on the path and would shadow packages
+    # run as a script, harness/ itself comes first on the path, and harness/types.py would shadow the standard library's
+    sys.path[0] = sys.path[0].removesuffix("harness")
+
+from pathlib import Path  # noqa: E402
 
 import hydra  # noqa: E402
 import lightning as L  # noqa: E402
@@ -18,8 +19,9 @@ from torch.utils.data import DataLoader  # noqa: E402
 
 from backbones.codecs import ConvCodec  # noqa: E402
 from backbones.rooms_network import RoomsNetwork  # noqa: E402
-from harness.training.clips import TRAIN_SEEDS, VALIDATION_SEEDS, Batches, Clips, Phase, collate  # noqa: E402
+from harness.training.clips import Batches, Clips, Phase, collate  # noqa: E402
 from harness.training.modules import CodecTraining, DenoiserTraining  # noqa: E402
+from harness.worlds.rooms import SEEDS  # noqa: E402
 
 TOKENS = 64  # an 8x8 latent grid
 
@@ -30,7 +32,9 @@ def fit(name: str, module: L.LightningModule, stage: DictConfig, cfg: DictConfig
     phases = [Phase(**p) for p in stage.phases]
     steps = sum(p.steps for p in phases)
     last = folder / "last.ckpt"
-    done = torch.load(last, map_location="cpu", weights_only=True)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"] if last.exists() else 0
+    done = (
+        torch.load(last, map_location="cpu", weights_only=True)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"] if last.exists() else 0
+    )
     world = dict(cfg.world)
     train = DataLoader(
         Clips(first, stage.unique, phases, **world),
@@ -40,7 +44,7 @@ def fit(name: str, module: L.LightningModule, stage: DictConfig, cfg: DictConfig
         persistent_workers=cfg.workers > 0,
     )
     fixed = [Phase(phases[0].chunks, phases[0].walk_chunks, 8, 2)]
-    validation = DataLoader(Clips(VALIDATION_SEEDS, 16, fixed, **world), batch_sampler=Batches(fixed, 0), collate_fn=collate)
+    validation = DataLoader(Clips(SEEDS["validation"], 16, fixed, **world), batch_sampler=Batches(fixed, 0), collate_fn=collate)
     checkpoint = ModelCheckpoint(folder, "{step}", save_last=True, train_time_interval=_minutes(cfg.checkpoint_minutes))
     callbacks: list[L.Callback] = [checkpoint]
     if "ema" in stage:
@@ -69,11 +73,11 @@ def _minutes(minutes: float):
     return timedelta(minutes=minutes)
 
 
-@hydra.main(version_base="1.3", config_path=str(_ROOT / "conf"), config_name="experiment/train_rooms")
+@hydra.main(version_base="1.3", config_path=str(Path(__file__).resolve().parents[1] / "conf"), config_name="experiment/train_rooms")
 def main(cfg: DictConfig) -> None:
     L.seed_everything(cfg.seed, verbose=False)
     torch.set_num_threads(cfg.threads or torch.get_num_threads())
-    first = TRAIN_SEEDS[cfg.seed * 10**6 : (cfg.seed + 1) * 10**6]
+    first = SEEDS["train"][cfg.seed * 10**6 : (cfg.seed + 1) * 10**6]
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
     codec = ConvCodec(cfg.codec.channels, cfg.codec.width)

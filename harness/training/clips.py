@@ -10,14 +10,16 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset, Sampler
 
 from harness.worlds.poses import integrate, pinhole
-from harness.worlds.rooms import Room, make_room, render
+from harness.worlds.rooms import make_room, place, render
 
-TRAIN_SEEDS, VALIDATION_SEEDS, TEST_SEEDS = (range(n * 10**8, (n + 1) * 10**8) for n in (0, 1, 2))
 CHUNK = 3  # latent frames
 
 
 class Clip(NamedTuple):
-    """A named tuple, which Lightning can move to a device. frames: images as uint8. c2w: poses relative to the walk's start. times: latent frame of each frame in its walk."""
+    """A named tuple, which Lightning can move to a device.
+
+    frames: images as uint8. c2w: poses relative to the walk's start. times: latent frame of each frame in its walk.
+    """
 
     frames: UInt8[Tensor, "f 3 y x"]
     c2w: Float[Tensor, "f 4 4"]
@@ -63,24 +65,10 @@ def make_clip(seed: int, chunks: int, walk_chunks: int, size: int, fov: float, s
         chosen = torch.randperm(walk_chunks, generator=g)[:chunks].sort().values
     times = (chosen[:, None] * CHUNK + torch.arange(CHUNK)).flatten()
     c2w = c2w[times]
-    world = place(g, room, c2w)
+    world, c2w = place(g, room, c2w)
     intrinsics = pinhole(fov, (size, size), len(times))
     frames = render(room, world, intrinsics, (size, size))
     return Clip((frames * 255).round().byte(), c2w, intrinsics, times.float())
-
-
-def place(g: Generator, room: Room, c2w: Float[Tensor, "f 4 4"], tries: int = 64) -> Float[Tensor, "f 4 4"]:
-    """Move a walk to a random start in a room so that every pose is free; shrink its steps when nothing fits."""
-    while True:
-        for _ in range(tries):
-            turn, spot = torch.rand(1, generator=g) * 360, torch.rand(2, generator=g)
-            start = integrate(torch.tensor([[0.0] * 6, [0, 0, 0, 0, turn.item(), 0]]), 0.0)[1]
-            start[[0, 2], 3] = torch.lerp(room.lo[[0, 2]], room.hi[[0, 2]], spot)
-            world = start @ c2w
-            if room.free(world[:, [0, 2], 3]).all():
-                return world
-        c2w = c2w.clone()
-        c2w[:, :3, 3] *= 0.5
 
 
 @dataclass(frozen=True)

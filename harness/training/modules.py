@@ -2,7 +2,6 @@
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 

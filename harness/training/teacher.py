@@ -19,11 +19,12 @@ class TeacherForcing:
 
     def __init__(self, positions: Float[Tensor, "b f s 3"], rows_per_chunk: int) -> None:
         flat = positions.flatten(1, 2)
-        self.angles = ray_angles(torch.cat([flat[:, :-rows_per_chunk], flat[:, rows_per_chunk:]], 1))[:, :, None]
+        angles = ray_angles(torch.cat([flat[:, :-rows_per_chunk], flat[:, rows_per_chunk:]], 1))[:, :, None]
+        self.cos, self.sin = angles.cos(), angles.sin()
         self.rows = rows_per_chunk
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (x.transpose(1, 2) for x in (rotate(q, self.angles), rotate(k, self.angles), v))
+        q, k, v = (x.transpose(1, 2) for x in (rotate(q, self.cos, self.sin), rotate(k, self.cos, self.sin), v))
         half, m = q.shape[2] // 2, self.rows
         clean, noisy = [], []
         for start in range(0, half, m):

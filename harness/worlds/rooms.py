@@ -5,16 +5,19 @@ Everything is a pure function of the room's seed, in torch, on any device.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from harness.worlds.poses import rays
+from harness.worlds.poses import integrate, rays
 
 EYE = 1.5  # metres from the floor; y points down, the eye is at y = 0
 TEXELS = 64  # per surface side: about 10 cm, one pixel of a 64-pixel image at 3 m
+# disjoint seeds: what was trained on is never tested on
+SEEDS = {"train": range(0, 10**8), "validation": range(10**8, 2 * 10**8), "test": range(2 * 10**8, 3 * 10**8)}
 MARGIN = 0.5  # metres a camera keeps from walls and pillars
 
 
@@ -52,6 +55,23 @@ def make_room(seed: int, pillars: int = 2) -> Room:
     return Room(lo, hi, boxes, textures)
 
 
+def place(g: Generator, room: Room, c2w: Float[Tensor, "f 4 4"], tries: int = 64) -> tuple[Float[Tensor, "f 4 4"], Float[Tensor, "f 4 4"]]:
+    """A random start in a room from which every pose of a walk is free: the walk in the room, and relative to its start.
+
+    When nothing fits after `tries` starts, the walk's steps are halved.
+    """
+    while True:
+        for _ in range(tries):
+            turn, spot = torch.rand(1, generator=g) * 360, torch.rand(2, generator=g)
+            start = integrate(torch.tensor([[0.0] * 6, [0, 0, 0, 0, turn.item(), 0]]), 0.0)[1]
+            start[[0, 2], 3] = torch.lerp(room.lo[[0, 2]], room.hi[[0, 2]], spot)
+            world = start @ c2w
+            if room.free(world[:, [0, 2], 3]).all():
+                return world, c2w
+        c2w = c2w.clone()
+        c2w[:, :3, 3] *= 0.5
+
+
 def _texture(g: Generator, pictures: bool) -> Float[Tensor, "3 r r"]:
     """A base colour with a pattern, large soft stains, darker edges and, on walls, one to three pictures."""
 
@@ -87,13 +107,17 @@ def _texture(g: Generator, pictures: bool) -> Float[Tensor, "3 r r"]:
     return texture.clamp(0.0, 1.0)
 
 
-def render(
-    room: Room, c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"], size: tuple[int, int], supersample: int = 2
-) -> Float[Tensor, "f 3 y x"]:
-    """Images in [0, 1] of a room from camera poses, `supersample`^2 rays a pixel."""
-    grid = (size[0] * supersample, size[1] * supersample)
-    origin, d = rays(c2w, intrinsics, grid, supersample)
-    o = origin[:, None]
+class Hit(NamedTuple):
+    """Where rays end: depth in units of the direction's length, the surface's texture and the place on it in [0, 1]."""
+
+    depth: Float[Tensor, "*n"]
+    surface: Int[Tensor, "*n"]
+    u: Float[Tensor, "*n"]
+    v: Float[Tensor, "*n"]
+
+
+def cast(room: Room, o: Float[Tensor, "*n 3"], d: Float[Tensor, "*n 3"]) -> Hit:
+    """First surface that rays from `o` (inside the room) along `d` (any length) meet."""
     d = torch.where(d.abs() < 1e-7, torch.full_like(d, 1e-7), d)
     depth, axis = ((torch.where(d > 0, room.hi, room.lo) - o) / d).min(-1)
     positive = d.gather(-1, axis[..., None])[..., 0] > 0
@@ -112,8 +136,35 @@ def render(
         depth, surface = torch.where(hit, near, depth), torch.where(hit, 6 + i, surface)
         u = torch.where(hit, along, u)
         v = torch.where(hit, (at[..., 1] - room.lo[1]) / (room.hi[1] - room.lo[1]), v)
+    return Hit(depth, surface, u, v)
+
+
+def render(room: Room, c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"], size: tuple[int, int], supersample: int = 2) -> Float[Tensor, "f 3 y x"]:
+    """Images in [0, 1] of a room from camera poses, `supersample`^2 rays a pixel."""
+    grid = (size[0] * supersample, size[1] * supersample)
+    origin, direction = rays(c2w, intrinsics, grid, supersample)
+    _, surface, u, v = cast(room, origin[:, None], direction)
     colour = _sample(room.textures, surface, u, v).transpose(1, 2).unflatten(-1, grid)
     return F.avg_pool2d(colour, supersample)
+
+
+def covisibility(room: Room, c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"], size: tuple[int, int], samples: int = 8) -> Float[Tensor, "f f"]:
+    """Mutual co-visibility of every pair of views: the smaller of the two shares of one view's surface points that the
+    other sees too, inside its frustum and not occluded; from `samples`^2 rays a view."""
+    origin, direction = rays(c2w, intrinsics, (samples, samples), samples / size[0])
+    depth = cast(room, origin[:, None], direction).depth
+    points = origin[:, None] + depth[..., None] * direction
+    share = torch.empty(len(c2w), len(c2w))
+    for j in range(len(c2w)):
+        ray = points - origin[j]
+        camera = ray @ c2w[j, :3, :3]
+        fx, fy, cx, cy = intrinsics[j]
+        column = camera[..., 0] / camera[..., 2].clamp(min=1e-6) * fx + cx
+        row = camera[..., 1] / camera[..., 2].clamp(min=1e-6) * fy + cy
+        inside = (camera[..., 2] > 0) & (column >= 0) & (column <= size[1]) & (row >= 0) & (row <= size[0])
+        visible = cast(room, origin[j].expand_as(ray), ray).depth > 0.98
+        share[:, j] = (inside & visible).float().mean(1)
+    return torch.minimum(share, share.T)
 
 
 def _sample(textures: Tensor, surface: Tensor, u: Tensor, v: Tensor) -> Float[Tensor, "f n 3"]:

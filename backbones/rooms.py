@@ -1,0 +1,124 @@
+"""The `rooms` backbone: the small world model that this project trains and ships. Runs on a CPU."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from backbones.codecs import ConvCodec
+from backbones.rooms_network import RoomsNetwork, ray_angles, ray_features, ray_positions
+from backbones.rope import rotate
+from harness.backbone import Backbone, KVSeam
+from harness.types import Chunk, Condition, Geometry, Trajectory
+from harness.worlds.poses import rays, relative
+
+WEIGHTS = Path(__file__).parent / "weights" / "rooms.safetensors"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class RoomsBackbone(Backbone):
+    """Chunks of 3 latent frames of 8x8 tokens (64x64 pixels), four denoising passes.
+
+    weights: a safetensors file whose metadata hold the sizes. device: cpu, cuda or auto. dtype: of network and cache.
+    Raises FileNotFoundError or ValueError for weights that are missing, damaged or of another shape.
+    """
+
+    def __init__(self, weights: str | Path | None = None, device: str = "auto", dtype: str = "float32") -> None:
+        weights = Path(weights or WEIGHTS)
+        config, tensors = load_weights(weights)
+        where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device)
+        self._setup(config, where, DTYPES[dtype])
+        missing, unexpected = self._load(tensors)
+        if missing or unexpected:
+            raise ValueError(
+                f"{weights} does not fit its own config: missing {missing[:5]}, unexpected {unexpected[:5]}; restore the file (git checkout) or train anew"
+            )
+
+    def _setup(self, config: dict, device: torch.device, dtype: torch.dtype) -> None:
+        rows, cols = config["grid"]
+        self.size = (rows * 8, cols * 8)
+        self.grid = (rows, cols)
+        self.channels = config["codec"]["channels"]
+        self.timesteps = tuple(config["levels"])
+        self.codec = ConvCodec(**config["codec"])
+        self.network = RoomsNetwork(channels=self.channels, tokens=rows * cols, **config["network"])
+        for module in (self.codec, self.network):
+            module.eval().requires_grad_(False).to(device)
+        self.network.to(dtype)
+        net = config["network"]
+        self.geometry = Geometry(net["layers"], net["heads"], net["width"] // net["heads"], rows * cols, config["chunk"], 1, dtype, device)
+
+    def _load(self, tensors: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+        missing: list[str] = []
+        unexpected: list[str] = []
+        for prefix, module in (("codec.", self.codec), ("network.", self.network)):
+            part = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            keys = module.load_state_dict(part, strict=False)
+            missing += [prefix + k for k in keys.missing_keys]
+            unexpected += [prefix + k for k in keys.unexpected_keys]
+        return missing, unexpected
+
+    def condition(self, trajectory: Trajectory, chunk: Chunk) -> Condition:
+        device, dtype = self.geometry.device, self.geometry.dtype
+        c2w = relative(chunk.c2w, trajectory.c2w[0])
+        origin, direction = rays(c2w, chunk.intrinsics, self.grid, self.grid[0] / trajectory.images.shape[-2])
+        times = torch.arange(chunk.start, chunk.start + len(c2w), dtype=torch.float32)
+        features = ray_features(origin, direction)[None].to(device, dtype)
+        return Condition(ray_positions(times, direction).flatten(0, 1).to(device), (features,))
+
+    def denoise(self, x: Float[Tensor, "b f s c"], t: float, condition: Condition, kv: KVSeam) -> Float[Tensor, "b f s c"]:
+        level = torch.full(x.shape[:2], t, device=x.device)
+        return self.network(x.to(self.geometry.dtype), level, condition.inputs[0], kv).float()
+
+    def renoise(self, x0: Tensor, t: float, noise: Tensor) -> Tensor:
+        return torch.lerp(x0, noise, t)
+
+    def rope(self, positions: Float[Tensor, "*l n 3"]) -> Callable[[Tensor], Tensor]:
+        angles = ray_angles(positions)[..., None, :]
+        return partial(rotate, cos=angles.cos(), sin=angles.sin())
+
+    def encode(self, frames: Float[Tensor, "p 3 y x"]) -> Float[Tensor, "f s c"]:
+        if tuple(frames.shape[-2:]) != self.size:
+            raise ValueError(
+                f"frames are {tuple(frames.shape[-2:])} pixels, the model works at {self.size}; set world.size={self.size[0]} or resize the images"
+            )
+        return self.codec.encode(frames.to(self.geometry.device)).flatten(2).transpose(1, 2)
+
+    def decode(self, latents: Float[Tensor, "f s c"]) -> Float[Tensor, "p 3 y x"]:
+        return self.codec.decode(latents.transpose(1, 2).unflatten(2, self.grid)).clamp(0, 1).cpu()
+
+
+class TinyRoomsBackbone(RoomsBackbone):
+    """An untrained one for tests: 3 layers, a 2x3 grid of tokens, weights from a seed. Everything but quality is real."""
+
+    def __init__(self, seed: int = 0, device: str = "cpu", dtype: str = "float32") -> None:
+        config = {
+            "grid": (2, 3),
+            "chunk": 3,
+            "levels": (1.0, 0.7),
+            "codec": {"channels": 4, "width": 4},
+            "network": {"width": 64, "layers": 3, "heads": 2, "mlp": 2},
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._setup(config, torch.device(device), DTYPES[dtype])
+            for module in (self.network.modulation, self.network.head_modulation, self.network.head):
+                torch.nn.init.normal_(module.weight, std=0.3)
+
+
+def load_weights(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    """Config and tensors of a weights file. Raises FileNotFoundError or ValueError, with the remedy."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no weights at {path}; the shipped file comes with the checkout (git checkout -- {path.name}), or train your own: python harness/train.py"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads(file.metadata()["config"]), {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged or not a rooms model ({error}); restore it (git checkout) or train anew: python harness/train.py") from error

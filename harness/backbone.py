@@ -1,0 +1,49 @@
+"""What the harness asks of a world model. A backbone knows nothing of windows, banks or policies: only the seam."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.types import Chunk, Condition, Geometry, Trajectory
+
+KVSeam = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # (layer, q, k, v), each b m h d, un-rotated -> b m h d
+
+
+class Backbone(ABC):
+    """A chunk-autoregressive video diffusion model. Latents are `b f s c` (s = the latent grid, row by row)."""
+
+    geometry: Geometry
+    timesteps: tuple[float, ...]  # noise level of every denoising pass, falling; the clean pass at 0 follows
+    channels: int  # of a latent
+
+    @abstractmethod
+    def condition(self, trajectory: Trajectory, chunk: Chunk) -> Condition:
+        """Everything a chunk's passes share: RoPE positions and network inputs, computed once."""
+
+    @abstractmethod
+    def denoise(self, x: Float[Tensor, "b f s c"], t: float, condition: Condition, kv: KVSeam) -> Float[Tensor, "b f s c"]:
+        """One pass: noisy latents at level `t` to predicted clean latents x0. `t=0` is the clean pass."""
+
+    @abstractmethod
+    def renoise(self, x0: Float[Tensor, "b f s c"], t: float, noise: Float[Tensor, "b f s c"]) -> Float[Tensor, "b f s c"]:
+        """Clean latents back to level `t` with fresh noise."""
+
+    @abstractmethod
+    def rope(self, positions: Float[Tensor, "*l n 3"]) -> Callable[[Tensor], Tensor]:
+        """The rotation of rows at `positions` (t, y, x), for tensors `... n h d`."""
+
+    @abstractmethod
+    def encode(self, frames: Float[Tensor, "p 3 y x"]) -> Float[Tensor, "f s c"]:
+        """Video frames in [0, 1] to latents."""
+
+    @abstractmethod
+    def decode(self, latents: Float[Tensor, "f s c"]) -> Float[Tensor, "p 3 y x"]:
+        """Latents of one chunk to video frames in [0, 1], on the CPU. Called chunk by chunk, in order."""
+
+    def noise(self, generator: torch.Generator) -> Float[Tensor, "1 f s c"]:
+        """Noise for one chunk from a CPU generator: the same on every device and for every policy."""
+        g = self.geometry
+        return torch.randn(1, g.chunk, g.tokens, self.channels, generator=generator).to(g.device)

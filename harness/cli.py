@@ -1,0 +1,54 @@
+"""Help for the command line: unknown settings are answered with the known ones, before anything is built."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+
+def check_overrides(conf: Path, arguments: Sequence[str]) -> None:
+    """Exit with the valid names when `a.b=c` names a setting that does not exist. Groups are Hydra's own to check."""
+    try:
+        parsed = OverridesParser.create().parse_overrides([a for a in arguments if "=" in a and not a.startswith("-")])
+        groups = [o for o in parsed if (conf / o.key_or_group).is_dir()]
+        first = [
+            f"{o.input_line.split('=')[0]}={str(o.value()).split(',')[0]}"
+            if not o.is_sweep_override()
+            else f"{o.key_or_group}={next(iter(o.sweep_string_iterator()))}"
+            for o in groups
+        ]
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            cfg = compose("config", first)
+    except HydraException:
+        return  # Hydra says what is wrong with it, and lists a group's options
+    finally:
+        GlobalHydra.instance().clear()
+    for override in parsed:
+        key = override.key_or_group
+        if override in groups or override.is_add() or override.is_force_add() or key.startswith("hydra"):
+            continue
+        parent, _, leaf = key.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+        if not isinstance(node, DictConfig) or leaf not in node:
+            known = sorted(flatten(OmegaConf.to_container(cfg, resolve=False)))
+            close = difflib.get_close_matches(key, known, 5, 0.5)
+            siblings = [k for k in known if k.startswith(f"{parent}.")] if isinstance(node, DictConfig) and parent else []
+            raise SystemExit(
+                f"error: there is no setting {key!r}. Did you mean: {', '.join(close or siblings or known)}?"
+                + (f"\nsettings of {parent}: {', '.join(siblings)}" if siblings else "")
+            )
+
+
+def flatten(tree: object, prefix: str = "") -> dict[str, object]:
+    """A nested config as one level of dotted keys, as W&B sweeps name them."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

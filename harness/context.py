@@ -1,0 +1,199 @@
+"""The context buffer: the attention window as one `[context | chunk]` buffer per layer, and the seam of the backbone."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.bank import KVBank
+from harness.policy import CachePolicy
+from harness.stores import Store
+from harness.types import KV, Chunk, Condition, Geometry, Page, Plan, Site
+
+Rotation = Callable[[Tensor], Tensor]  # applies RoPE to `... n h d`
+Rope = Callable[[Float[Tensor, "*l n 3"]], Rotation]
+
+
+class ContextBuffer(Store):
+    """The first tier. Assembled once per chunk; rows that stay at the same position are not touched.
+
+    All layers share one slot map, so a page's rows lie at the same slots in each. Attention does not depend on the order
+    of its rows: the chunk takes the hole that an evicted chunk leaves, and nothing slides.
+    """
+
+    tier = "window"
+
+    def __init__(self, geometry: Geometry, batch: int, rope: Rope, limit_rows: int) -> None:
+        self.geometry, self._rope, self._limit = geometry, rope, limit_rows
+        self._shape = (geometry.layers, batch, 0, geometry.heads, geometry.head_dim)
+        self.reset(geometry.device)
+
+    def reset(self, device: torch.device) -> None:
+        g = self.geometry
+        self._k, self._v = (torch.empty(self._shape, dtype=g.dtype, device=device) for _ in range(2))
+        self._slots: dict[int, np.ndarray] = {}  # frame -> its rows in the buffer
+        self._times: dict[int, float | None] = {}  # frame -> temporal position it was rotated at (None: its own)
+        self._positions: dict[int, Tensor] = {}
+        self._tail = slice(0, 0)
+        self._length = 0
+        self.rows_rotated = 0
+
+    # -- assembly: once per chunk
+
+    def assemble(self, plan: Plan, bank: KVBank, chunk: Chunk, condition: Condition, policy: CachePolicy) -> None:
+        """Bring the planned pages in, let the others go, find a place for the chunk.
+
+        Raises ValueError for a plan that names a frame the bank does not have, or that moves rows whose keys are kept
+        rotated.
+        """
+        missing = [f for f in plan.frames if not bank.rows(f)]
+        if missing:
+            raise ValueError(f"chunk {chunk.index}: the plan attends to frames {missing}, the bank has {bank.frames}; plan only remembered frames")
+        if (plan.times is not None or plan.start is not None) and not bank.raw_keys:
+            raise ValueError(f"chunk {chunk.index}: the plan places rows anew, but the bank keeps rotated keys; set raw_keys in the policy's reset")
+        times = dict(zip(plan.frames, plan.times or [None] * len(plan.frames), strict=True))
+        for frame in [f for f in self._slots if f not in times]:
+            bank.demote(frame)
+        for frame in [f for f in self._slots if self._times[f] != times[f] or len(self._slots[f]) != bank.rows(f)]:
+            self.drop(frame)
+        self._lay_out({f: bank.rows(f) for f in plan.frames}, len(condition.positions))
+        for frame in plan.frames:
+            if frame not in self._times:
+                self._load(frame, bank.page(frame), times[frame], bank.raw_keys)
+        self._begin(plan, chunk, condition, policy)
+
+    def _lay_out(self, rows: dict[int, int], own: int) -> None:
+        """Give every planned frame its slots and the chunk a contiguous run, all within `[0, length)`."""
+        self._length = sum(rows.values()) + own
+        self._grow(self._length)
+        free = np.ones(self._length, dtype=bool)
+        for slots in self._slots.values():
+            free[slots[slots < self._length]] = False
+        start = _first_run(free, own, default=self._length - own)
+        self._tail = slice(start, start + own)
+        free[self._tail] = False
+        holes = np.flatnonzero(free)
+        holes = holes[self._clear_the_way(holes) :]
+        for frame, n in rows.items():
+            if frame not in self._slots:
+                self._slots[frame], holes = holes[:n], holes[n:]
+        assert not len(holes), f"{len(holes)} slots of the window belong to nobody"
+
+    def _clear_the_way(self, holes: np.ndarray) -> int:
+        """Move rows that lie beyond the window's new end, or where the chunk goes, into `holes`; how many were used."""
+        old: list[np.ndarray] = []
+        used = 0
+        for frame, slots in self._slots.items():
+            away = (slots >= self._length) | ((slots >= self._tail.start) & (slots < self._tail.stop))
+            if n := int(away.sum()):
+                old.append(slots[away])
+                self._slots[frame] = slots.copy()
+                self._slots[frame][away] = holes[used : used + n]
+                used += n
+        if used:
+            source, target = torch.from_numpy(np.concatenate(old)), torch.from_numpy(holes[:used])
+            for x in (self._k, self._v):
+                x[:, :, target] = x[:, :, source]
+        return used
+
+    def _grow(self, rows: int) -> None:
+        """Make room: by a quarter at least, so that a growing window is copied rarely, but never beyond the rollout."""
+        have = self._k.shape[2]
+        if rows > have:
+            new = max(rows, min(self._limit, have + have // 4))
+            for name in ("_k", "_v"):
+                old = getattr(self, name)
+                grown = old.new_empty((*self._shape[:2], new, *self._shape[3:]))
+                grown[:, :, :have] = old
+                setattr(self, name, grown)
+
+    def _load(self, frame: int, page: Page, time: float | None, raw: bool) -> None:
+        k = page.k
+        if raw:
+            positions = page.positions.clone()
+            if time is not None:
+                positions[..., 0] += time - frame
+            k = self._rope(positions[:, None])(k)
+            self.rows_rotated += page.rows
+        at = _index(self._slots[frame])
+        self._k[:, :, at], self._v[:, :, at] = k, page.v
+        self._times[frame], self._positions[frame] = time, page.positions
+
+    # -- the seam: what a backbone's self-attention calls
+
+    def _begin(self, plan: Plan, chunk: Chunk, condition: Condition, policy: CachePolicy) -> None:
+        positions = condition.positions.clone()
+        if plan.start is not None:
+            positions[:, 0] += plan.start - chunk.start
+        self._own = condition.positions
+        self._start = plan.start
+        self._rotate = self._rope(positions)
+        self._policy, self._chunk = policy, chunk.index
+        self._raw: list[Tensor] = []
+        self._step, self._clean, self._adopted = 0, False, 0
+
+    def begin_pass(self, step: int, clean: bool) -> None:
+        self._step, self._clean = step, clean
+        self._raw = []
+
+    def kv(self, layer: int, q: Float[Tensor, "b m h d"], k: Float[Tensor, "b m h d"], v: Float[Tensor, "b m h d"]) -> Float[Tensor, "b m h d"]:
+        """The seam: rotate q and k, write the tail, attend over [context | chunk]."""
+        self._k[layer][:, self._tail] = self._rotate(k)
+        self._v[layer][:, self._tail] = v
+        if self._clean:
+            self._raw.append(k)
+        n = self._length
+        site = Site(layer, self._step, self._clean, n - k.shape[1], self._chunk)
+        return self._policy.attend(self._rotate(q), self._k[layer][:, :n], self._v[layer][:, :n], site)
+
+    def chunk_kv(self) -> KV:
+        """K/V of the chunk after its clean pass; k and v are views of the tail."""
+        return KV(self._k[:, :, self._tail], torch.stack(self._raw), self._v[:, :, self._tail], self._own)
+
+    # -- the tier
+
+    def put(self, frame: int, page: Page) -> None:
+        """Adopt a frame of the chunk whose rows lie at the tail; nothing is copied."""
+        at = self._tail.start + self._adopted * page.rows
+        self._slots[frame] = np.arange(at, at + page.rows)
+        self._times[frame] = None if self._start is None else self._start + self._adopted
+        self._positions[frame] = page.positions
+        self._adopted += 1
+
+    def get(self, frame: int) -> Page:
+        at = _index(self._slots[frame])
+        return Page(self._k[:, :, at].clone(), self._v[:, :, at].clone(), self._positions[frame])
+
+    def drop(self, frame: int) -> None:
+        for table in (self._slots, self._times, self._positions):
+            table.pop(frame, None)
+
+    def frames(self) -> Iterable[int]:
+        return self._slots.keys()
+
+    @property
+    def rows(self) -> int:
+        """Rows of the window in use, the chunk included."""
+        return self._length
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated."""
+        return self._k.nbytes + self._v.nbytes
+
+
+def _first_run(free: np.ndarray, length: int, default: int) -> int:
+    """Start of the first run of `length` free slots, or `default`."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], free.astype(np.int8), [0]])))
+    starts, stops = edges[::2], edges[1::2]
+    fits = np.flatnonzero(stops - starts >= length)
+    return int(starts[fits[0]]) if len(fits) else default
+
+
+def _index(slots: np.ndarray) -> slice | Tensor:
+    """Slots as a slice when they are contiguous (the usual case: a view, not a gather)."""
+    if len(slots) and slots[-1] - slots[0] == len(slots) - 1 and (np.diff(slots) == 1).all():
+        return slice(int(slots[0]), int(slots[-1]) + 1)
+    return torch.from_numpy(slots)

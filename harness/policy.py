@@ -1,0 +1,54 @@
+"""The plug-in: a KV-cache policy decides what a chunk attends to and what is kept of it. Four methods."""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.attention import dense
+from harness.bank import KVBank
+from harness.types import KV, Chunk, Geometry, Plan, Site
+
+
+class CachePolicy(ABC):
+    """Fields of a policy are its hyper-parameters; its state starts at `reset` and ends there.
+
+    raw_keys: whether the bank keeps keys un-rotated, for placements that move rows and for policies that score or merge
+    keys; known after `reset`.
+    """
+
+    raw_keys: bool = False
+
+    def reset(self, geometry: Geometry) -> None:
+        """Forget everything; check the fields against the geometry and raise ValueError naming both and the remedy."""
+
+    @abstractmethod
+    def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
+        """What `chunk` attends to. Metadata in, indices out; moves no bytes; deterministic, ties broken by index."""
+
+    def attend(self, q: Float[Tensor, "b m h d"], k: Float[Tensor, "b n h d"], v: Float[Tensor, "b n h d"], site: Site) -> Float[Tensor, "b m h d"]:
+        """Attention of rotated q over [context | chunk]. Sparse policies act here and score-keepers look here."""
+        return dense(q, k, v)
+
+    def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
+        """After the clean pass. May merge, prune or drop; memory counts as saved only when rows really go."""
+        bank.append(chunk, kv)
+
+
+class PolicyWrapper(CachePolicy):
+    """A policy around a policy: everything passes through until a subclass overrides it."""
+
+    inner: CachePolicy
+
+    def reset(self, geometry: Geometry) -> None:
+        self.inner.reset(geometry)
+        self.raw_keys = self.inner.raw_keys
+
+    def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
+        return self.inner.plan(chunk, bank)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+        return self.inner.attend(q, k, v, site)
+
+    def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
+        self.inner.commit(chunk, kv, bank)

@@ -1,0 +1,173 @@
+"""The run folder: one atomic file per trajectory while running, one `results.json` and tables at the end."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import platform
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+SCHEMA = 1
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "lpips", "hydra-core", "wandb", "numpy", "safetensors")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is kept of one trajectory. values: its columns. error: why it failed, else empty."""
+
+    name: str
+    values: dict[str, float]
+    pairs: list[dict[str, float]] = field(default_factory=list)
+    chunks: list[dict[str, float | str]] = field(default_factory=list)
+    noise: str = ""
+    error: str = ""
+
+
+class RunFolder:
+    """All paths and files of one run. Nothing here is ever half-written: files appear whole, by rename."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._records = path / "trajectories"
+        self._records.mkdir(parents=True, exist_ok=True)
+        (path / "videos").mkdir(exist_ok=True)
+
+    def done(self) -> set[str]:
+        """Names of trajectories that need not run again (failed ones do)."""
+        return {r.name for r in self.records() if not r.error}
+
+    def write(self, record: Record) -> None:
+        write_atomic(self._records / f"{_file_name(record.name)}.json", json.dumps(asdict(record)))
+
+    def records(self) -> list[Record]:
+        """All readable records, by name; a damaged file counts as not run."""
+        found = []
+        for file in sorted(self._records.glob("*.json")):
+            try:
+                found.append(Record(**json.loads(file.read_text())))
+            except (json.JSONDecodeError, TypeError):
+                file.unlink()
+        return found
+
+    def results(self) -> dict | None:
+        """The finished run's results, or None."""
+        try:
+            return json.loads((self.path / "results.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+    def finish(self, run: dict, expected: Sequence[str]) -> dict:
+        """Aggregate the records of `expected` trajectories into results.json, pairs.csv, chunks.csv, trajectories.jsonl."""
+        records = [r for r in self.records() if r.name in set(expected)]
+        good = [r for r in records if not r.error]
+        run = run | {
+            "trajectories": len(good),
+            "failed": {r.name: r.error for r in records if r.error},
+            "noise": hashlib.sha256("".join(r.noise for r in good).encode()).hexdigest()[:16],
+        }
+        results = {"schema": SCHEMA, "run": run, "summary": summarise([r.values for r in good])}
+        write_atomic(self.path / "trajectories.jsonl", "".join(json.dumps({"name": r.name, "error": r.error, **r.values}) + "\n" for r in records))
+        for table in ("pairs", "chunks"):
+            write_csv(self.path / f"{table}.csv", ({"trajectory": r.name, **row} for r in good for row in getattr(r, table)))
+        write_atomic(self.path / "results.json", json.dumps(results, indent=1))
+        return results
+
+    def values(self) -> dict[str, dict[str, float]]:
+        """Columns by trajectory, for paired comparisons."""
+        return {r.name: r.values for r in self.records() if not r.error}
+
+
+def summarise(rows: list[dict[str, float]]) -> dict[str, dict]:
+    """Mean, 95 % bootstrap interval and count over trajectories, for every column that any of them has."""
+    keys = sorted({k for row in rows for k in row})
+    return {k: interval([row[k] for row in rows if k in row]) for k in keys}
+
+
+def interval(values: Sequence[float], resamples: int = 2000) -> dict:
+    """Mean with a percentile bootstrap interval over trajectories (seeded, so that it repeats)."""
+    x = np.asarray(values, dtype=float)
+    picks = np.random.default_rng(0).integers(len(x), size=(resamples, len(x)))
+    low, high = np.percentile(x[picks].mean(1), [2.5, 97.5])
+    return {"mean": float(x.mean()), "ci95": [float(low), float(high)], "n": len(x)}
+
+
+def paired(mine: dict[str, dict[str, float]], other: dict[str, dict[str, float]], key: str) -> dict | None:
+    """Interval of the difference mine - other over the trajectories that both have."""
+    names = sorted(n for n in mine.keys() & other.keys() if key in mine[n] and key in other[n])
+    return interval([mine[n][key] - other[n][key] for n in names]) if names else None
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write next to the target, flush to disk, rename: after a kill or a full disk the old file is still whole."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise OSError(
+            error.errno, f"could not write {path}: {error.strerror}; finished trajectories are kept, free some space and run the same command again"
+        ) from error
+
+
+def write_csv(path: Path, rows: Iterable[dict]) -> None:
+    rows = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())
+
+
+def provenance(device: torch.device) -> dict:
+    """Where and with what a run was made."""
+
+    def git(*arguments: str) -> str:
+        call = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+        return call.stdout.strip()
+
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "absent"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cpu_name()} ({torch.get_num_threads()} threads)"
+    return {
+        "git": {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))},
+        "versions": versions,
+        "device": name,
+        "host": platform.platform(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        return match.group(1) if match else platform.processor()
+    except OSError:
+        return platform.processor() or "cpu"
+
+
+def config_hash(config: dict) -> str:
+    """Eight hexadecimal digits of the resolved settings that decide a result."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)

@@ -1,0 +1,186 @@
+"""The main job: evaluate one KV-cache policy on revisit trajectories.
+
+python harness/run.py policy=worldkv        (--help lists the choices and settings)
+"""
+
+import sys
+
+if __name__ == "__main__" and not __package__:
+    # run as a script, harness/ itself comes first on the path, and harness/types.py would shadow the standard library's
+    sys.path[0] = sys.path[0].removesuffix("harness")
+
+import logging  # noqa: E402
+import os  # noqa: E402
+import shutil  # noqa: E402
+import warnings  # noqa: E402
+from functools import partial  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import hydra  # noqa: E402
+import lightning as L  # noqa: E402
+import torch  # noqa: E402
+from hydra.core.hydra_config import HydraConfig  # noqa: E402
+from hydra.utils import instantiate  # noqa: E402
+from omegaconf import DictConfig, OmegaConf  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from harness.callbacks import ChunkProgress, ResultWriter, log_to_wandb  # noqa: E402
+from harness.cli import check_overrides, flatten  # noqa: E402
+from harness.media import contact_sheet, cost_plot  # noqa: E402
+from harness.results import RunFolder, config_hash, provenance, write_atomic  # noqa: E402
+from harness.runner import EvalModule, loader  # noqa: E402
+from harness.table import Run, comparison  # noqa: E402
+
+_ROOT = Path(__file__).resolve().parents[1]
+CONF = next(p for p in (_ROOT / "conf", Path(__file__).parent / "_conf") if p.is_dir())
+DECIDES = ("policy", "backbone", "world", "store", "metric", "seed")  # the settings that decide a result
+COMPARABLE = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone
+
+
+def evaluate(cfg: DictConfig, choices: dict[str, str], label: str) -> dict:
+    """Run what is missing of one evaluation and return its results. Raises ValueError for settings that cannot work."""
+    settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(settings, dict)
+    deciding = {k: settings[k] for k in DECIDES}
+    name = f"{choices['policy']}-{config_hash(deciding)}"
+    path = Path(cfg.run_dir) if cfg.run_dir else Path("outputs") / cfg.name / name
+    console = Console(stderr=False)
+    if cfg.overwrite and path.exists():
+        shutil.rmtree(path)
+    folder = RunFolder(path)
+    _check_same(folder, deciding)
+    world = instantiate(cfg.world, _convert_="all")
+    results = folder.results()
+    done = folder.done() & set(world.names)
+    fresh = results is None or len(done) < len(world.names)
+    if fresh:
+        write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+        _predict(cfg, settings, folder, world, done)
+        run = {
+            "label": label,
+            **{k: choices[k] for k in ("policy", "backbone", "world", "store")},
+            "protocol": settings["world"].get("protocol", ""),
+            "seed": cfg.seed,
+            "comparable": config_hash({k: settings[k] for k in COMPARABLE}),
+            "metrics": {k: instantiate(m).version for k, m in cfg.metric.items()},
+            "fps_includes": "plan, assembly, denoising and clean passes, commit, decode; generated chunks only; no warm-up excluded",
+            "config": settings,
+            **provenance(_device(settings)),
+        }
+        results = folder.finish(run, world.names)
+        _pictures(folder, label)
+    else:
+        console.print(f"finished before: {path} (overwrite=true runs it again)")
+    current = Run(label, results, folder.values())
+    console.print(comparison(path.parent, current))
+    for failed, error in results["run"]["failed"].items():
+        console.print(f"[red]failed:[/red] {failed}: {error}")
+    if fresh and cfg.logger != "none":
+        flat = flatten({k: settings[k] for k in DECIDES}) | {k: choices[k] for k in ("policy", "backbone", "world", "store")}
+        where = log_to_wandb(folder, results, flat, cfg.logger, cfg.name, f"{label}-{cfg.seed}")
+        console.print(f"W&B: {where}" if where else "W&B: not logged, see the warning above")
+    console.print(f"results: {path}")
+    return results
+
+
+def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: set[str]) -> None:
+    """Roll out the trajectories that have no record yet."""
+    device = _device(settings)
+    progress = ChunkProgress(len(world.names), len(done), cfg.progress and cfg.devices == 1)
+    module = EvalModule(
+        partial(_build, settings["backbone"]),
+        instantiate(cfg.policy, _convert_="all"),
+        instantiate(cfg.store, _convert_="all"),
+        world,
+        [instantiate(m, _convert_="all") for m in cfg.metric.values()],
+        cfg.seed,
+        progress.observe if cfg.devices == 1 else _ignore,
+    )
+    trainer = L.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=cfg.devices,
+        strategy="ddp_spawn" if cfg.devices > 1 else "auto",
+        callbacks=[ResultWriter(folder, cfg.videos)] + ([progress] if cfg.devices == 1 else []),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        inference_mode=False,
+    )
+    trainer.predict(module, loader([i for i, n in enumerate(world.names) if n not in done]), return_predictions=False)
+
+
+def _ignore(name: str, stats) -> None:
+    """With several processes nobody watches single chunks."""
+
+
+def _build(backbone: dict, device: str):
+    return instantiate(backbone | {"device": device}, _convert_="all")
+
+
+def _device(settings: dict) -> torch.device:
+    wanted = settings["backbone"]["device"]
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if str(wanted).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"backbone.device={wanted}, but PyTorch sees no GPU here; use backbone.device=cpu, or install a CUDA build of PyTorch")
+    return torch.device(wanted)
+
+
+def _check_same(folder: RunFolder, deciding: dict) -> None:
+    """A run folder holds one evaluation: refuse to mix another one into it."""
+    file = folder.path / "config.yaml"
+    if file.exists():
+        old = OmegaConf.to_container(OmegaConf.load(file))
+        assert isinstance(old, dict)
+        if differ := [k for k in DECIDES if old.get(k) != deciding[k]]:
+            raise ValueError(f"{folder.path} holds a run with other settings of {', '.join(differ)}; choose another run_dir, or overwrite=true to replace it")
+
+
+def _pictures(folder: RunFolder, label: str) -> None:
+    import imageio.v3 as iio
+    import numpy as np
+
+    records = [r for r in folder.records() if not r.error]
+    rated = sorted((r for r in records if r.pairs), key=lambda r: -r.values["quality/psnr_revisit"])
+    chosen = rated if len(rated) <= 12 else rated[:6] + rated[-6:]
+    entries = []
+    for half in (0, 1):  # each picture holds the best pair above the worst
+        for r in chosen:
+            image = iio.imread(folder.path / "trajectories" / f"{r.name}.png")
+            part = np.split(image, 2)[half]
+            row = (max if half == 0 else min)(r.pairs, key=lambda p: p["psnr_revisit"])
+            entries.append((f"{r.name} {int(row['first'])}/{int(row['revisit'])}: {row['psnr_revisit']:.1f} dB", part))
+    if entries:
+        contact_sheet(folder.path / "frames.png", entries)
+    cost_plot(folder.path / "chunks.png", {label: [r.chunks for r in records]}, f"{label}: cost over the rollout, median of {len(records)} trajectories")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _main(cfg: DictConfig) -> None:
+    if cfg.logger not in ("auto", "online", "offline", "none"):
+        raise SystemExit(f"logger={cfg.logger}: use auto, online, offline or none")
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    for noisy in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    hydra_config = HydraConfig.get()
+    choices = {k: str(v) for k, v in hydra_config.runtime.choices.items()}
+    tweaks = [o.removeprefix("policy.") for o in hydra_config.overrides.task if o.startswith("policy.")]
+    try:
+        evaluate(cfg, choices, " ".join([choices["policy"], *tweaks]))
+    except (ValueError, FileNotFoundError, OSError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        raise SystemExit(f"error: {error}") from None
+
+
+def main() -> None:
+    """Entry point of the script and of the `worldkv-harness` command."""
+    check_overrides(CONF, sys.argv[1:])
+    _main()
+
+
+if __name__ == "__main__":
+    main()

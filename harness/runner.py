@@ -1,0 +1,107 @@
+"""The Lightning loop: one predict step is one trajectory."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from harness.backbone import Backbone
+from harness.policy import CachePolicy
+from harness.results import Record
+from harness.rollout import rollout
+from harness.stores import Store
+from harness.types import ChunkStats, Rollout, Trajectory
+from harness.worlds.base import World
+from metrics.cost import cost
+from metrics.drift import drift
+from metrics.frame import FrameMetric
+from metrics.revisit import mean_scores, score_pairs
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a predict step hands to the writers. A failed trajectory has a record with its error and no rollout."""
+
+    record: Record
+    trajectory: Trajectory | None = None
+    rollout: Rollout | None = None
+
+
+class Pending(Dataset[int]):
+    """Indices of the trajectories that are still to run."""
+
+    def __init__(self, indices: Sequence[int]) -> None:
+        self._indices = list(indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> int:
+        return self._indices[index]
+
+
+def loader(indices: Sequence[int]) -> DataLoader[int]:
+    return DataLoader(Pending(indices), batch_size=None)
+
+
+class EvalModule(L.LightningModule):
+    """Rolls out trajectory `index` under the policy, scores it, and returns an `Outcome`.
+
+    make_backbone: builds the backbone on a device; called once in every process that Lightning starts.
+    """
+
+    def __init__(
+        self,
+        make_backbone: Callable[[str], Backbone],
+        policy: CachePolicy,
+        store: Store,
+        world: World,
+        metrics: Sequence[FrameMetric],
+        seed: int,
+        observe: Callable[[str, ChunkStats], None] = lambda name, stats: None,
+    ) -> None:
+        super().__init__()
+        self.make_backbone, self.policy, self.store, self.world = make_backbone, policy, store, world
+        self.frame_metrics, self.seed, self.observe = list(metrics), seed, observe
+
+    def setup(self, stage: str) -> None:
+        self.backbone = self.make_backbone(str(self.trainer.strategy.root_device))
+
+    def predict_step(self, index: int) -> Outcome:
+        """Errors of one trajectory are recorded and the rest goes on; those of callers (ValueError) are not hidden."""
+        name = self.world.names[index]
+        try:
+            return self._evaluate(self.world.trajectory(index))
+        except (FloatingPointError, FileNotFoundError) as error:
+            return Outcome(Record(name, {}, error=str(error)))
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            remedy = "use store=cpu, a smaller policy budget, shorter trajectories or backbone.dtype=bfloat16"
+            return Outcome(Record(name, {}, error=f"out of memory ({error}); {remedy}"))
+
+    def _evaluate(self, trajectory: Trajectory) -> Outcome:
+        g = self.backbone.geometry
+        forced = self.backbone.encode(trajectory.images)
+        out = rollout(
+            self.backbone,
+            self.policy,
+            self.store,
+            trajectory,
+            self.seed,
+            forced,
+            lambda stats: self.observe(trajectory.name, stats),
+        )
+        truth = trajectory.reference
+        roundtrip = None if truth is None else self.backbone.decode(self.backbone.encode(truth))
+        pairs = score_pairs(out, trajectory, roundtrip, self.frame_metrics)
+        values = mean_scores(pairs) | drift(out, trajectory) | cost(out, g.stride_px)
+        values |= {"pairs": float(len(pairs)), "chunks": float(len(out.stats))}
+        return Outcome(Record(trajectory.name, values, pairs, [chunk_row(s) for s in out.stats], out.noise), trajectory, out)
+
+
+def chunk_row(stats: ChunkStats) -> dict[str, float | str]:
+    """A chunk's row in chunks.csv; frame lists as space-separated text."""
+    row = {k: getattr(stats, k) for k in stats.__dataclass_fields__ if k not in ("retrieved", "attended")}
+    return row | {k: " ".join(map(str, getattr(stats, k))) for k in ("retrieved", "attended")}

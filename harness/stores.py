@@ -1,0 +1,88 @@
+"""Tiers: where the pages of frames that left the window live. A tier never changes a result."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+import torch
+
+from harness.types import Page
+
+
+class Store(ABC):
+    """Pages by latent frame. `tier` names where the bytes are: gpu (the backbone's device, whatever it is) or cpu."""
+
+    tier: str
+
+    @abstractmethod
+    def put(self, frame: int, page: Page) -> None:
+        """Keep a page; replaces an earlier one of the same frame. The store owns the page's memory from here on."""
+
+    @abstractmethod
+    def get(self, frame: int) -> Page:
+        """The page on the backbone's device. Raises KeyError for a frame that is not here."""
+
+    @abstractmethod
+    def drop(self, frame: int) -> None: ...
+
+    @abstractmethod
+    def frames(self) -> Iterable[int]: ...
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int: ...
+
+    @abstractmethod
+    def reset(self, device: torch.device) -> None:
+        """Forget everything; pages will come from and go to `device`."""
+
+
+class _Pages(Store):
+    """The bookkeeping that both tiers share."""
+
+    def reset(self, device: torch.device) -> None:
+        self._device = device
+        self._pages: dict[int, Page] = {}
+        self._nbytes = 0
+
+    def _keep(self, frame: int, page: Page) -> None:
+        self.drop(frame)
+        self._pages[frame] = page
+        self._nbytes += page.nbytes
+
+    def drop(self, frame: int) -> None:
+        old = self._pages.pop(frame, None)
+        self._nbytes -= old.nbytes if old is not None else 0
+
+    def frames(self) -> Iterable[int]:
+        return self._pages.keys()
+
+    @property
+    def nbytes(self) -> int:
+        return self._nbytes
+
+
+class GpuStore(_Pages):
+    """Pages stay on the backbone's device."""
+
+    tier = "gpu"
+
+    def put(self, frame: int, page: Page) -> None:
+        self._keep(frame, page)
+
+    def get(self, frame: int) -> Page:
+        return self._pages[frame]
+
+
+class PinnedStore(_Pages):
+    """Pages in host memory, pinned where there is a GPU, copied without blocking the stream that computes."""
+
+    tier = "cpu"
+
+    def put(self, frame: int, page: Page) -> None:
+        if self._device.type == "cuda":
+            k, v = (torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True) for x in (page.k, page.v))
+            page = Page(k, v, page.positions)
+        self._keep(frame, page)
+
+    def get(self, frame: int) -> Page:
+        return self._pages[frame].to(self._device, non_blocking=True)

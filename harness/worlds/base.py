@@ -1,0 +1,33 @@
+"""What the harness asks of a world: trajectories, by index, each a pure function of the settings."""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.types import Trajectory
+from harness.worlds.revisits import outbound
+
+PROTOCOLS = ("guided", "free")
+
+
+class World(ABC):
+    """A set of trajectories. `trajectory(i)` may be called in any order, in any process."""
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """One name a trajectory; noise and result files are keyed by it."""
+
+    @abstractmethod
+    def trajectory(self, index: int) -> Trajectory: ...
+
+
+def given_frames(c2w: Float[Tensor, "p 4 4"], protocol: str, chunk_px: int) -> int:
+    """How many video frames are clean context: one chunk (`free`), or the outbound leg in whole chunks (`guided`)."""
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol {protocol!r}; use one of {', '.join(PROTOCOLS)}")
+    if protocol == "free":
+        return chunk_px
+    leg = outbound(c2w)
+    return max(chunk_px, min(leg, len(c2w) - chunk_px) // chunk_px * chunk_px)

@@ -1,0 +1,54 @@
+"""Which frames see the same view again: found from poses alone, exact after the rounding to latent frames."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.types import RevisitPair
+from harness.worlds.poses import angle
+
+
+def distances(c2w: Float[Tensor, "f 4 4"]) -> tuple[Float[Tensor, "f f"], Float[Tensor, "f f"]]:
+    """Metres and degrees between every two poses."""
+    position, rotation = c2w[:, :3, 3], c2w[:, :3, :3]
+    return torch.cdist(position, position), angle(rotation[:, None], rotation[None])
+
+
+def find_pairs(
+    c2w: Float[Tensor, "p 4 4"],
+    fov: float,
+    stride_px: int = 1,
+    min_gap: int = 9,
+    metres: float = 1e-3,
+    degrees: float = 0.05,
+    overlap: float = 0.25,
+) -> tuple[RevisitPair, ...]:
+    """The first visit of every view against each later one.
+
+    A frame revisits the earliest frame whose pose is within `metres` and `degrees`, if at least `min_gap` video frames
+    lie between and the view was left: at some frame between, less than `overlap` of the field of view `fov` (degrees)
+    was shared, by the angle between the views. Poses are taken at latent frames (every `stride_px`-th video frame): a
+    pair is exact for what the model was told, and both frames have the same phase within their latent frame.
+    """
+    poses = c2w[::stride_px]
+    far, turned = distances(poses)
+    same = (far <= metres) & (turned <= degrees)
+    shared = (1 - turned / fov).clamp(min=0)
+    pairs = []
+    for j in range(len(poses)):
+        i = int(torch.nonzero(same[j])[0])
+        if (j - i) * stride_px >= min_gap and shared[i, i : j + 1].min() < overlap:
+            other = int((turned[i].round(decimals=2) * 1e3 + far[i]).argmax())
+            pairs.append(RevisitPair(i * stride_px, j * stride_px, other * stride_px, far[i, j].item(), turned[i, j].item()))
+    return tuple(pairs)
+
+
+def outbound(c2w: Float[Tensor, "p 4 4"], metres: float = 1e-3, degrees: float = 0.05) -> int:
+    """Number of frames before the camera first comes back to a pose that it had left: the first leg."""
+    far, turned = distances(c2w)
+    same = (far <= metres) & (turned <= degrees)
+    for j in range(2, len(c2w)):
+        earlier = torch.nonzero(same[j, :j])
+        if len(earlier) and not same[j, int(earlier[-1]) : j].all():
+            return j
+    return len(c2w)

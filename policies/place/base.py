@@ -1,0 +1,55 @@
+"""A placement says where RoPE puts the rows of the window."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+
+class Placement(ABC):
+    """moves: whether rows leave their own temporal position, so that the bank must keep un-rotated keys.
+    by_similarity: whether retrieved chunks come in the selector's order and not in temporal order."""
+
+    moves: bool
+    by_similarity: bool
+
+    @abstractmethod
+    def times(self, sink: list[int], retrieved: list[list[int]], recent: list[int], start: int, size: int) -> tuple[float, ...] | None:
+        """Temporal positions of the window's pages in the order sink, retrieved, recent; None keeps their own.
+
+        start: first frame of the chunk to come. size: frames of a chunk.
+        """
+
+
+@dataclass
+class Absolute(Placement):
+    """Every row keeps the position at which it was generated."""
+
+    moves = False
+    by_similarity = False
+
+    def times(self, sink: list[int], retrieved: list[list[int]], recent: list[int], start: int, size: int) -> None:
+        return None
+
+
+@dataclass
+class Rebased(Placement):
+    """Retrieved chunks are moved to directly before the recent ones, a chunk's frames keeping their distances.
+
+    order: time (older chunks farther away) or similarity (the released code's flag: the closest view is placed
+    farthest). sink: also move the sink, to directly before the retrieved chunks; the released code leaves it at 0.
+    """
+
+    order: str = "time"
+    sink: bool = True
+    moves = True
+
+    def __post_init__(self) -> None:
+        if self.order not in ("time", "similarity"):
+            raise ValueError(f"rebased placement: order={self.order!r}; use time or similarity")
+        self.by_similarity = self.order == "similarity"
+
+    def times(self, sink: list[int], retrieved: list[list[int]], recent: list[int], start: int, size: int) -> tuple[float, ...]:
+        first = (recent[0] if recent else start) - len(retrieved) * size
+        times = [float(f) + (first - len(sink) if self.sink else 0) for f in sink]
+        for slot, frames in enumerate(retrieved):
+            times += [float(first + slot * size + f - frames[0]) for f in frames]
+        return tuple(times + [float(f) for f in recent])

@@ -1,0 +1,29 @@
+"""A selector orders the banked chunks for the next one; it never touches bytes."""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.types import KV, Chunk, Geometry, Site
+
+
+class Selector(ABC):
+    """State starts at `reset`. Candidates and answers are chunk indices; ties are broken by index, older first."""
+
+    def reset(self, geometry: Geometry) -> None: ...
+
+    def observe(self, chunk: Chunk, kv: KV) -> None:
+        """A chunk was generated; remember of it what ordering needs."""
+
+    def look(self, q: Float[Tensor, "b m h d"], site: Site) -> None:
+        """The rotated queries of an attention call pass by."""
+
+    @abstractmethod
+    def order(self, chunk: Chunk, candidates: list[int]) -> list[int]:
+        """Candidates by falling relevance for `chunk`."""
+
+
+def by_score(scores: list[float], candidates: list[int]) -> list[int]:
+    """Candidates by falling score, ties by index."""
+    return [c for _, c in sorted(zip([-s for s in scores], candidates, strict=True))]

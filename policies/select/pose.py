@@ -1,0 +1,39 @@
+"""Order by camera pose."""
+
+from dataclasses import dataclass
+
+import torch
+
+from harness.types import KV, Chunk, Geometry
+from harness.worlds.poses import angle
+from policies.select.base import Selector, by_score
+
+
+@dataclass
+class PoseSelector(Selector):
+    """Distance between views: translation (L2) and rotation (geodesic), as WorldKV section 4.1 weighs them.
+
+    The distance of two chunks is the mean, over the frames of the next one, of the distance to the nearest frame of the
+    other. Scales are fixed, so that one far candidate does not reweigh the rest: `metres` of translation count as much
+    as `degrees` of rotation.
+    """
+
+    metres: float = 1.0
+    degrees: float = 45.0
+
+    def reset(self, geometry: Geometry) -> None:
+        if min(self.metres, self.degrees) <= 0:
+            raise ValueError(f"pose selector: metres={self.metres}, degrees={self.degrees}; both must be above 0")
+        self._poses: dict[int, torch.Tensor] = {}
+
+    def observe(self, chunk: Chunk, kv: KV) -> None:
+        self._poses[chunk.index] = chunk.c2w
+
+    def order(self, chunk: Chunk, candidates: list[int]) -> list[int]:
+        if not candidates:
+            return []
+        past, here = torch.stack([self._poses[c] for c in candidates])[:, None], chunk.c2w[:, None]
+        moved = (past[..., :3, 3] - here[..., :3, 3]).norm(dim=-1) / self.metres
+        turned = angle(past[..., :3, :3], here[..., :3, :3]) / self.degrees
+        distance = (moved + turned).amin(2).mean(1)
+        return by_score((-distance.double().round(decimals=6)).tolist(), candidates)

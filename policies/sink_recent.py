@@ -1,0 +1,29 @@
+"""The first frames and the newest."""
+
+from dataclasses import dataclass
+
+from harness.bank import KVBank
+from harness.policy import CachePolicy
+from harness.types import KV, Chunk, Geometry, Plan
+
+
+@dataclass
+class SinkRecentPolicy(CachePolicy):
+    """Attention sink plus a recent window (StreamingLLM; the default of the LingBot and LongLive code): the control
+    without retrieval at the same window size."""
+
+    sink: int = 3
+    recent: int = 12
+
+    def reset(self, geometry: Geometry) -> None:
+        if min(self.sink, self.recent) < 0:
+            raise ValueError(f"sink_recent: sink={self.sink}, recent={self.recent} frames; give 0 or more")
+
+    def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
+        return Plan.of_frames([f for f in bank.frames if f < self.sink or f >= chunk.start - self.recent])
+
+    def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
+        bank.append(chunk, kv)
+        for frame in bank.frames:
+            if self.sink <= frame <= chunk.frames[-1] - self.recent:
+                bank.drop(frame)

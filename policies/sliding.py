@@ -1,0 +1,27 @@
+"""The newest frames and nothing else."""
+
+from dataclasses import dataclass
+
+from harness.bank import KVBank
+from harness.policy import CachePolicy
+from harness.types import KV, Chunk, Geometry, Plan
+
+
+@dataclass
+class SlidingPolicy(CachePolicy):
+    """Pure FIFO over the newest `recent` frames: fast, and forgets (WorldKV, section 5, "sliding window"; Self-Forcing)."""
+
+    recent: int = 15  # frames before the chunk: 18 with the chunk itself, the paper's window
+
+    def reset(self, geometry: Geometry) -> None:
+        if self.recent < 0:
+            raise ValueError(f"sliding: recent={self.recent} frames; give 0 or more")
+
+    def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
+        return Plan.of_frames([f for f in bank.frames if f >= chunk.start - self.recent])
+
+    def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
+        bank.append(chunk, kv)
+        for frame in bank.frames:
+            if frame <= chunk.frames[-1] - self.recent:
+                bank.drop(frame)
