@@ -32,9 +32,7 @@ def fit(name: str, module: L.LightningModule, stage: DictConfig, cfg: DictConfig
     phases = [Phase(**p) for p in stage.phases]
     steps = sum(p.steps for p in phases)
     last = folder / "last.ckpt"
-    done = (
-        torch.load(last, map_location="cpu", weights_only=True)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"] if last.exists() else 0
-    )
+    done = torch.load(last, map_location="cpu", weights_only=False)["global_step"] // steps_taken if last.exists() else 0
     world = dict(cfg.world)
     train = DataLoader(
         Clips(first, stage.unique, phases, **world),
@@ -45,7 +43,8 @@ def fit(name: str, module: L.LightningModule, stage: DictConfig, cfg: DictConfig
     )
     fixed = [Phase(phases[0].chunks, phases[0].walk_chunks, 8, 2)]
     validation = DataLoader(Clips(SEEDS["validation"], 16, fixed, **world), batch_sampler=Batches(fixed, 0), collate_fn=collate)
-    checkpoint = ModelCheckpoint(folder, "{step}", save_last=True, train_time_interval=_minutes(cfg.checkpoint_minutes))
+    # by steps: with manual optimisation Lightning ignores a time interval, without a word
+    checkpoint = ModelCheckpoint(folder, "last", every_n_train_steps=cfg.checkpoint_steps * steps_taken, enable_version_counter=False)
     callbacks: list[L.Callback] = [checkpoint]
     if "ema" in stage:
         callbacks.append(EMAWeightAveraging(decay=stage.ema))
@@ -65,12 +64,6 @@ def fit(name: str, module: L.LightningModule, stage: DictConfig, cfg: DictConfig
         enable_model_summary=False,
     )
     trainer.fit(module, train, validation, ckpt_path=str(last) if last.exists() else None, weights_only=False)
-
-
-def _minutes(minutes: float):
-    from datetime import timedelta
-
-    return timedelta(minutes=minutes)
 
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).resolve().parents[1] / "conf"), config_name="experiment/train_rooms")
