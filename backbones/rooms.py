@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from backbones.codecs import ConvCodec
@@ -29,15 +30,14 @@ class RoomsBackbone(Backbone):
     """
 
     def __init__(self, weights: str | Path | None = None, device: str = "auto", dtype: str = "float32") -> None:
-        weights = Path(weights or WEIGHTS)
-        config, tensors = load_weights(weights)
-        where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device)
-        self._setup(config, where, DTYPES[dtype])
-        missing, unexpected = self._load(tensors)
-        if missing or unexpected:
-            raise ValueError(
-                f"{weights} does not fit its own config: missing {missing[:5]}, unexpected {unexpected[:5]}; restore the file (git checkout) or train anew"
-            )
+        path = Path(weights or WEIGHTS)
+        config, tensors = load_weights(path)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if dtype not in DTYPES:
+            raise ValueError(f"backbone.dtype={dtype!r}; use one of {', '.join(DTYPES)}")
+        self._setup(config, torch.device(device), DTYPES[dtype])
+        self._load(tensors, str(path))
 
     def _setup(self, config: dict, device: torch.device, dtype: torch.dtype) -> None:
         rows, cols = config["grid"]
@@ -53,15 +53,22 @@ class RoomsBackbone(Backbone):
         net = config["network"]
         self.geometry = Geometry(net["layers"], net["heads"], net["width"] // net["heads"], rows * cols, config["chunk"], 1, dtype, device)
 
-    def _load(self, tensors: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-        missing: list[str] = []
-        unexpected: list[str] = []
+    def _load(self, tensors: dict[str, Tensor], origin: str) -> None:
+        """Strict: every tensor that the config asks for, and no other."""
         for prefix, module in (("codec.", self.codec), ("network.", self.network)):
             part = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            keys = module.load_state_dict(part, strict=False)
-            missing += [prefix + k for k in keys.missing_keys]
-            unexpected += [prefix + k for k in keys.unexpected_keys]
-        return missing, unexpected
+            try:
+                module.load_state_dict(part)
+            except RuntimeError as error:
+                raise ValueError(f"{origin} does not fit its own config; restore it (git checkout) or train anew. {error}") from error
+
+    @classmethod
+    def of(cls, config: dict, tensors: dict[str, Tensor]) -> "RoomsBackbone":
+        """A model from its config and tensors, on the CPU: how training looks at its own samples."""
+        made = cls.__new__(cls)
+        made._setup(config, torch.device("cpu"), torch.float32)
+        made._load(tensors, "the model in training")
+        return made
 
     def condition(self, trajectory: Trajectory, chunk: Chunk) -> Condition:
         device, dtype = self.geometry.device, self.geometry.dtype
@@ -111,6 +118,20 @@ class TinyRoomsBackbone(RoomsBackbone):
                 torch.nn.init.normal_(module.weight, std=0.3)
 
 
+def pack(codec: ConvCodec, network: RoomsNetwork) -> dict[str, Tensor]:
+    """The tensors of a weights file."""
+    parts = (("codec.", codec), ("network.", network))
+    return {prefix + k: v.detach().cpu().contiguous() for prefix, module in parts for k, v in module.state_dict().items()}
+
+
+def save_weights(path: Path, config: dict, tensors: dict[str, Tensor]) -> None:
+    """Write a weights file in float16 (half the size; the values' error is below that of training)."""
+    half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+    partial_file = path.with_name(f".{path.name}.partial")
+    save_file(half, partial_file, {"config": json.dumps(config)})
+    partial_file.replace(path)
+
+
 def load_weights(path: Path) -> tuple[dict, dict[str, Tensor]]:
     """Config and tensors of a weights file. Raises FileNotFoundError or ValueError, with the remedy."""
     if not path.is_file():
@@ -119,6 +140,7 @@ def load_weights(path: Path) -> tuple[dict, dict[str, Tensor]]:
         )
     try:
         with safe_open(path, "pt") as file:
-            return json.loads(file.metadata()["config"]), {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  (not a dict)
+            return json.loads(file.metadata()["config"]), {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged or not a rooms model ({error}); restore it (git checkout) or train anew: python harness/train.py") from error

@@ -44,7 +44,9 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str) -> dict:
     deciding = {k: settings[k] for k in DECIDES}
     name = f"{choices['policy']}-{config_hash(deciding)}"
     path = Path(cfg.run_dir) if cfg.run_dir else Path("outputs") / cfg.name / name
-    console = Console(stderr=False)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
     if cfg.overwrite and path.exists():
         shutil.rmtree(path)
     folder = RunFolder(path)

@@ -3,23 +3,29 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Group
 from rich.table import Table
 
 from harness.results import RunFolder, paired
 
 BASELINE = "full"
-COLUMNS = (  # key, heading, format, unit factor
+QUALITY = (  # key, heading, format, unit factor
     ("quality/psnr_revisit", "PSNR revisit", "{:.2f}", 1),
     ("quality/ssim_revisit", "SSIM", "{:.3f}", 1),
     ("quality/lpips_revisit", "LPIPS", "{:.3f}", 1),
-    ("quality/psnr_reference", "PSNR true view", "{:.2f}", 1),
+    ("quality/psnr_reference", "PSNR true", "{:.2f}", 1),
+    ("quality/contrast", "contrast", "{:.2f}", 1),
+)
+COST = (
     ("cost/fps_mean", "FPS", "{:.1f}", 1),
     ("cost/fps_last", "FPS last", "{:.1f}", 1),
     ("cost/attended_tokens", "tokens", "{:.0f}", 1),
     ("cost/window_bytes", "window MB", "{:.2f}", 1e-6),
     ("bank", "bank MB", "{:.2f}", 1e-6),
+    ("cost/bytes_moved", "moved MB", "{:.2f}", 1e-6),
     ("cost/unreachable_frames", "lost", "{:.1f}", 1),
 )
+CAPTION = "PSNR in dB against the first visit / the true view; floor: unrelated views of the rollout; ceiling: codec round trip"
 
 
 @dataclass(frozen=True)
@@ -40,30 +46,32 @@ def finished_runs(experiment: Path) -> list[Run]:
     return runs
 
 
-def comparison(experiment: Path, current: Run) -> Table:
-    """Every finished run of an experiment, the current one marked, with floor, ceiling and paired differences."""
+def comparison(experiment: Path, current: Run) -> Group:
+    """Every finished run of an experiment beside the current one (marked): quality with floor, ceiling and paired
+    differences, then cost."""
     runs = {r.label: r for r in finished_runs(experiment)} | {current.label: current}
-    same = {k: r for k, r in runs.items() if r.results["run"]["comparable"] == current.results["run"]["comparable"]}
+    about = current.results["run"]
+    same = {k: r for k, r in sorted(runs.items()) if r.results["run"]["comparable"] == about["comparable"]}
     baseline = same.get(BASELINE)
+    quality = Table(title=f"{experiment.name}: {about['trajectories']} trajectories of {about['world']}, {about['protocol']}; mean [95 % interval]")
+    cost = Table(title=f"cost on {about['device']}", caption="bytes over all layers; lost: past frames that nothing could reach")
+    for table, columns, last in ((quality, QUALITY, f"dPSNR to {BASELINE}"), (cost, COST, None)):
+        table.add_column("policy", no_wrap=True)
+        for _, heading, _, _ in columns:
+            table.add_column(heading, justify="right", no_wrap=True)
+        if last:
+            table.add_column(last, justify="right", no_wrap=True)
+        for label, run in same.items():
+            cells = [_cell(run.results["summary"], *c) for c in columns] + ([_difference(run, baseline)] if last else [])
+            table.add_row(("[bold]" if label == current.label else "") + label, *cells)
     summary = current.results["summary"]
-    n = current.results["run"]["trajectories"]
-    table = Table(title=f"{experiment.name}: {n} trajectories, {current.results['run']['world']} ({current.results['run']['protocol']}), mean [95 % interval]")
-    table.add_column("policy")
-    for _, heading, _, _ in COLUMNS:
-        table.add_column(heading, justify="right")
-    table.add_column(f"dPSNR - {BASELINE}", justify="right")
-    for label, run in sorted(same.items()):
-        mark = "[bold]" if label == current.label else ""
-        table.add_row(mark + label, *(_cell(run.results["summary"], *c) for c in COLUMNS), _difference(run, baseline))
     for which in ("floor", "ceiling"):
         cells = {f"quality/{m}_revisit": summary.get(f"quality/{m}_{which}") for m in ("psnr", "ssim", "lpips")}
-        row = [fmt.format(cells[key]["mean"]) if cells.get(key) else "" for key, _, fmt, _ in COLUMNS]
-        table.add_row(f"[dim]{which}", *row, "", end_section=which == "ceiling")
-    others = len(runs) - len(same)
-    table.caption = "PSNR in dB; floor: unrelated views of the same rollout; ceiling: the codec's round trip; lost: frames nothing could reach"
-    if others:
-        table.caption += f"; {others} runs of other worlds, seeds or backbones are not comparable and not shown"
-    return table
+        quality.add_row(f"[dim]{which}", *[fmt.format(cells[key]["mean"]) if cells.get(key) else "" for key, _, fmt, _ in QUALITY], "")
+    quality.caption = CAPTION
+    if others := len(runs) - len(same):
+        quality.caption += f"; {others} runs of another world, seed or backbone are not comparable and not shown"
+    return Group(quality, cost)
 
 
 def _cell(summary: dict, key: str, heading: str, fmt: str, factor: float) -> str:
@@ -75,7 +83,7 @@ def _cell(summary: dict, key: str, heading: str, fmt: str, factor: float) -> str
     entry = summary[key]
     text = fmt.format(entry["mean"] * factor)
     if key == "quality/psnr_revisit":
-        text += " [" + ", ".join(fmt.format(v * factor) for v in entry["ci95"]) + "]"
+        text += " [" + " ".join(fmt.format(v * factor) for v in entry["ci95"]) + "]"
     return text.replace("[", r"\[")
 
 
@@ -83,4 +91,4 @@ def _difference(run: Run, baseline: Run | None) -> str:
     if baseline is None or run.label == baseline.label:
         return ""
     entry = paired(run.values, baseline.values, "quality/psnr_revisit")
-    return "" if entry is None else "{:+.2f} \\[{:+.2f}, {:+.2f}]".format(entry["mean"], *entry["ci95"])
+    return "" if entry is None else "{:+.2f} \\[{:+.2f} {:+.2f}]".format(entry["mean"], *entry["ci95"])

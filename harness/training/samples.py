@@ -1,0 +1,37 @@
+"""What the model does, while it trains: rollouts under full KV on validation rooms, as a picture and a number."""
+
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from backbones.rooms import RoomsBackbone, pack
+from harness.media import save_image, to_uint8
+from harness.rollout import rollout
+from harness.stores import GpuStore
+from harness.training.modules import DenoiserTraining, decibel
+from harness.worlds.base import World
+from policies.full import FullPolicy
+
+
+class SampleGrid(L.Callback):
+    """After every validation: generated above true frames of each trajectory in samples/STEP.png, and val/psnr_guided,
+    the PSNR of generated frames against the true views. Stands before the EMA callback, so that it sees the average."""
+
+    def __init__(self, folder: Path, world: World, config: dict) -> None:
+        self.folder, self.world, self.config = folder, world, config
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, module: DenoiserTraining) -> None:
+        backbone = RoomsBackbone.of(self.config, pack(module.codec, module.network))
+        rows, errors = [], []
+        for index in range(len(self.world.names)):
+            trajectory = self.world.trajectory(index)
+            out = rollout(backbone, FullPolicy(), GpuStore(), trajectory, 0, backbone.encode(trajectory.images))
+            truth = trajectory.reference
+            assert truth is not None
+            errors.append((out.frames - truth)[out.generated].square().mean((1, 2, 3)))
+            picked = torch.linspace(0, len(truth) - 1, 16).long()
+            rows += [torch.cat(list(x[picked]), 2) for x in (out.frames, truth)]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_image(self.folder / f"{int(module.step):06d}.png", to_uint8(torch.cat(rows, 1)[None])[0])
+        module.log("val/psnr_guided", decibel(torch.cat(errors)).mean(), prog_bar=True)

@@ -1,0 +1,60 @@
+"""Shared fixtures: the tiny backbone, a short revisit trajectory, policies from the real YAML files."""
+
+import os
+
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from backbones.rooms import TinyRoomsBackbone
+from harness.policy import CachePolicy
+from harness.rollout import rollout
+from harness.stores import GpuStore, Store
+from harness.types import Rollout, Trajectory
+from harness.worlds.rooms_world import RoomsWorld
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+
+
+def make_policy(name: str, *overrides: str) -> CachePolicy:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", [f"policy={name}", *overrides])
+    return instantiate(cfg.policy, _convert_="all")
+
+
+def make_world(specs: list[str], trajectories: int = 1, protocol: str = "guided", size: tuple[int, int] = (16, 24), **settings) -> RoomsWorld:
+    defaults = dict(split="test", fov=80.0, step=0.12, degrees=15.0, move_frames=3, hold_frames=3, min_gap=6, overlap=0.5, chunk_px=3)
+    return RoomsWorld(trajectories=trajectories, specs=specs, protocol=protocol, size=size, **(defaults | settings))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)  # bitwise comparisons, and no stalls beside other work
+
+
+@pytest.fixture(scope="session")
+def backbone() -> TinyRoomsBackbone:
+    return TinyRoomsBackbone()
+
+
+@pytest.fixture(scope="session")
+def trajectory() -> Trajectory:
+    """30 frames, 10 chunks: two turns out and back, so that every part of every policy's window is in use."""
+    return make_world(["R90L90R60L60"], hold_frames=3, degrees=10.0).trajectory(0)
+
+
+@pytest.fixture(scope="session")
+def roll(backbone, trajectory):
+    """Roll a policy out on the tiny backbone; the first chunk is given."""
+
+    def run(policy: CachePolicy, store: Store | None = None, path: Trajectory = trajectory, seed: int = 0, given: int = 3) -> Rollout:
+        return rollout(backbone, policy, store or GpuStore(), path, seed, backbone.encode(path.images)[:given])
+
+    return run

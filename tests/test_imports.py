@@ -1,0 +1,75 @@
+"""Imports point one way (ARCHITECTURE.md, module map)."""
+
+import ast
+
+import pytest
+
+from tests.conftest import ROOT
+
+OURS = ("harness", "policies", "backbones", "metrics")
+ENTRY = {"harness.run", "harness.train"}  # entry points may import anything
+ALLOWED = {  # module prefix -> prefixes of ours that it may import
+    "harness.types": (),
+    "harness.attention": (),
+    "harness.stores": ("harness.types",),
+    "harness.bank": ("harness.types", "harness.stores"),
+    "harness.policy": ("harness.types", "harness.attention", "harness.bank"),
+    "harness.context": ("harness.types", "harness.bank", "harness.policy", "harness.stores"),
+    "harness.backbone": ("harness.types",),
+    "harness.rollout": ("harness.types", "harness.backbone", "harness.bank", "harness.context", "harness.policy", "harness.stores"),
+    "harness.worlds": ("harness.types", "harness.worlds"),
+    "harness.results": (),
+    "harness.media": ("harness.types",),
+    "harness.table": ("harness.results",),
+    "harness.cli": (),
+    "harness.runner": ("harness", "metrics"),
+    "harness.callbacks": ("harness",),
+    "harness.training": ("harness", "backbones", "policies.full"),
+    "policies": ("harness.types", "harness.policy", "harness.attention", "harness.bank", "harness.worlds.poses", "policies"),
+    "backbones": ("harness.types", "harness.backbone", "harness.worlds.poses", "backbones"),
+    "metrics": ("harness.types", "metrics"),
+}
+ONLY_IN = {
+    "lightning": ("harness.runner", "harness.callbacks", "harness.training", "harness.run", "harness.train"),
+    "wandb": ("harness.callbacks",),
+    "hydra": ("harness.run", "harness.train", "harness.cli"),
+    "omegaconf": ("harness.run", "harness.train", "harness.cli"),
+}
+
+
+def under(module: str, prefix: str) -> bool:
+    return module == prefix or module.startswith(prefix + ".")
+
+
+def modules():
+    for package in OURS:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            yield name, file
+
+
+def imports(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+@pytest.mark.parametrize(("name", "file"), list(modules()), ids=[m for m, _ in modules()])
+def test_imports_point_one_way(name, file):
+    rules = [rule for rule in ALLOWED if under(name, rule)]
+    for imported in imports(file):
+        for library, places in ONLY_IN.items():
+            if under(imported, library):
+                assert any(under(name, place) for place in places), f"{name} imports {library}"
+        if name in ENTRY or not any(under(imported, package) for package in OURS):
+            continue
+        assert rules or name in OURS, f"{name} is not on the module map: add it to ARCHITECTURE.md and here"
+        allowed = ALLOWED[max(rules, key=len)] if rules else ()
+        assert any(under(imported, prefix) for prefix in allowed), f"{name} must not import {imported}"
+
+
+def test_policies_are_short():
+    for file in (ROOT / "policies").rglob("*.py"):
+        assert len(file.read_text().splitlines()) < 120, f"{file} is too long for a policy: compose"

@@ -1,0 +1,144 @@
+"""The policy matrix: every policy, the invariants that it must keep. A new policy adds one row."""
+
+import pytest
+import torch
+
+from harness.stores import PinnedStore
+from tests.conftest import CONF, make_policy, make_world
+
+INF = float("inf")
+# name, the most frame-equivalents a chunk may attend to (its own 3 included), whether anything may become unreachable
+MATRIX = [
+    ("full", INF, False),
+    ("sliding", 18, True),
+    ("sink_recent", 18, True),
+    ("worldkv", 18, False),
+    ("worldkv_rebased", 18, False),
+    ("worldkv_release", 3 + 18 * 2 / 3 + 6, True),
+    ("worldkv_release_rebased", 3 + 18 * 2 / 3 + 6, True),
+    ("retrieval_only", 18, False),
+    ("compression_only", INF, False),
+    ("random", 18, False),
+    ("recency", 18, False),
+    ("oracle", 18, False),
+    ("attention", 18, False),
+]
+
+
+def same(a, b) -> bool:
+    return torch.equal(a.latents, b.latents)
+
+
+def test_matrix_names_every_policy():
+    assert {name for name, *_ in MATRIX} == {p.stem for p in (CONF / "policy").glob("*.yaml")}
+
+
+@pytest.mark.parametrize(("name", "budget", "forgets"), MATRIX, ids=[m[0] for m in MATRIX])
+def test_invariants(name, budget, forgets, roll, backbone, trajectory):
+    g = backbone.geometry
+    policy = make_policy(name)
+    first = roll(policy)
+    assert torch.isfinite(first.latents).all()
+    assert max(s.attended_rows for s in first.stats) <= budget * g.tokens + 1e-9, "the window exceeds its budget"
+    assert any(s.unreachable_frames for s in first.stats) == forgets, "unreachable history is not what the policy says"
+    for s in first.stats:
+        assert s.window_bytes == s.attended_rows * g.row_bytes
+        assert len(set(s.attended)) == len(s.attended)
+        assert all(f < s.start for f in s.attended)
+    other = make_world(["L90R90"], degrees=10.0).trajectory(0)
+    fresh = roll(make_policy(name), path=other)
+    assert same(roll(policy, path=other), fresh), "state of one rollout leaks into the next"
+    assert same(roll(policy), first), "the same rollout twice differs"
+    assert same(roll(policy, PinnedStore()), first), "the tier changes the result"
+
+
+@pytest.mark.parametrize("name", ["worldkv", "retrieval_only", "random", "recency", "oracle", "attention"])
+def test_unlimited_budget_equals_full(name, roll):
+    policy = make_policy(name, "policy.retrieved=inf", "policy/compressor=none")
+    assert same(roll(policy), roll(make_policy("full")))
+
+
+@pytest.mark.parametrize("name", ["worldkv", "retrieval_only", "random", "recency", "oracle", "attention"])
+def test_nothing_retrieved_equals_sink_recent(name, roll):
+    assert same(roll(make_policy(name, "policy.retrieved=0")), roll(make_policy("sink_recent", "policy.recent=3")))
+
+
+def test_everything_kept_equals_retrieval_only(roll):
+    assert same(roll(make_policy("worldkv", "policy.compressor.ratio=1.0")), roll(make_policy("retrieval_only")))
+
+
+def test_a_window_as_long_as_the_rollout_equals_full(roll):
+    for name in ("sliding", "sink_recent"):
+        assert same(roll(make_policy(name, "policy.recent=300")), roll(make_policy("full")))
+
+
+def test_policies_differ(roll):
+    """The equalities above mean something only if the untrained network notices its context."""
+    outs = [roll(make_policy(n)) for n in ("full", "sliding", "sink_recent", "worldkv", "random", "recency", "worldkv_rebased", "worldkv_release")]
+    for i, a in enumerate(outs):
+        for b in outs[:i]:
+            assert (a.latents - b.latents).abs().max() > 1e-3
+
+
+def test_budget_units_agree(roll, backbone):
+    g = backbone.geometry
+    frames = [
+        make_policy("retrieval_only", "policy.retrieved=6", f"policy.unit={unit}")
+        for unit in ("equivalents", "frames")
+    ]
+    tokens = make_policy("retrieval_only", f"policy.retrieved={6 * g.tokens}", "policy.unit=tokens")
+    bytes_ = make_policy("retrieval_only", f"policy.retrieved={6 * g.frame_bytes}", "policy.unit=bytes")
+    first, *rest = (roll(p) for p in (*frames, tokens, bytes_))
+    assert max(len(s.retrieved) for s in first.stats) == 6
+    assert all(same(first, r) for r in rest)
+
+
+def test_banked_chunks_take_half(roll, backbone):
+    """Of 18 rows a chunk keeps 6 + 2 + 2 (a quarter of 6 tokens rounds up to 2), and what is in the window is not banked twice."""
+    last = roll(make_policy("worldkv", "policy.retrieved=0")).stats[-1]
+    assert last.chunk == 10
+    evicted = 8 * 10 + 4  # chunks 1 to 8; of chunk 9 the anchor frame is still in the window
+    assert last.bank_bytes_gpu == evicted * backbone.geometry.row_bytes
+    assert last.bank_bytes_cpu == 0
+    on_cpu = roll(make_policy("worldkv", "policy.retrieved=0"), PinnedStore()).stats[-1]
+    assert (on_cpu.bank_bytes_gpu, on_cpu.bank_bytes_cpu) == (0, last.bank_bytes_gpu)
+
+
+def test_release_has_its_blind_chunk_and_fallback(roll):
+    stats = roll(make_policy("worldkv_release")).stats
+    assert [s.unreachable_frames for s in stats] == [0, 0, 0, 0] + [3] * (len(stats) - 4)
+    assert stats[3].attended == tuple(range(9)), "attends to everything until a first candidate exists"
+    assert not set(stats[5].attended) & {9, 10, 11}, "chunk c-2 is in neither set"
+
+
+def test_release_selects_by_its_own_formula(roll, trajectory):
+    """Selections of every chunk against the formula written out again in numpy (reference: worldkv 046f6d1)."""
+    import numpy as np
+
+    stats = roll(make_policy("worldkv_release", "policy.retrieved=6")).stats
+    means = trajectory.c2w.numpy().reshape(-1, 3, 4, 4).mean(1)
+    for s in stats[4:]:
+        candidates = list(range(1, s.chunk - 2))
+        t = np.array([((means[c][:3, 3] - means[s.chunk][:3, 3]) ** 2).sum() for c in candidates])
+        a = np.array([np.arccos(np.clip((np.trace(means[c][:3, :3].T @ means[s.chunk][:3, :3]) - 1) / 2, -1, 1)) for c in candidates])
+        d = sum(0.5 * x / x.max() if x.max() > 0 else 0 * x for x in (t, a))
+        chosen = {f // 3 for f in s.retrieved}
+        assert len(chosen) == min(2, len(candidates))
+        if len(chosen) < len(candidates):
+            worst = max(d[candidates.index(c)] for c in chosen)
+            assert worst <= min(d[candidates.index(c)] for c in set(candidates) - chosen) + 1e-5
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("policy.sink=4", "sink=4 frames is not a whole number of chunks of 3; use 3"),
+        ("policy.retrieved=-1", "retrieved=-1"),
+        ("policy.unit=pages", "use one of equivalents, frames, tokens, bytes"),
+        ("policy.compressor.ratio=1.5", "ratio=1.5"),
+        ("policy.selector.degrees=0", "must be above 0"),
+    ],
+)
+def test_bad_fields_are_refused_at_reset(override, message, roll):
+    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+        roll(make_policy("worldkv", override))
