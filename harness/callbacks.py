@@ -1,7 +1,10 @@
 """What happens beside the loop: files, progress, W&B. Results are on disk before anything else is told of them."""
 
 import logging
+import netrc
+import os
 from collections.abc import Sequence
+from urllib.parse import urlparse
 
 import lightning as L
 import torch
@@ -88,11 +91,8 @@ def log_to_wandb(folder: RunFolder, results: dict, config: dict, mode: str, grou
     mode: auto (online when logged in, else offline), online or offline. A W&B failure is logged and costs nothing else:
     everything is on disk already. Returns the run's folder or address.
     """
-    try:
-        if mode == "auto":
-            mode = "online" if wandb.Api().api_key else "offline"
-    except Exception:  # noqa: BLE001  (wandb raises several kinds when nobody is logged in)
-        mode = "offline"
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
     try:
         with wandb.init(
             project="worldkv-harness",
@@ -111,6 +111,17 @@ def log_to_wandb(folder: RunFolder, results: dict, config: dict, mode: str, grou
     except Exception as error:  # noqa: BLE001  (tracking must never cost a result)
         log.warning("W&B was not told of this run (%s); everything is in %s", error, folder.path)
         return None
+
+
+def logged_in() -> bool:
+    """Whether W&B has a key for its server, without asking anybody: the environment, or the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 def _log_run(run, folder: RunFolder, results: dict) -> None:

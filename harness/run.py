@@ -17,7 +17,9 @@ from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import hydra  # noqa: E402
+import imageio.v3 as iio  # noqa: E402
 import lightning as L  # noqa: E402
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from hydra.core.hydra_config import HydraConfig  # noqa: E402
 from hydra.utils import instantiate  # noqa: E402
@@ -29,7 +31,7 @@ from harness.cli import check_overrides, flatten  # noqa: E402
 from harness.media import contact_sheet, cost_plot  # noqa: E402
 from harness.results import RunFolder, config_hash, provenance, write_atomic  # noqa: E402
 from harness.runner import EvalModule, loader  # noqa: E402
-from harness.table import Run, comparison  # noqa: E402
+from harness.table import Run, comparison, finished_runs  # noqa: E402
 
 _ROOT = Path(__file__).resolve().parents[1]
 CONF = next(p for p in (_ROOT / "conf", Path(__file__).parent / "_conf") if p.is_dir())
@@ -71,9 +73,10 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str) -> dict:
         }
         results = folder.finish(run, world.names)
         _pictures(folder, label)
+        _cost_figure(path.parent, folder, label, results["run"]["comparable"])
     else:
         console.print(f"finished before: {path} (overwrite=true runs it again)")
-    current = Run(label, results, folder.values())
+    current = Run(label, path, results, folder.values())
     console.print(comparison(path.parent, current))
     for failed, error in results["run"]["failed"].items():
         console.print(f"[red]failed:[/red] {failed}: {error}")
@@ -140,9 +143,6 @@ def _check_same(folder: RunFolder, deciding: dict) -> None:
 
 
 def _pictures(folder: RunFolder, label: str) -> None:
-    import imageio.v3 as iio
-    import numpy as np
-
     records = [r for r in folder.records() if not r.error]
     rated = sorted((r for r in records if r.pairs), key=lambda r: -r.values["quality/psnr_revisit"])
     chosen = rated if len(rated) <= 12 else rated[:6] + rated[-6:]
@@ -156,6 +156,13 @@ def _pictures(folder: RunFolder, label: str) -> None:
     if entries:
         contact_sheet(folder.path / "frames.png", entries)
     cost_plot(folder.path / "chunks.png", {label: [r.chunks for r in records]}, f"{label}: cost over the rollout, median of {len(records)} trajectories")
+
+
+def _cost_figure(experiment: Path, folder: RunFolder, label: str, comparable: str) -> None:
+    """cost.png of the experiment: every comparable run's cost over the rollout, in one picture."""
+    series = {r.label: r.path for r in finished_runs(experiment) if r.results["run"]["comparable"] == comparable}
+    rows = {name: [r.chunks for r in RunFolder(path).records() if not r.error] for name, path in ({label: folder.path} | series).items()}
+    cost_plot(experiment / "cost.png", dict(sorted(rows.items())), f"{experiment.name}: cost over the rollout, median over trajectories")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

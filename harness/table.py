@@ -33,6 +33,7 @@ class Run:
     """A finished run: its label, its results and its columns by trajectory."""
 
     label: str
+    path: Path
     results: dict
     values: dict[str, dict[str, float]]
 
@@ -42,7 +43,7 @@ def finished_runs(experiment: Path) -> list[Run]:
     for path in sorted(experiment.glob("*/results.json")):
         folder = RunFolder(path.parent)
         if results := folder.results():
-            runs.append(Run(results["run"]["label"], results, folder.values()))
+            runs.append(Run(results["run"]["label"], path.parent, results, folder.values()))
     return runs
 
 

@@ -34,9 +34,7 @@ def test_psnr_equals_scikit_image(images):
 def test_ssim_equals_scikit_image(images):
     mine = SSIM().score(*images)
     for value, x, y in zip(mine, *images, strict=True):
-        theirs = structural_similarity(
-            x.numpy(), y.numpy(), channel_axis=0, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-        )
+        theirs = structural_similarity(x.numpy(), y.numpy(), channel_axis=0, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
         assert abs(value.item() - theirs) < SKIMAGE
 
 

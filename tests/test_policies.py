@@ -82,10 +82,7 @@ def test_policies_differ(roll):
 
 def test_budget_units_agree(roll, backbone):
     g = backbone.geometry
-    frames = [
-        make_policy("retrieval_only", "policy.retrieved=6", f"policy.unit={unit}")
-        for unit in ("equivalents", "frames")
-    ]
+    frames = [make_policy("retrieval_only", "policy.retrieved=6", f"policy.unit={unit}") for unit in ("equivalents", "frames")]
     tokens = make_policy("retrieval_only", f"policy.retrieved={6 * g.tokens}", "policy.unit=tokens")
     bytes_ = make_policy("retrieval_only", f"policy.retrieved={6 * g.frame_bytes}", "policy.unit=bytes")
     first, *rest = (roll(p) for p in (*frames, tokens, bytes_))

@@ -109,7 +109,8 @@ def test_grammar(spec, frames):
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"), [("RXL90", "cannot read 'X'"), ("RL", "needs an angle"), ("R95", "no multiple"), ("", "cannot read"), ("90", "cannot read"), ("R0", "no multiple")]
+    ("spec", "message"),
+    [("RXL90", "cannot read 'X'"), ("RL", "needs an angle"), ("R95", "no multiple"), ("", "cannot read"), ("90", "cannot read"), ("R0", "no multiple")],
 )
 def test_grammar_errors(spec, message):
     with pytest.raises(ValueError, match=message):

@@ -95,7 +95,9 @@ class RecordedWorld(World):
         images = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGES]
         chosen = [p for p in images if p.stem == "first"] or images
         if len(chosen) != 1:
-            raise FileNotFoundError(f"{folder}: found {len(images)} images ({', '.join(p.name for p in images)}); put one in it, or name the first frame first.png")
+            raise FileNotFoundError(
+                f"{folder}: found {len(images)} images ({', '.join(p.name for p in images)}); put one in it, or name the first frame first.png"
+            )
         array = iio.imread(chosen[0])
         if array.ndim != 3:
             array = np.stack([array] * 3, -1)

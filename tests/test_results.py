@@ -1,0 +1,65 @@
+"""The run folder: nothing is lost, nothing is half-written, what is finished is not repeated."""
+
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+
+from harness.results import Record, RunFolder, interval, paired, summarise, write_atomic
+
+
+def test_records_survive_and_damage_is_run_again(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write(Record("a/1", {"quality/x": 1.0}))
+    folder.write(Record("b", {}, error="NaN"))
+    (tmp_path / "trajectories" / "c.json").write_text('{"name": "c", "val')
+    assert folder.done() == {"a/1"}, "failed and damaged records run again"
+    assert RunFolder(tmp_path).values() == {"a/1": {"quality/x": 1.0}}
+    (tmp_path / "results.json").write_text("{")
+    assert folder.results() is None
+
+
+def test_finish_writes_what_it_promises(tmp_path):
+    folder = RunFolder(tmp_path)
+    for i in range(4):
+        folder.write(Record(f"t{i}", {"quality/x": float(i)}, [{"first": 0, "psnr": 1.0 * i}], [{"chunk": 0}], noise=str(i)))
+    folder.write(Record("t4", {}, error="out of memory"))
+    folder.write(Record("old", {"quality/x": 100.0}))
+    results = folder.finish({"policy": "p"}, [f"t{i}" for i in range(5)])
+    assert results == json.loads((tmp_path / "results.json").read_text())
+    assert results["schema"] == 1
+    assert results["summary"]["quality/x"]["mean"] == pytest.approx(1.5)
+    assert results["summary"]["quality/x"]["n"] == 4
+    assert results["run"]["failed"] == {"t4": "out of memory"}
+    assert (tmp_path / "pairs.csv").read_text().splitlines()[:2] == ["trajectory,first,psnr", "t0,0,0.0"]
+    assert len((tmp_path / "trajectories.jsonl").read_text().splitlines()) == 5
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
+    target = tmp_path / "results.json"
+    write_atomic(target, "old")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="free some space"):
+        write_atomic(target, "new")
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target], "no litter"
+
+
+def test_intervals_cover_and_pair():
+    rng = np.random.default_rng(1)
+    hits = sum(entry["ci95"][0] <= 0 <= entry["ci95"][1] for entry in (interval(rng.normal(size=30), 500) for _ in range(200)))
+    assert 175 <= hits <= 199, "a 95 % bootstrap interval of 30 values covers about 93 %"
+    a = {f"t{i}": {"x": float(v)} for i, v in enumerate(rng.normal(size=20) * 10)}
+    b = {k: {"x": v["x"] + 1.0} for k, v in a.items()} | {"other": {"x": 0.0}}
+    entry = paired(b, a, "x")
+    assert entry["mean"] == pytest.approx(1.0)
+    assert entry["n"] == 20
+    assert entry["ci95"] == pytest.approx([1.0, 1.0]), "paired: the spread between trajectories cancels"
+    assert paired(a, {}, "x") is None
+    assert summarise([{"x": 1.0}, {"y": 2.0}])["y"]["n"] == 1

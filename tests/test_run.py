@@ -1,0 +1,173 @@
+"""The main job through its real entry point: one process a test, so few of them."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from tests.conftest import ROOT
+
+TINY = ["backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "threads=1", "progress=false"]
+KEYS = ["quality/psnr_revisit", "quality/ssim_revisit", "quality/psnr_reference", "quality/psnr_floor", "quality/psnr_ceiling", "cost/fps_mean", "cost/fps_last", "cost/latency_p50_ms", "cost/latency_p95_ms", "cost/attended_tokens", "cost/window_bytes", "cost/bank_bytes_gpu", "cost/bank_bytes_cpu", "cost/bytes_moved", "cost/unreachable_frames", "cost/peak_bytes"]
+
+
+def start(*arguments, cwd, **env):
+    command = [sys.executable, str(ROOT / "harness" / "run.py"), *arguments]
+    environment = os.environ | {"WANDB_MODE": "offline", "HOME": str(cwd), "COLUMNS": "150"} | env
+    return subprocess.Popen(command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def run(*arguments, cwd, code=0, **env):
+    process = start(*arguments, cwd=cwd, **env)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == code, out
+    return out
+
+
+def test_the_main_job_from_anywhere_with_two_policies(tmp_path):
+    """Another working directory, -m, W&B offline, the table with both, every file of the run folder."""
+    out = run("-m", "policy=full,worldkv", *TINY, "logger=offline", "name=e", "videos=1", cwd=tmp_path)
+    assert "worldkv" in out.split("cost on")[-1]
+    folders = sorted((tmp_path / "outputs" / "e").glob("*-*"))
+    assert [f.name.split("-")[0] for f in folders] == ["full", "worldkv"]
+    assert (tmp_path / "outputs" / "e" / "cost.png").stat().st_size > 10_000
+    for folder in folders:
+        names = {p.name for p in folder.iterdir()}
+        assert {"config.yaml", "results.json", "pairs.csv", "chunks.csv", "trajectories.jsonl", "videos", "frames.png", "chunks.png", "wandb"} <= names
+        results = json.loads((folder / "results.json").read_text())
+        assert not [k for k in KEYS if k not in results["summary"]]
+        assert {"policy", "backbone", "world", "seed", "git", "versions", "device", "noise", "metrics"} <= results["run"].keys()
+        assert results["summary"]["quality/psnr_revisit"]["n"] == 2
+        assert yaml.safe_load((folder / "config.yaml").read_text())["policy"]["_target_"].startswith("policies.")
+        with (folder / "chunks.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert {r["trajectory"] for r in rows} == {"test0000_R_L90", "test0001_R_L90"}
+        assert len(list((folder / "videos").glob("*.mp4"))) == 2
+        assert list((folder / "wandb").glob("offline-run-*"))
+    noise = {json.loads((f / "results.json").read_text())["run"]["noise"] for f in folders}
+    assert len(noise) == 1, "the same noise for every policy"
+
+
+def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(tmp_path):
+    arguments = ["policy=sliding", *TINY, "logger=none", "run_dir=r", "world.trajectories=40", "world.specs=[R_L90_R_L90_]"]
+    process = start(*arguments, cwd=tmp_path)
+    records = tmp_path / "r" / "trajectories"
+    for _ in range(6000):
+        if records.is_dir() and len(list(records.glob("*.json"))) >= 3:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = {p: p.stat().st_mtime_ns for p in records.glob("*.json")}
+    assert 3 <= len(before) < 40, "the kill came too late to show anything"
+    assert not (tmp_path / "r" / "results.json").exists()
+    run(*arguments, cwd=tmp_path)
+    assert len(list(records.glob("*.json"))) == 40
+    assert all(p.stat().st_mtime_ns == at for p, at in before.items()), "finished trajectories ran again"
+    assert "finished before" in run(*arguments, cwd=tmp_path)
+    out = run(*arguments, "seed=1", cwd=tmp_path, code=1)
+    assert "other settings of seed" in out
+    alone = run("policy=sliding", *TINY, "logger=none", "run_dir=whole", "world.trajectories=40", "world.specs=[R_L90_R_L90_]", "devices=2", cwd=tmp_path)
+    assert "whole" in alone
+    one, two = (json.loads((tmp_path / d / "results.json").read_text()) for d in ("r", "whole"))
+    quality = {k for k in one["summary"] if k.startswith("quality/")}
+    assert all(one["summary"][k] == two["summary"][k] for k in quality), "killed and resumed on one process equals two processes"
+    assert one["run"]["noise"] == two["run"]["noise"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["policy=worldvk"], ["worldvk", "worldkv", "sliding"]),
+        (["policy=worldkv", "policy.retreived=6"], ["policy.retreived", "Did you mean: policy.retrieved"]),
+        (["policy=worldkv", "policy.sink=4"], ["sink=4 frames is not a whole number of chunks", "use 3"]),
+        (
+            ["backbone=rooms", "backbone.weights=missing.safetensors", "metric=default", "world=rooms"],
+            ["no weights at missing.safetensors", "harness/train.py"],
+        ),
+        (["world.size=[64,64]"], ["the model works at (16, 24)"]),
+        (["world=recorded", "world.folder=nowhere"], ["world.folder=nowhere is no folder"]),
+    ],
+    ids=lambda v: v[-1] if isinstance(v, list) and "=" in v[-1] else "",
+)
+def test_mistakes_are_answered_with_the_remedy(tmp_path, arguments, expected):
+    given = {a.split("=")[0] for a in arguments}
+    out = run(*[t for t in TINY if t.split("=")[0] not in given], *arguments, "logger=none", cwd=tmp_path, code=1)
+    assert "Traceback" not in out
+    for text in expected:
+        assert text in " ".join(out.split())
+
+
+def test_help_explains_itself(tmp_path):
+    out = run("--help", cwd=tmp_path)
+    for text in ("policy=worldkv", "world.trajectories=4", "sink_recent", "logger: auto"):
+        assert text in out
+
+
+@pytest.fixture
+def module(tmp_path):
+    """The Lightning module on the tiny backbone, in this process."""
+    from backbones.rooms import TinyRoomsBackbone
+    from harness.runner import EvalModule
+    from harness.stores import GpuStore
+    from metrics.frame import PSNR
+    from tests.conftest import make_policy, make_world
+
+    made = EvalModule(lambda device: TinyRoomsBackbone(), make_policy("worldkv"), GpuStore(), make_world(["R_L90"], 2), [PSNR()], 0)
+    made.backbone = TinyRoomsBackbone()
+    return made
+
+
+def test_nan_is_a_recorded_failure_and_the_rest_goes_on(module):
+    network = module.backbone.network
+    good = network.head.bias.clone()
+    network.head.bias.data.fill_(float("nan"))
+    failed = module.predict_step(0)
+    assert "NaN or infinity in chunk" in failed.record.error
+    network.head.bias.data.copy_(good)
+    assert module.predict_step(1).record.error == ""
+
+
+def test_out_of_memory_is_a_recorded_failure(module):
+    class Full:
+        names = module.world.names
+
+        def trajectory(self, index):
+            raise torch.OutOfMemoryError("CUDA out of memory: tried to allocate 3 GiB")
+
+    module.world = Full()
+    assert "store=cpu" in module.predict_step(0).record.error
+
+
+def test_damaged_weights_are_named(tmp_path):
+    from backbones.rooms import RoomsBackbone, TinyRoomsBackbone, pack, save_weights
+
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"not a safetensors file")
+    with pytest.raises(ValueError, match="is damaged"):
+        RoomsBackbone(path)
+    tiny = TinyRoomsBackbone()
+    tensors = pack(tiny.codec, tiny.network)
+    config = {
+        "grid": [2, 3],
+        "chunk": 3,
+        "levels": [1.0, 0.7],
+        "codec": {"channels": 4, "width": 4},
+        "network": {"width": 64, "layers": 3, "heads": 2, "mlp": 2},
+    }
+    save_weights(path, config, tensors)
+    restored = RoomsBackbone(path, device="cpu")
+    assert all(torch.equal(a, b.half().to(a)) for a, b in zip(restored.network.state_dict().values(), tiny.network.state_dict().values(), strict=True))
+    save_weights(path, config, {k: v for k, v in tensors.items() if k != "network.head.bias"})
+    with pytest.raises(ValueError, match="head.bias"):
+        RoomsBackbone(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="is damaged"):
+        RoomsBackbone(path)
