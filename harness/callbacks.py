@@ -12,7 +12,7 @@ import wandb
 from lightning.pytorch.callbacks import BasePredictionWriter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from harness.media import save_image, save_video, strips, to_uint8
+from harness.media import filmstrip, save_image, save_video, strips, to_uint8
 from harness.results import RunFolder
 from harness.runner import Outcome
 from harness.types import ChunkStats
@@ -45,7 +45,9 @@ class ResultWriter(BasePredictionWriter):
         rollout, trajectory, record = outcome.rollout, outcome.trajectory, outcome.record
         videos = self.folder.path / "videos"
         frames = rollout.frames
+        save_image(videos / f"{record.name}.png", filmstrip(frames))
         if trajectory.reference is not None:
+            save_image(videos / f"{record.name}_true.png", filmstrip(trajectory.reference[: len(frames)]))
             frames = torch.cat([frames, trajectory.reference[: len(frames)]], 3)
         save_video(videos / f"{record.name}.mp4", frames, trajectory.fps)
         if record.pairs:

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import imageio.v3 as iio
+import matplotlib
+
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.types import Rollout, Trajectory
+
+matplotlib.use("agg")  # files only, no screen
 
 SHORT_SIDE = 256  # small models' frames are enlarged, pixel by pixel, for the eye
 
@@ -47,13 +52,26 @@ def strips(rollout: Rollout, trajectory: Trajectory, rows: Sequence[dict[str, fl
     return torch.cat([a, b, truth, (0.5 + b - a).clamp(0, 1)], 3)
 
 
+def filmstrip(frames: Float[Tensor, "n 3 y x"], columns: int = 14) -> np.ndarray:
+    """`columns` frames of a rollout, evenly spaced, side by side."""
+    picked = torch.linspace(0, len(frames) - 1, columns).round().long()
+    return to_uint8(torch.cat(list(frames[picked]), 2)[None])[0]
+
+
+def filmstrips(path: Path, strips: Sequence[tuple[str, np.ndarray]], title: str) -> None:
+    """Labelled filmstrips, one above the other: the same frames under every policy."""
+    figure, axes = plt.subplots(len(strips), 1, figsize=(13, 1.02 * len(strips) + 0.4), squeeze=False, layout="constrained")
+    for axis, (label, image) in zip(axes.flat, strips, strict=True):
+        axis.imshow(image, interpolation="nearest")
+        axis.set(xticks=[], yticks=[])
+        axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+        axis.spines[:].set_visible(False)
+    figure.suptitle(title, fontsize=10)
+    _save_figure(path, figure)
+
+
 def contact_sheet(path: Path, entries: Sequence[tuple[str, np.ndarray]]) -> None:
     """Captioned strips, one above the other."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
     columns = 2
     lines = -(-len(entries) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(12, 1.75 * lines + 0.6), squeeze=False, layout="constrained")
@@ -63,18 +81,11 @@ def contact_sheet(path: Path, entries: Sequence[tuple[str, np.ndarray]]) -> None
         axis.imshow(image, interpolation="nearest")
         axis.set_title(caption, fontsize=8, loc="left")
     figure.suptitle("first visit | revisit | true view | difference around grey (left: best pairs, right: worst)", fontsize=9)
-    figure.savefig(path.with_name(f".{path.name}.partial.png"), dpi=110)
-    plt.close(figure)
-    path.with_name(f".{path.name}.partial.png").replace(path)
+    _save_figure(path, figure)
 
 
 def cost_plot(path: Path, series: dict[str, list[list[dict]]], title: str) -> None:
     """FPS, attended tokens and stored bytes over the rollout. series: label -> chunk rows of its trajectories."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
     panels = (
         ("frames a second", lambda r: r["frames"] / max(1e-9, sum(v for k, v in r.items() if k.startswith("seconds_")))),
@@ -94,6 +105,11 @@ def cost_plot(path: Path, series: dict[str, list[list[dict]]], title: str) -> No
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path.with_name(f".{path.name}.partial.png"), dpi=110)
+    _save_figure(path, figure)
+
+
+def _save_figure(path: Path, figure: plt.Figure) -> None:
+    temporary = path.with_name(f".{path.name}.partial.png")
+    figure.savefig(temporary, dpi=110)
     plt.close(figure)
-    path.with_name(f".{path.name}.partial.png").replace(path)
+    temporary.replace(path)

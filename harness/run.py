@@ -28,7 +28,7 @@ from rich.console import Console  # noqa: E402
 
 from harness.callbacks import ChunkProgress, ResultWriter, log_to_wandb  # noqa: E402
 from harness.cli import check_overrides, flatten  # noqa: E402
-from harness.media import contact_sheet, cost_plot  # noqa: E402
+from harness.media import contact_sheet, cost_plot, filmstrips  # noqa: E402
 from harness.results import RunFolder, config_hash, provenance, write_atomic  # noqa: E402
 from harness.runner import EvalModule, loader  # noqa: E402
 from harness.table import Run, comparison, finished_runs  # noqa: E402
@@ -73,7 +73,7 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str) -> dict:
         }
         results = folder.finish(run, world.names)
         _pictures(folder, label)
-        _cost_figure(path.parent, folder, label, results["run"]["comparable"])
+        _experiment_pictures(path.parent, folder, label, results["run"]["comparable"])
     else:
         console.print(f"finished before: {path} (overwrite=true runs it again)")
     current = Run(label, path, results, folder.values())
@@ -158,11 +158,16 @@ def _pictures(folder: RunFolder, label: str) -> None:
     cost_plot(folder.path / "chunks.png", {label: [r.chunks for r in records]}, f"{label}: cost over the rollout, median of {len(records)} trajectories")
 
 
-def _cost_figure(experiment: Path, folder: RunFolder, label: str, comparable: str) -> None:
-    """cost.png of the experiment: every comparable run's cost over the rollout, in one picture."""
-    series = {r.label: r.path for r in finished_runs(experiment) if r.results["run"]["comparable"] == comparable}
-    rows = {name: [r.chunks for r in RunFolder(path).records() if not r.error] for name, path in ({label: folder.path} | series).items()}
-    cost_plot(experiment / "cost.png", dict(sorted(rows.items())), f"{experiment.name}: cost over the rollout, median over trajectories")
+def _experiment_pictures(experiment: Path, folder: RunFolder, label: str, comparable: str) -> None:
+    """cost.png and frames.png of an experiment: every comparable run in one picture."""
+    runs = {r.label: r.path for r in finished_runs(experiment) if r.results["run"]["comparable"] == comparable}
+    runs = dict(sorted((runs | {label: folder.path}).items()))
+    rows = {name: [r.chunks for r in RunFolder(path).records() if not r.error] for name, path in runs.items()}
+    cost_plot(experiment / "cost.png", rows, f"{experiment.name}: cost over the rollout, median over trajectories")
+    for true in sorted((folder.path / "videos").glob("*_true.png"))[:1]:
+        own = true.name.replace("_true", "")
+        strips = [("true view", true)] + [(name, path / "videos" / own) for name, path in runs.items()]
+        filmstrips(experiment / "frames.png", [(name, iio.imread(p)) for name, p in strips if p.exists()], f"{experiment.name}: {own.removesuffix('.png')}")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -75,8 +75,8 @@ def _logger(name: str, cfg: DictConfig, done: int) -> CSVLogger | WandbLogger:
     return CSVLogger(cfg.out, name, f"log_from_{done:06d}")
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="experiment/train_rooms")
-def main(cfg: DictConfig) -> None:
+def train(cfg: DictConfig) -> Path:
+    """Both stages, each from where it was left; returns the weights file."""
     L.seed_everything(cfg.seed, verbose=False)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
@@ -100,7 +100,13 @@ def main(cfg: DictConfig) -> None:
     samples = SampleGrid(out / "samples", instantiate(cfg.samples, _convert_="all"), model)
     fit("denoiser", module, cfg.denoiser, cfg, 2, [samples, EMAWeightAveraging(decay=cfg.denoiser.ema)])
     save_weights(out / "rooms.safetensors", model, pack(codec, network))
-    print(f"weights: {out / 'rooms.safetensors'} (use them: python harness/run.py backbone.weights={out / 'rooms.safetensors'})")
+    return out / "rooms.safetensors"
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="experiment/train_rooms")
+def main(cfg: DictConfig) -> None:
+    path = train(cfg)
+    print(f"weights: {path} (use them: python harness/run.py backbone.weights={path})")
 
 
 if __name__ == "__main__":

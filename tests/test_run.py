@@ -15,7 +15,24 @@ import yaml
 from tests.conftest import ROOT
 
 TINY = ["backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "threads=1", "progress=false"]
-KEYS = ["quality/psnr_revisit", "quality/ssim_revisit", "quality/psnr_reference", "quality/psnr_floor", "quality/psnr_ceiling", "cost/fps_mean", "cost/fps_last", "cost/latency_p50_ms", "cost/latency_p95_ms", "cost/attended_tokens", "cost/window_bytes", "cost/bank_bytes_gpu", "cost/bank_bytes_cpu", "cost/bytes_moved", "cost/unreachable_frames", "cost/peak_bytes"]
+KEYS = [
+    "quality/psnr_revisit",
+    "quality/ssim_revisit",
+    "quality/psnr_reference",
+    "quality/psnr_floor",
+    "quality/psnr_ceiling",
+    "cost/fps_mean",
+    "cost/fps_last",
+    "cost/latency_p50_ms",
+    "cost/latency_p95_ms",
+    "cost/attended_tokens",
+    "cost/window_bytes",
+    "cost/bank_bytes_gpu",
+    "cost/bank_bytes_cpu",
+    "cost/bytes_moved",
+    "cost/unreachable_frames",
+    "cost/peak_bytes",
+]
 
 
 def start(*arguments, cwd, **env):

@@ -33,5 +33,5 @@ class SampleGrid(L.Callback):
             picked = torch.linspace(0, len(truth) - 1, 16).long()
             rows += [torch.cat(list(x[picked]), 2) for x in (out.frames, truth)]
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_image(self.folder / f"{int(module.step):06d}.png", to_uint8(torch.cat(rows, 1)[None])[0])
+        save_image(self.folder / f"{trainer.global_step // len(trainer.optimizers):06d}.png", to_uint8(torch.cat(rows, 1)[None])[0])
         module.log("val/psnr_guided", decibel(torch.cat(errors)).mean(), prog_bar=True)

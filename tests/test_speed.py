@@ -1,0 +1,40 @@
+"""Cost over the rollout, and the price of retrieval, on the shipped model."""
+
+import numpy as np
+
+from backbones.rooms import RoomsBackbone
+from harness.rollout import rollout
+from harness.stores import GpuStore
+from tests.conftest import make_policy, make_world
+
+
+def test_cost_grows_for_full_and_is_flat_for_windows(roll):
+    long = make_world(["R90L90R90L90R90L90R90L90"], degrees=5.0).trajectory(0)
+    rows = {n: [s.attended_rows for s in roll(make_policy(n), path=long).stats] for n in ("full", "worldkv", "sliding")}
+    assert len(rows["full"]) >= 40
+    assert rows["full"] == [18 * (i + 1) for i in range(len(rows["full"]))]
+    for name in ("worldkv", "sliding"):
+        assert len(set(rows[name][-30:])) == 1
+
+
+def test_retrieval_costs_at_most_a_tenth():
+    """Chunk time of worldkv against sink_recent at the same window (18 frames): assembly is once per chunk.
+
+    Interleaved runs; each chunk counts with its fastest run, which is what a busy machine disturbs least.
+    """
+    backbone = RoomsBackbone(device="cpu")
+    world = make_world(["R180_L180"], size=(64, 64), degrees=10.0, move_frames=6)
+    trajectory = world.trajectory(0)
+    forced = backbone.encode(trajectory.images)[:3]
+    seconds: dict[str, list[list[float]]] = {"worldkv": [], "sink_recent": []}
+    rows = {}
+    for _ in range(5):
+        for name, runs in seconds.items():
+            stats = rollout(backbone, make_policy(name), GpuStore(), trajectory, 0, forced).stats[-6:]
+            runs.append([s.seconds for s in stats])
+            rows[name] = stats[-1].attended_rows
+    assert rows["worldkv"] == rows["sink_recent"] == 18 * 64
+    total = {name: np.array(runs).min(0).sum() for name, runs in seconds.items()}
+    ratio = total["worldkv"] / total["sink_recent"]
+    print(f"worldkv takes {ratio:.3f} of sink_recent's chunk time")
+    assert ratio <= 1.10
