@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.media import filmstrip, save_image, save_video, strips, to_uint8
-from harness.results import RunFolder
+from harness.results import Record, RunFolder
 from harness.runner import Outcome
-from harness.types import ChunkStats
+from harness.types import ChunkStats, Rollout, Trajectory
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +38,10 @@ class ResultWriter(BasePredictionWriter):
                 picked = strips(rollout, trajectory, [ranked[-1], ranked[0]])
                 save_image(self.folder.path / "trajectories" / f"{record.name}.png", to_uint8(torch.cat(list(picked), 1)[None])[0])
             if module.world.names.index(record.name) < self.videos:
-                self._videos(prediction)
+                self._videos(record, rollout, trajectory)
         self.folder.write(record)
 
-    def _videos(self, outcome: Outcome) -> None:
-        rollout, trajectory, record = outcome.rollout, outcome.trajectory, outcome.record
+    def _videos(self, record: Record, rollout: Rollout, trajectory: Trajectory) -> None:
         videos = self.folder.path / "videos"
         frames = rollout.frames
         save_image(videos / f"{record.name}.png", filmstrip(frames))
@@ -102,7 +101,7 @@ def log_to_wandb(folder: RunFolder, results: dict, config: dict, mode: str, grou
             name=name,
             job_type="eval",
             config=config,
-            mode=mode,
+            mode="online" if mode == "online" else "offline",
             dir=folder.path,
             reinit="finish_previous",
             tags=[config["policy"], config["world"], config["backbone"]],
@@ -135,7 +134,7 @@ def _log_run(run, folder: RunFolder, results: dict) -> None:
     records = [r for r in folder.records() if r.pairs]
     columns = ["trajectory", *records[0].pairs[0]] if records else []
     if columns:
-        run.log({"pairs": wandb.Table(columns=columns, data=[[r.name, *p.values()] for r in records for p in r.pairs])})
+        run.log({"pairs": wandb.Table(columns=list(columns), data=[[r.name, *p.values()] for r in records for p in r.pairs])})
     run.summary.update({k: v["mean"] for k, v in results["summary"].items()})
     for picture in ("frames.png", "chunks.png"):
         if (folder.path / picture).exists():

@@ -7,6 +7,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,12 +17,7 @@ def check_overrides(conf: Path, arguments: Sequence[str]) -> None:
     try:
         parsed = OverridesParser.create().parse_overrides([a for a in arguments if "=" in a and not a.startswith("-")])
         groups = [o for o in parsed if (conf / o.key_or_group).is_dir()]
-        first = [
-            f"{o.input_line.split('=')[0]}={str(o.value()).split(',')[0]}"
-            if not o.is_sweep_override()
-            else f"{o.key_or_group}={next(iter(o.sweep_string_iterator()))}"
-            for o in groups
-        ]
+        first = [f"{'+' if o.is_add() else ''}{o.key_or_group}={_one(o)}" for o in groups]
         with initialize_config_dir(str(conf), version_base="1.3"):
             cfg = compose("config", first)
     except HydraException:
@@ -42,6 +38,11 @@ def check_overrides(conf: Path, arguments: Sequence[str]) -> None:
                 f"error: there is no setting {key!r}. Did you mean: {', '.join(close or siblings or known)}?"
                 + (f"\nsettings of {parent}: {', '.join(siblings)}" if siblings else "")
             )
+
+
+def _one(override: Override) -> str:
+    """The value of a group override; of a sweep, its first."""
+    return next(iter(override.sweep_string_iterator())) if override.is_sweep_override() else override.get_value_element_as_str()
 
 
 def flatten(tree: object, prefix: str = "") -> dict[str, object]:

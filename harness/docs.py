@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 BLOCK = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.S)
 KEPT = ("quality/", "cost/")
+SPEED = ("long",)
 
 
 def policy_table() -> str:
@@ -46,6 +47,8 @@ def collect(experiment: Path) -> None:
     runs = finished_runs(experiment)
     if not runs:
         raise SystemExit(f"{experiment} has no finished runs")
+    if len({r.results["run"]["comparable"] for r in runs}) > 1:
+        raise SystemExit(f"{experiment} mixes worlds, seeds or backbones; collect experiments whose runs differ by the policy alone")
     base = next((r for r in runs if r.label == BASELINE), None)
     first = runs[0].results["run"]
     table = {k: first[k] for k in ("world", "protocol", "seed", "trajectories", "device", "noise", "metrics", "fps_includes")}
@@ -62,38 +65,63 @@ def collect(experiment: Path) -> None:
 
 
 def results_table(name: str) -> str:
-    """The comparison of docs/results/NAME.json: means with paired differences to full KV, 95 % intervals."""
+    """The comparison of docs/results/NAME.json. SPEED tables show speed, which only a run with the machine to itself may."""
     table = json.loads((RESULTS / f"{name}.json").read_text())
-    rows = [
-        "| policy | PSNR revisit | difference to full | LPIPS revisit | PSNR true view | contrast | FPS | FPS last | tokens | window + bank MB | lost frames |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    columns = COST_COLUMNS if name in SPEED else QUALITY_COLUMNS
+    rows = ["| policy | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
     for label, run in sorted(table["runs"].items(), key=lambda item: -item[1]["summary"]["quality/psnr_revisit"]["mean"]):
-        mean = {k: v["mean"] for k, v in run["summary"].items()}
-        low, high = run["summary"]["quality/psnr_revisit"]["ci95"]
-        difference = run["difference"].get("quality/psnr_revisit")
-        bank = mean["cost/bank_bytes_gpu"] + mean["cost/bank_bytes_cpu"]
-        cells = [
-            f"`{label}`",
-            f"{mean['quality/psnr_revisit']:.2f} [{low:.2f}, {high:.2f}]",
-            "{:+.2f} [{:+.2f}, {:+.2f}]".format(difference["mean"], *difference["ci95"]) if difference and label != BASELINE else "",
-            f"{mean['quality/lpips_revisit']:.3f}",
-            f"{mean['quality/psnr_reference']:.2f}",
-            f"{mean['quality/contrast']:.2f}",
-            f"{mean['cost/fps_mean']:.1f}",
-            f"{mean['cost/fps_last']:.1f}",
-            f"{mean['cost/attended_tokens']:.0f}",
-            f"{mean['cost/window_bytes'] / 1e6:.1f} + {bank / 1e6:.1f}",
-            f"{mean['cost/unreachable_frames']:.1f}",
-        ]
-        rows.append("| " + " | ".join(cells) + " |")
+        rows.append(f"| `{label}` | " + " | ".join(cell(run) for cell in columns.values()) + " |")
     one = next(iter(table["runs"].values()))["summary"]
-    ends = ", ".join(
-        f"{which} {one[f'quality/psnr_{which}']['mean']:.1f} dB / LPIPS {one[f'quality/lpips_{which}']['mean']:.3f}" for which in ("floor", "ceiling")
-    )
-    rows.append("")
-    rows.append(f"{table['trajectories']} held-out trajectories, `{table['protocol']}`, seed {table['seed']}, same noise; {ends}; {table['device']}.")
-    return "\n".join(rows)
+    ends = ", ".join(f"{w} {one[f'quality/psnr_{w}']['mean']:.1f} dB / LPIPS {one[f'quality/lpips_{w}']['mean']:.3f}" for w in ("floor", "ceiling"))
+    about = f"{table['trajectories']} held-out trajectories, `{table['protocol']}`, seed {table['seed']}, same noise"
+    return "\n".join([*rows, "", f"{about}; {ends}; {table['device']}."])
+
+
+def _mean(key: str, form: str, factor: float = 1.0):
+    return lambda run: form.format(run["summary"][key]["mean"] * factor)
+
+
+def _interval(key: str, form: str):
+    return lambda run: f"{form.format(run['summary'][key]['mean'])} [" + ", ".join(form.format(v) for v in run["summary"][key]["ci95"]) + "]"
+
+
+def _difference(key: str, form: str):
+    def cell(run: dict) -> str:
+        entry = run["difference"].get(key)
+        if not entry or entry["mean"] == 0 == entry["ci95"][0]:
+            return ""
+        return f"{form.format(entry['mean'])} [" + ", ".join(form.format(v) for v in entry["ci95"]) + "]"
+
+    return cell
+
+
+def _bank(run: dict) -> str:
+    return f"{sum(run['summary'][f'cost/bank_bytes_{tier}']['mean'] for tier in ('gpu', 'cpu')) / 1e6:.1f}"
+
+
+QUALITY_COLUMNS = {
+    "PSNR revisit": _interval("quality/psnr_revisit", "{:.2f}"),
+    "to full": _difference("quality/psnr_revisit", "{:+.2f}"),
+    "LPIPS revisit": _mean("quality/lpips_revisit", "{:.3f}"),
+    "to full ": _difference("quality/lpips_revisit", "{:+.3f}"),
+    "PSNR true view": _mean("quality/psnr_reference", "{:.2f}"),
+    "contrast": _mean("quality/contrast", "{:.2f}"),
+    "tokens": _mean("cost/attended_tokens", "{:.0f}"),
+    "window MB": _mean("cost/window_bytes", "{:.1f}", 1e-6),
+    "bank MB": _bank,
+    "lost": _mean("cost/unreachable_frames", "{:.1f}"),
+}
+COST_COLUMNS = {
+    "FPS": _mean("cost/fps_mean", "{:.1f}"),
+    "FPS last": _mean("cost/fps_last", "{:.1f}"),
+    "p95 ms": _mean("cost/latency_p95_ms", "{:.0f}"),
+    "tokens last": _mean("cost/attended_tokens_last", "{:.0f}"),
+    "window MB": _mean("cost/window_bytes", "{:.1f}", 1e-6),
+    "bank MB": _bank,
+    "moved MB a chunk": _mean("cost/bytes_moved", "{:.2f}", 1e-6),
+    "assembly + commit": lambda run: f"{100 * (run['summary']['cost/share_assemble']['mean'] + run['summary']['cost/share_commit']['mean']):.1f} %",
+    "PSNR revisit": _mean("quality/psnr_revisit", "{:.2f}"),
+}
 
 
 def render(readme: str) -> str:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import imageio.v3 as iio
 import matplotlib
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from harness.types import Rollout, Trajectory
@@ -108,7 +108,7 @@ def cost_plot(path: Path, series: dict[str, list[list[dict]]], title: str) -> No
     _save_figure(path, figure)
 
 
-def _save_figure(path: Path, figure: plt.Figure) -> None:
+def _save_figure(path: Path, figure: Figure) -> None:
     temporary = path.with_name(f".{path.name}.partial.png")
     figure.savefig(temporary, dpi=110)
     plt.close(figure)

@@ -48,6 +48,7 @@ def rollout(
         clock.lap("assemble")
         is_forced = chunk.index < given
         if is_forced:
+            assert forced is not None
             x0 = forced[chunk.start : chunk.start + g.chunk][None].to(g.device, torch.float32)
         else:
             rng = _generator(seed, trajectory.name, chunk.index)

@@ -57,7 +57,7 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str) -> dict:
     results = folder.results()
     done = folder.done() & set(world.names)
     fresh = results is None or len(done) < len(world.names)
-    if fresh:
+    if results is None or fresh:
         write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
         _predict(cfg, settings, folder, world, done)
         run = {
@@ -101,11 +101,14 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
         cfg.seed,
         progress.observe if cfg.devices == 1 else _ignore,
     )
+    callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos)]
+    if cfg.devices == 1:
+        callbacks.append(progress)
     trainer = L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=cfg.devices,
         strategy="ddp_spawn" if cfg.devices > 1 else "auto",
-        callbacks=[ResultWriter(folder, cfg.videos)] + ([progress] if cfg.devices == 1 else []),
+        callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -181,7 +184,7 @@ def _main(cfg: DictConfig) -> None:
     warnings.filterwarnings("ignore", module="lightning")
     hydra_config = HydraConfig.get()
     choices = {k: str(v) for k, v in hydra_config.runtime.choices.items()}
-    tweaks = [o.removeprefix("policy.") for o in hydra_config.overrides.task if o.startswith("policy.")]
+    tweaks = [o[len("policy.") :] for o in hydra_config.overrides.task if o.startswith(("policy.", "policy/"))]
     try:
         evaluate(cfg, choices, " ".join([choices["policy"], *tweaks]))
     except (ValueError, FileNotFoundError, OSError) as error:

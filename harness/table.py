@@ -50,9 +50,10 @@ def finished_runs(experiment: Path) -> list[Run]:
 def comparison(experiment: Path, current: Run) -> Group:
     """Every finished run of an experiment beside the current one (marked): quality with floor, ceiling and paired
     differences, then cost."""
-    runs = {r.label: r for r in finished_runs(experiment)} | {current.label: current}
     about = current.results["run"]
-    same = {k: r for k, r in sorted(runs.items()) if r.results["run"]["comparable"] == about["comparable"]}
+    runs = finished_runs(experiment)
+    comparable = {r.label: r for r in runs if r.results["run"]["comparable"] == about["comparable"]} | {current.label: current}
+    same = dict(sorted(comparable.items()))
     baseline = same.get(BASELINE)
     quality = Table(title=f"{experiment.name}: {about['trajectories']} trajectories of {about['world']}, {about['protocol']}; mean [95 % interval]")
     cost = Table(title=f"cost on {about['device']}", caption="bytes over all layers; lost: past frames that nothing could reach")
@@ -70,7 +71,7 @@ def comparison(experiment: Path, current: Run) -> Group:
         cells = {f"quality/{m}_revisit": summary.get(f"quality/{m}_{which}") for m in ("psnr", "ssim", "lpips")}
         quality.add_row(f"[dim]{which}", *[fmt.format(cells[key]["mean"]) if cells.get(key) else "" for key, _, fmt, _ in QUALITY], "")
     quality.caption = CAPTION
-    if others := len(runs) - len(same):
+    if others := sum(r.results["run"]["comparable"] != about["comparable"] for r in runs):
         quality.caption += f"; {others} runs of another world, seed or backbone are not comparable and not shown"
     return Group(quality, cost)
 

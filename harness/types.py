@@ -107,8 +107,8 @@ class Page:
         k, v = (torch.cat([getattr(p, name) for p in pages], 2) for name in ("k", "v"))
         return Page(k, v, torch.cat([p.positions for p in pages], 1))
 
-    def to(self, device: torch.device, **kwargs: bool) -> "Page":
-        return Page(self.k.to(device, **kwargs), self.v.to(device, **kwargs), self.positions)
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Page":
+        return Page(self.k.to(device, non_blocking=non_blocking), self.v.to(device, non_blocking=non_blocking), self.positions)
 
 
 @dataclass(frozen=True)

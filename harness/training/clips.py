@@ -112,7 +112,8 @@ class Batches(Sampler[list[tuple[int, int]]]):
                 step, clip = step + 1, clip + phase.batch
 
     def __len__(self) -> int:
-        return max(0, sum(p.steps for p in self.phases) - self.start)
+        """The whole run's steps, not the remaining ones: a resumed Lightning epoch goes on counting where it was."""
+        return sum(p.steps for p in self.phases)
 
 
 def collate(clips: list[Clip]) -> Clip:

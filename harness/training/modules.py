@@ -75,9 +75,9 @@ class DenoiserTraining(L.LightningModule):
         """Latents, ray features and RoPE positions of a batch of clips."""
         with torch.no_grad():
             latents = self.codec.encode(clip.frames.flatten(0, 1).float() / 255)
-        grid = latents.shape[-2:]
+        grid = (latents.shape[-2], latents.shape[-1])
         tokens = latents.flatten(2).transpose(1, 2).unflatten(0, clip.times.shape)
-        origin, direction = rays(clip.c2w.flatten(0, 1), clip.intrinsics.flatten(0, 1), tuple(grid), grid[0] / clip.frames.shape[-2])
+        origin, direction = rays(clip.c2w.flatten(0, 1), clip.intrinsics.flatten(0, 1), grid, grid[0] / clip.frames.shape[-2])
         features = ray_features(origin, direction).unflatten(0, clip.times.shape)
         return tokens, features, ray_positions(clip.times.flatten(), direction).unflatten(0, clip.times.shape)
 
@@ -105,6 +105,7 @@ class DenoiserTraining(L.LightningModule):
         loss, top = self.loss(clip, torch.Generator().manual_seed(10**6 + step))
         factor = schedule(step, self.steps, self.warmup, self.decay)
         optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
         for optimizer, lr in zip(optimizers, (self.lr_muon, self.lr_adam), strict=True):
             optimizer.zero_grad()
             for group in optimizer.param_groups:
