@@ -164,3 +164,13 @@ def test_world_is_a_function_of_its_index():
     assert len(a.c2w) % 3 == 0
     with pytest.raises(ValueError, match="train, validation, test"):
         make_world(["R_L90"], split="tset")
+
+
+@pytest.mark.parametrize("index", range(8))
+def test_pairs_survive_any_place_in_any_room(index):
+    """The start pose's rounding must not lose pairs: the same number as around the origin."""
+    world = make_world(["R_L180", "WR_LS120"], trajectories=8, degrees=10.0, move_frames=6, min_gap=9, overlap=0.3)
+    t = world.trajectory(index)
+    at_origin = find_pairs(integrate(t.actions, 0.12), 80.0, overlap=0.3)
+    assert [(p.first, p.revisit) for p in t.pairs] == [(p.first, p.revisit) for p in at_origin]
+    assert all(p.gap_metres < 1e-4 for p in t.pairs)

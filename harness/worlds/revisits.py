@@ -11,7 +11,8 @@ from harness.worlds.poses import angle
 def distances(c2w: Float[Tensor, "f 4 4"]) -> tuple[Float[Tensor, "f f"], Float[Tensor, "f f"]]:
     """Metres and degrees between every two poses."""
     position, rotation = c2w[:, :3, 3], c2w[:, :3, :3]
-    return torch.cdist(position, position), angle(rotation[:, None], rotation[None])
+    # not cdist: for more than 25 points it multiplies matrices, and a pose is then millimetres from itself
+    return (position[:, None] - position[None]).norm(dim=-1), angle(rotation[:, None], rotation[None])
 
 
 def find_pairs(
