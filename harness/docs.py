@@ -14,17 +14,21 @@ import importlib  # noqa: E402
 import inspect  # noqa: E402
 import json  # noqa: E402
 import re  # noqa: E402
+import shutil  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+import imageio.v3 as iio  # noqa: E402
 import yaml  # noqa: E402
 
+from harness.media import filmstrips  # noqa: E402
 from harness.results import paired, write_atomic  # noqa: E402
-from harness.table import BASELINE, finished_runs  # noqa: E402
+from harness.table import BASELINE, Run, finished_runs  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 BLOCK = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.S)
 KEPT = ("quality/", "cost/")
+HERO = ("full", "worldkv", "sliding")
 SPEED = ("long",)
 
 
@@ -40,6 +44,16 @@ def policy_table() -> str:
             what = " ".join((inspect.getdoc(getattr(importlib.import_module(module), name)) or "").split())
         rows.append(f"| `{file.stem}` | {what} |")
     return "\n".join(rows)
+
+
+def hero(runs: list[Run]) -> None:
+    """docs/frames.png: the first filmed trajectory under the policies of the README's first picture."""
+    chosen = {r.label: r.path / "videos" for r in runs if r.label in HERO}
+    true = sorted(next(iter(chosen.values())).glob("*_true.png"))[0]
+    own = true.name.replace("_true", "")
+    strips = [("true view", true)] + [(label, chosen[label] / own) for label in HERO]
+    title = "out (given) and back (generated): the left half was seen on the way out, the right half is what each policy remembers"
+    filmstrips(ROOT / "docs" / "frames.png", [(label, iio.imread(path)) for label, path in strips], title)
 
 
 def collect(experiment: Path) -> None:
@@ -61,6 +75,10 @@ def collect(experiment: Path) -> None:
         for r in runs
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
+    if {r.label for r in runs} >= set(HERO) and table["protocol"] == "guided":
+        hero(runs)
+    if experiment.name in SPEED:
+        shutil.copy(experiment / "cost.png", ROOT / "docs" / "cost.png")
     write_atomic(RESULTS / f"{experiment.name}.json", json.dumps(table, indent=1) + "\n")
 
 

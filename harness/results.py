@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -37,11 +38,23 @@ class Record:
 class RunFolder:
     """All paths and files of one run. Nothing here is ever half-written: files appear whole, by rename."""
 
+    FILES = ("config.yaml", "results.json", "pairs.csv", "chunks.csv", "trajectories.jsonl", "frames.png", "chunks.png")
+    FOLDERS = ("trajectories", "videos", "wandb")
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._records = path / "trajectories"
-        self._records.mkdir(parents=True, exist_ok=True)
-        (path / "videos").mkdir(exist_ok=True)
+
+    def create(self) -> None:
+        for name in ("trajectories", "videos"):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+
+    def clear(self) -> None:
+        """Remove what a run wrote, and nothing else that may lie there."""
+        for name in self.FOLDERS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in self.FILES:
+            (self.path / name).unlink(missing_ok=True)
 
     def done(self) -> set[str]:
         """Names of trajectories that need not run again (failed ones do)."""
@@ -51,21 +64,22 @@ class RunFolder:
         write_atomic(self._records / f"{_file_name(record.name)}.json", json.dumps(asdict(record)))
 
     def records(self) -> list[Record]:
-        """All readable records, by name; a damaged file counts as not run."""
+        """All readable records, by name; a damaged file counts as not run (and is replaced when it is)."""
         found = []
         for file in sorted(self._records.glob("*.json")):
             try:
                 found.append(Record(**json.loads(file.read_text())))
             except (json.JSONDecodeError, TypeError):
-                file.unlink()
+                continue
         return found
 
     def results(self) -> dict | None:
-        """The finished run's results, or None."""
+        """The finished run's results, or None (also for a file of another schema, or none of ours)."""
         try:
-            return json.loads((self.path / "results.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+            results = json.loads((self.path / "results.json").read_text())
+        except (OSError, json.JSONDecodeError):
             return None
+        return results if isinstance(results, dict) and results.get("schema") == SCHEMA else None
 
     def finish(self, run: dict, expected: Sequence[str]) -> dict:
         """Aggregate the records of `expected` trajectories into results.json, pairs.csv, chunks.csv, trajectories.jsonl."""

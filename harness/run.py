@@ -11,7 +11,6 @@ if __name__ == "__main__" and not __package__:
 
 import logging  # noqa: E402
 import os  # noqa: E402
-import shutil  # noqa: E402
 import warnings  # noqa: E402
 from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -49,15 +48,16 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str) -> dict:
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
-    if cfg.overwrite and path.exists():
-        shutil.rmtree(path)
     folder = RunFolder(path)
+    if cfg.overwrite:
+        folder.clear()
     _check_same(folder, deciding)
     world = instantiate(cfg.world, _convert_="all")
     results = folder.results()
     done = folder.done() & set(world.names)
     fresh = results is None or len(done) < len(world.names)
     if results is None or fresh:
+        folder.create()
         write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
         _predict(cfg, settings, folder, world, done)
         run = {
@@ -73,7 +73,8 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str) -> dict:
         }
         results = folder.finish(run, world.names)
         _pictures(folder, label)
-        _experiment_pictures(path.parent, folder, label, results["run"]["comparable"])
+        if not cfg.run_dir:  # a chosen folder's parent is not ours to write to
+            _experiment_pictures(path.parent, folder, label, results["run"]["comparable"])
     else:
         console.print(f"finished before: {path} (overwrite=true runs it again)")
     current = Run(label, path, results, folder.values())

@@ -22,6 +22,7 @@ ALLOWED = {  # module prefix -> prefixes of ours that it may import
     "harness.media": ("harness.types",),
     "harness.table": ("harness.results",),
     "harness.cli": (),
+    "harness.docs": ("harness.media", "harness.results", "harness.table"),
     "harness.runner": ("harness", "metrics"),
     "harness.callbacks": ("harness",),
     "harness.training": ("harness", "backbones", "policies.full"),

@@ -12,6 +12,7 @@ from harness.results import Record, RunFolder, interval, paired, summarise, writ
 
 def test_records_survive_and_damage_is_run_again(tmp_path):
     folder = RunFolder(tmp_path)
+    folder.create()
     folder.write(Record("a/1", {"quality/x": 1.0}))
     folder.write(Record("b", {}, error="NaN"))
     (tmp_path / "trajectories" / "c.json").write_text('{"name": "c", "val')
@@ -19,10 +20,23 @@ def test_records_survive_and_damage_is_run_again(tmp_path):
     assert RunFolder(tmp_path).values() == {"a/1": {"quality/x": 1.0}}
     (tmp_path / "results.json").write_text("{")
     assert folder.results() is None
+    (tmp_path / "results.json").write_text('{"accuracy": 1}')
+    assert folder.results() is None, "somebody else's file"
+
+
+def test_clearing_touches_nothing_else(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    folder = RunFolder(tmp_path)
+    folder.create()
+    folder.write(Record("a", {}))
+    folder.finish({}, ["a"])
+    folder.clear()
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_finish_writes_what_it_promises(tmp_path):
     folder = RunFolder(tmp_path)
+    folder.create()
     for i in range(4):
         folder.write(Record(f"t{i}", {"quality/x": float(i)}, [{"first": 0, "psnr": 1.0 * i}], [{"chunk": 0}], noise=str(i)))
     folder.write(Record("t4", {}, error="out of memory"))
