@@ -9,3 +9,9 @@ def rotate(x: Float[Tensor, "*b n h d"], cos: Float[Tensor, "*a n 1 e"], sin: Fl
     """Rotate channel pairs (i, i + d/2) of `x` by angles given as cosines and sines (e = d/2), in float32."""
     first, second = x.float().chunk(2, -1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], -1).to(x.dtype)
+
+
+def rotate_adjacent(x: Float[Tensor, "*b n h d"], cos: Float[Tensor, "*a n 1 e"], sin: Float[Tensor, "*a n 1 e"]) -> Float[Tensor, "*b n h d"]:
+    """Rotate channel pairs (2i, 2i+1), the Wan family's layout, by angles given as cosines and sines (e = d/2), in float32."""
+    first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(-2).to(x.dtype)

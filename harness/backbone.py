@@ -19,13 +19,23 @@ class Backbone(ABC):
     timesteps: tuple[float, ...]  # noise level of every denoising pass, falling; the clean pass at 0 follows
     channels: int  # of a latent
 
+    def begin(self, trajectory: Trajectory) -> None:
+        """A rollout starts: forget the last one's state (a streaming decoder, auxiliary caches) and prepare what all its
+        chunks share (prompt, image condition)."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the state that a rollout keeps besides self-attention's K/V, such as a model's own action caches."""
+        return 0
+
     @abstractmethod
     def condition(self, trajectory: Trajectory, chunk: Chunk) -> Condition:
         """Everything a chunk's passes share: RoPE positions and network inputs, computed once."""
 
     @abstractmethod
     def denoise(self, x: Float[Tensor, "b f s c"], t: float, condition: Condition, kv: KVSeam) -> Float[Tensor, "b f s c"]:
-        """One pass: noisy latents at level `t` to predicted clean latents x0. `t=0` is the clean pass."""
+        """One pass: noisy latents at level `t` to predicted clean latents x0. `t=0` is the clean pass, the chunk's last: its
+        K/V are kept, and so is whatever else a backbone remembers of a chunk."""
 
     @abstractmethod
     def renoise(self, x0: Float[Tensor, "b f s c"], t: float, noise: Float[Tensor, "b f s c"]) -> Float[Tensor, "b f s c"]:
@@ -41,7 +51,11 @@ class Backbone(ABC):
 
     @abstractmethod
     def decode(self, latents: Float[Tensor, "f s c"]) -> Float[Tensor, "p 3 y x"]:
-        """Latents of one chunk to video frames in [0, 1], on the CPU. Called chunk by chunk, in order."""
+        """Latents of one chunk to video frames in [0, 1], on the CPU. Called chunk by chunk, in order, after `begin`."""
+
+    def roundtrip(self, frames: Float[Tensor, "p 3 y x"]) -> Float[Tensor, "p 3 y x"]:
+        """What is left of true frames after the codec: the ceiling of every score. Ends a rollout."""
+        return self.decode(self.encode(frames))
 
     def noise(self, generator: torch.Generator) -> Float[Tensor, "1 f s c"]:
         """Noise for one chunk from a CPU generator: the same on every device and for every policy."""

@@ -70,7 +70,7 @@ class ChunkProgress(L.Callback):
         self._task = self._bar.add_task("trajectories", total=total, completed=done, live="")
 
     def observe(self, name: str, stats: ChunkStats) -> None:
-        kind = "given" if stats.forced else f"{stats.frames / stats.seconds:.1f} fps"
+        kind = "given" if stats.forced else f"{stats.frames_px / stats.seconds:.1f} fps"
         self._bar.update(self._task, live=f"{name} chunk {stats.chunk}: {kind}")
 
     def on_predict_start(self, trainer, module) -> None:
@@ -164,7 +164,7 @@ def _mean_by_chunk(trajectories: Sequence[list[dict]]) -> list[dict[str, float]]
         curves.append(
             {
                 "frame": start,
-                "chunk_cost/fps": mean("frames") / seconds,
+                "chunk_cost/fps": mean("frames_px") / seconds,
                 "chunk_cost/attended_tokens": mean("attended_rows"),
                 "chunk_cost/window_bytes": mean("window_bytes"),
                 "chunk_cost/bank_bytes": mean("bank_bytes_gpu") + mean("bank_bytes_cpu"),

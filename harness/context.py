@@ -35,6 +35,7 @@ class ContextBuffer(Store):
         self._k, self._v = (torch.empty(self._shape, dtype=g.dtype, device=device) for _ in range(2))
         self._slots: dict[int, np.ndarray] = {}  # frame -> its rows in the buffer
         self._times: dict[int, float | None] = {}  # frame -> temporal position it was rotated at (None: its own)
+        self._part: dict[int, Tensor] = {}  # frame -> the part of its stored rows that is here, if not all
         self._positions: dict[int, Tensor] = {}
         self._tail = slice(0, 0)
         self._length = 0
@@ -54,15 +55,25 @@ class ContextBuffer(Store):
         if (plan.times is not None or plan.start is not None) and not bank.raw_keys:
             raise ValueError(f"chunk {chunk.index}: the plan places rows anew, but the bank keeps rotated keys; set raw_keys in the policy's reset")
         times = dict(zip(plan.frames, plan.times or [None] * len(plan.frames), strict=True))
-        for frame in [f for f in self._slots if f not in times]:
+        rows = {f: plan.rows[f].shape[1] if f in plan.rows else bank.rows(f) for f in plan.frames}
+        for frame in [f for f in self._slots if f not in rows or not self._stays(f, times[f], rows[f], plan)]:
             bank.demote(frame)
-        for frame in [f for f in self._slots if self._times[f] != times[f] or len(self._slots[f]) != bank.rows(f)]:
-            self.drop(frame)
-        self._lay_out({f: bank.rows(f) for f in plan.frames}, len(condition.positions))
+        self._lay_out(rows, len(condition.positions))
         for frame in plan.frames:
             if frame not in self._times:
-                self._load(frame, bank.page(frame), times[frame], bank.raw_keys)
+                page = bank.page(frame)
+                if frame in plan.rows:
+                    self._part[frame] = plan.rows[frame]
+                    page = page.keep(plan.rows[frame])
+                self._load(frame, page, times[frame], bank.raw_keys)
         self._begin(plan, chunk, condition, policy)
+
+    def _stays(self, frame: int, time: float | None, rows: int, plan: Plan) -> bool:
+        """Whether the rows of a frame that is here are the planned ones, at their planned position."""
+        if self._times[frame] != time or len(self._slots[frame]) != rows:
+            return False
+        here, wanted = self._part.get(frame), plan.rows.get(frame)
+        return wanted is None and here is None or wanted is not None and here is not None and torch.equal(wanted, here)
 
     def _lay_out(self, rows: dict[int, int], own: int) -> None:
         """Give every planned frame its slots and the chunk a contiguous run, all within `[0, length)`."""
@@ -167,7 +178,7 @@ class ContextBuffer(Store):
         return Page(self._k[:, :, at].clone(), self._v[:, :, at].clone(), self._positions[frame])
 
     def drop(self, frame: int) -> None:
-        for table in (self._slots, self._times, self._positions):
+        for table in (self._slots, self._times, self._positions, self._part):
             table.pop(frame, None)
 
     def frames(self) -> Iterable[int]:

@@ -33,6 +33,7 @@ def rollout(
     g = backbone.geometry
     chunks = chunks_of(trajectory, g)
     policy.reset(g)
+    backbone.begin(trajectory)
     context = ContextBuffer(g, 1, backbone.rope, limit_rows=len(chunks) * g.chunk * g.tokens)
     bank = KVBank(g, context, store, policy.raw_keys)
     given = 0 if forced is None else len(forced) // g.chunk
@@ -75,6 +76,7 @@ def rollout(
                 chunk=chunk.index,
                 start=chunk.start,
                 frames=g.chunk,
+                frames_px=len(frames[-1]),
                 forced=is_forced,
                 attended_rows=context.rows,
                 window_bytes=context.rows * g.row_bytes,
@@ -83,7 +85,8 @@ def rollout(
                 bytes_moved=bank.bytes_moved - moved,
                 rows_rotated=context.rows_rotated - rotated,
                 unreachable_frames=len(history),
-                peak_bytes=peak.read(context.nbytes + bank.nbytes("gpu")),
+                state_bytes=backbone.state_bytes,
+                peak_bytes=peak.read(context.nbytes + bank.nbytes("gpu") + backbone.state_bytes),
                 **clock.laps,
                 retrieved=plan.retrieved,
                 attended=plan.frames,
@@ -91,7 +94,7 @@ def rollout(
         )
         observe(stats[-1])
     video = torch.cat(frames)
-    generated = torch.arange(len(video)) >= given * g.chunk * g.stride_px
+    generated = torch.arange(len(video)) >= g.frames_px(given * g.chunk)
     return Rollout(video, generated, tuple(stats), fingerprint.hexdigest()[:16], torch.cat(latents))
 
 

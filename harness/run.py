@@ -21,6 +21,7 @@ import lightning as L  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from hydra.core.hydra_config import HydraConfig  # noqa: E402
+from hydra.errors import InstantiationException  # noqa: E402
 from hydra.utils import instantiate  # noqa: E402
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
 from rich.console import Console  # noqa: E402
@@ -188,10 +189,10 @@ def _main(cfg: DictConfig) -> None:
     tweaks = [o[len("policy.") :] for o in hydra_config.overrides.task if o.startswith(("policy.", "policy/"))]
     try:
         evaluate(cfg, choices, " ".join([choices["policy"], *tweaks]))
-    except (ValueError, FileNotFoundError, OSError) as error:
+    except (ValueError, OSError, InstantiationException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {error.__cause__ or error}") from None
 
 
 def main() -> None:

@@ -82,7 +82,6 @@ class EvalModule(L.LightningModule):
             return Outcome(Record(name, {}, error=f"out of memory ({error}); {remedy}"))
 
     def _evaluate(self, trajectory: Trajectory) -> Outcome:
-        g = self.backbone.geometry
         forced = self.backbone.encode(trajectory.images)
         out = rollout(
             self.backbone,
@@ -94,9 +93,9 @@ class EvalModule(L.LightningModule):
             lambda stats: self.observe(trajectory.name, stats),
         )
         truth = trajectory.reference
-        roundtrip = None if truth is None else self.backbone.decode(self.backbone.encode(truth))
+        roundtrip = None if truth is None else self.backbone.roundtrip(truth)
         pairs = score_pairs(out, trajectory, roundtrip, self.frame_metrics)
-        values = mean_scores(pairs) | drift(out, trajectory) | cost(out, g.stride_px)
+        values = mean_scores(pairs) | drift(out, trajectory) | cost(out)
         values |= {"pairs": float(len(pairs)), "chunks": float(len(out.stats))}
         return Outcome(Record(trajectory.name, values, pairs, [chunk_row(s) for s in out.stats], out.noise), trajectory, out)
 

@@ -5,6 +5,7 @@ frame, `n` context rows, `m` rows of the current chunk, `h` heads, `d` head dim,
 and `l b n h d` where all layers travel together. A *frame* is a latent frame; names of video frames end in `_px`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +22,7 @@ class Geometry:
     head_dim: int
     tokens: int  # per latent frame
     chunk: int  # latent frames denoised together
-    stride_px: int = 1  # video frames per latent frame
+    stride_px: int = 1  # video frames per latent frame, the first excepted, which is one
     dtype: torch.dtype = torch.float32
     device: torch.device = torch.device("cpu")
 
@@ -33,6 +34,10 @@ class Geometry:
     @property
     def frame_bytes(self) -> int:
         return self.tokens * self.row_bytes
+
+    def frames_px(self, frames: int) -> int:
+        """Video frames of the first `frames` latent frames: a causal codec's first latent frame is one video frame."""
+        return 1 + (frames - 1) * self.stride_px if frames else 0
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,8 @@ class Plan:
     """Which stored latent frames the next chunk attends to, and where RoPE places them.
 
     frames: pages in the order of the window. times: temporal position of each of them; None keeps their own.
-    start: temporal position of the chunk's first frame; None keeps its own. candidates: frames that could have been
+    start: temporal position of the chunk's first frame; None keeps its own. rows: for frames that are only attended to in
+    part, which of their stored rows, per layer; the others stay in the bank. candidates: frames that could have been
     chosen but were not; what is in neither is reported as unreachable history. retrieved: the part of `frames` that a
     selector chose, for the trace.
     """
@@ -124,6 +130,7 @@ class Plan:
     frames: tuple[int, ...]
     times: tuple[float, ...] | None = None
     start: float | None = None
+    rows: Mapping[int, Int[Tensor, "l n"]] = field(default_factory=dict)
     candidates: frozenset[int] = frozenset()
     retrieved: tuple[int, ...] = ()
 
@@ -132,6 +139,8 @@ class Plan:
             raise ValueError(f"a plan attends to a frame twice: {self.frames}")
         if self.times is not None and len(self.times) != len(self.frames):
             raise ValueError(f"a plan of {len(self.frames)} frames has {len(self.times)} times: give one time per frame")
+        if unknown := self.rows.keys() - set(self.frames):
+            raise ValueError(f"a plan names rows of frames {sorted(unknown)}, which it does not attend to")
 
     @staticmethod
     def of_frames(frames: list[int] | tuple[int, ...], candidates: set[int] | frozenset[int] = frozenset()) -> "Plan":
@@ -156,6 +165,7 @@ class ChunkStats:
     chunk: int
     start: int
     frames: int
+    frames_px: int
     forced: bool
     attended_rows: int
     window_bytes: int  # rows of the context buffer in use, all layers
@@ -164,6 +174,7 @@ class ChunkStats:
     bytes_moved: int  # between window, tiers and devices, for this chunk
     rows_rotated: int  # stored rows whose RoPE was applied again
     unreachable_frames: int
+    state_bytes: int  # of the backbone besides the window: action caches, prompt K/V
     peak_bytes: int
     seconds_plan: float
     seconds_assemble: float

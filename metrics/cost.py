@@ -7,7 +7,7 @@ from harness.types import ChunkStats, Rollout
 PARTS = ("plan", "assemble", "passes", "commit", "decode")
 
 
-def cost(rollout: Rollout, stride_px: int) -> dict[str, float]:
+def cost(rollout: Rollout) -> dict[str, float]:
     """Cost columns of one trajectory, over the generated chunks (forced ones run one pass and would flatter).
 
     fps_mean: video frames over seconds (so, harmonic over chunks). fps_last: the last chunk's, the paper's figure.
@@ -17,7 +17,7 @@ def cost(rollout: Rollout, stride_px: int) -> dict[str, float]:
     chunks = [s for s in rollout.stats if not s.forced]
     if not chunks:
         return {}
-    seconds, frames = np.array([s.seconds for s in chunks]), np.array([s.frames * stride_px for s in chunks])
+    seconds, frames = np.array([s.seconds for s in chunks]), np.array([s.frames_px for s in chunks])
     last, total = chunks[-1], seconds.sum()
     columns = {
         "fps_mean": frames.sum() / total,
@@ -32,6 +32,7 @@ def cost(rollout: Rollout, stride_px: int) -> dict[str, float]:
         "bytes_moved": np.mean([s.bytes_moved for s in chunks]),
         "rows_rotated": np.mean([s.rows_rotated for s in chunks]),
         "unreachable_frames": np.mean([s.unreachable_frames for s in chunks]),
+        "state_bytes": last.state_bytes,
         "peak_bytes": max(s.peak_bytes for s in chunks),
     }
     columns |= {f"share_{part}": sum(_part(s, part) for s in chunks) / total for part in PARTS}

@@ -3,13 +3,12 @@
 from dataclasses import dataclass, field
 from math import inf
 
-from jaxtyping import Int
 from torch import Tensor
 
 from harness.bank import KVBank
 from harness.policy import CachePolicy
 from harness.types import KV, Chunk, Geometry, Plan, Site
-from policies.compress.base import Compressor
+from policies.compress.base import Compressor, Kept
 from policies.place.base import Placement
 from policies.select.base import Selector
 
@@ -23,7 +22,8 @@ class RetrievalPolicy(CachePolicy):
     A chunk that leaves the recent window is compressed and banked; before each chunk the selector orders the banked
     chunks and as many as fit the budget come back. sink and recent are frames before the chunk. `unit` says what
     `retrieved` counts: frame-equivalents of stored rows, whole frames however compressed, tokens, or bytes over all
-    layers. blind and fallback are the released code's quirks: chunks between recent and candidates that nothing can
+    layers. compress: at `store` (rows are dropped) or at `retrieve` (the bank keeps whole chunks and the window takes
+    part of them: the same rows, no bytes saved). blind and fallback are the released code's quirks: chunks between recent and candidates that nothing can
     reach, and attending to everything until a first candidate exists.
     """
 
@@ -34,9 +34,10 @@ class RetrievalPolicy(CachePolicy):
     recent: int = 3
     retrieved: float = 9
     unit: str = "equivalents"
+    compress: str = "store"
     blind: int = 0
     fallback: bool = False
-    _keep: dict[int, list[tuple[tuple[int, ...], Int[Tensor, "l n"]]]] = field(default_factory=dict, init=False, repr=False)
+    _kept: dict[int, list[Kept]] = field(default_factory=dict, init=False, repr=False)  # chunk -> choice for each slot
 
     def reset(self, geometry: Geometry) -> None:
         for name in ("sink", "recent", "blind"):
@@ -46,10 +47,16 @@ class RetrievalPolicy(CachePolicy):
             raise ValueError(f"retrieval: unit={self.unit!r}; use one of {', '.join(UNITS)}")
         if self.retrieved < 0:
             raise ValueError(f"retrieval: retrieved={self.retrieved}; give 0 or more (inf for no limit)")
-        self._geometry, self._keep = geometry, {}
+        if self.compress not in ("store", "retrieve"):
+            raise ValueError(f"retrieval: compress={self.compress!r}; use store or retrieve")
+        self._geometry, self._kept = geometry, {}
         self.raw_keys = self.placement.moves
         self.selector.reset(geometry)
         self.compressor.reset(geometry)
+        if self.compress == "store" and self.compressor.slots > 1:
+            raise ValueError("retrieval: compressor.rotate follows the order of retrieval; it needs compress=retrieve")
+        if self.compress == "retrieve" and self.compressor.joint:
+            raise ValueError("retrieval: compress=retrieve chooses rows frame by frame; use compressor.budget=frame, or compress=store")
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         size = self._geometry.chunk
@@ -60,29 +67,34 @@ class RetrievalPolicy(CachePolicy):
         if self.fallback and not candidates:
             return Plan.of_frames(bank.frames)
         pages = {c: [f for f in range(c * size, (c + 1) * size) if bank.rows(f)] for c in candidates}
-        chosen = self._within_budget(self.selector.order(chunk, candidates), pages, bank)
+        order = self.selector.order(chunk, candidates)
+        parts = [self._parts(c, slot) for slot, c in enumerate(order)]
+        chosen = self._within_budget(order, parts, pages, bank)
+        rows = {f: r for part in parts[: len(chosen)] for f, r in part.items()}
         retrieved = [pages[c] for c in (chosen if self.placement.by_similarity else sorted(chosen))]
         times = self.placement.times(sink, retrieved, recent, chunk.start, size)
         flat = tuple(f for group in retrieved for f in group)
         reachable = frozenset(f for c in candidates for f in range(c * size, (c + 1) * size))
-        return Plan((*sink, *flat, *recent), times, candidates=reachable, retrieved=flat)
+        return Plan((*sink, *flat, *recent), times, rows=rows, candidates=reachable, retrieved=flat)
 
-    def _within_budget(self, order: list[int], pages: dict[int, list[int]], bank: KVBank) -> list[int]:
+    def _parts(self, chunk: int, slot: int) -> dict[int, Tensor]:
+        """Which rows of a chunk's frames the window takes, when they are chosen at retrieval."""
+        if self.compress == "store":
+            return {}
+        choices = self._kept[chunk]
+        return {f: rows for frames, rows in choices[slot % len(choices)] for f in frames}
+
+    def _within_budget(self, order: list[int], parts: list[dict[int, Tensor]], pages: dict[int, list[int]], bank: KVBank) -> list[int]:
         """The longest prefix of `order` whose cost fits."""
         g = self._geometry
-        cost = {
-            "equivalents": lambda c: sum(bank.rows(f) for f in pages[c]) / g.tokens,
-            "frames": lambda c: g.chunk,
-            "tokens": lambda c: sum(bank.rows(f) for f in pages[c]),
-            "bytes": lambda c: sum(bank.rows(f) for f in pages[c]) * g.row_bytes,
-        }[self.unit]
-        chosen, left = [], self.retrieved
-        for c in order:
-            left -= cost(c)
+        price = {"equivalents": 1 / g.tokens, "tokens": 1, "bytes": g.row_bytes}.get(self.unit, 0)
+        left = self.retrieved
+        for i, (c, part) in enumerate(zip(order, parts, strict=True)):
+            rows = sum(part[f].shape[1] if f in part else bank.rows(f) for f in pages[c])
+            left -= g.chunk if self.unit == "frames" else rows * price
             if left < 0 and self.retrieved != inf:
-                break
-            chosen.append(c)
-        return chosen
+                return order[:i]
+        return order
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         self.selector.look(q, site)
@@ -91,9 +103,9 @@ class RetrievalPolicy(CachePolicy):
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
         bank.append(chunk, kv)
         self.selector.observe(chunk, kv)
-        size = self._geometry.chunk
         if chunk.start >= self.sink:
-            self._keep[chunk.index] = self.compressor.keep(chunk, kv)
-        leaving = chunk.index - (self.recent + self.blind) // size
-        for frames, rows in self._keep.pop(leaving, []):
-            bank.replace(frames, rows)
+            self._kept[chunk.index] = [self.compressor.keep(chunk, kv, slot) for slot in range(self.compressor.slots)]
+        leaving = chunk.index - (self.recent + self.blind) // self._geometry.chunk
+        if self.compress == "store" and leaving in self._kept:
+            for frames, rows in self._kept.pop(leaving)[0]:
+                bank.replace(frames, rows)

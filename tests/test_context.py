@@ -59,7 +59,8 @@ def test_random_plans(seed, store, raw):
         have = [f for f in bank.frames if integer(3)]
         order = [have[i] for i in torch.randperm(len(have), generator=rng).tolist()]
         times = tuple(float(integer(50)) for _ in order) if raw and integer(2) else None
-        plan = Plan(tuple(order), times, start=float(integer(50)) if times else None)
+        parts = {f: torch.stack([torch.randperm(bank.rows(f), generator=rng)[:3].sort().values for _ in range(g.layers)]) for f in order if not integer(3)}
+        plan = Plan(tuple(order), times, start=float(integer(50)) if times else None, rows=parts)
         positions = torch.cat([torch.full((15, 1), 1.0) * (3 * c) + torch.arange(3).repeat_interleave(5)[:, None], rand(15, 2)], 1)
         context.assemble(plan, bank, chunk, Condition(positions, ()), policy)
         policy.seen, new = {}, []
@@ -74,6 +75,8 @@ def test_random_plans(seed, store, raw):
             keys, values = [], []
             for i, frame in enumerate(plan.frames):
                 k, v, p = truth[frame][layer]
+                if frame in parts:
+                    k, v, p = k[:, parts[frame][layer]], v[:, parts[frame][layer]], p[parts[frame][layer]]
                 p = p.clone()
                 if plan.times:
                     p[:, 0] += plan.times[i] - frame
@@ -84,7 +87,7 @@ def test_random_plans(seed, store, raw):
             k, v = new[layer]
             expected = rows_as_set(torch.cat([*keys, rope(own)(k)], 1), torch.cat([*values, v], 1))
             seen_k, seen_v, context_rows = policy.seen[layer]
-            assert context_rows == sum(bank.rows(f) for f in plan.frames)
+            assert context_rows == sum(3 if f in parts else bank.rows(f) for f in plan.frames)
             assert close(rows_as_set(seen_k, seen_v), expected)
         bank.append(chunk, context.chunk_kv())
         for i, frame in enumerate(chunk.frames):
@@ -141,3 +144,5 @@ def test_plans_that_cannot_be_served_are_refused():
         Plan.of_frames([1, 1])
     with pytest.raises(ValueError, match="one time per frame"):
         Plan((1, 2), times=(0.0,))
+    with pytest.raises(ValueError, match=r"rows of frames \[3\]"):
+        Plan((1, 2), rows={3: torch.zeros(2, 1, dtype=torch.long)})

@@ -27,7 +27,7 @@ ALLOWED = {  # module prefix -> prefixes of ours that it may import
     "harness.callbacks": ("harness",),
     "harness.training": ("harness", "backbones", "policies.full"),
     "policies": ("harness.types", "harness.policy", "harness.attention", "harness.bank", "harness.worlds.poses", "policies"),
-    "backbones": ("harness.types", "harness.backbone", "harness.worlds.poses", "backbones"),
+    "backbones": ("harness.types", "harness.attention", "harness.backbone", "harness.worlds.poses", "backbones"),
     "metrics": ("harness.types", "metrics"),
 }
 ONLY_IN = {

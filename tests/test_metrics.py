@@ -87,8 +87,8 @@ def test_metrics_average_and_complain(images):
 
 def _stats(chunk, seconds, forced=False, **changes):
     base = dict(
-        chunk=chunk, start=3 * chunk, frames=3, forced=forced, attended_rows=10 * chunk, window_bytes=100 * chunk, bank_bytes_gpu=7 * chunk, bank_bytes_cpu=0,
-        bytes_moved=4, rows_rotated=0, unreachable_frames=chunk, peak_bytes=1000 - chunk, seconds_plan=0.0, seconds_assemble=0.0, seconds_passes=seconds,
+        chunk=chunk, start=3 * chunk, frames=3, frames_px=12, forced=forced, attended_rows=10 * chunk, window_bytes=100 * chunk, bank_bytes_gpu=7 * chunk, bank_bytes_cpu=0,
+        bytes_moved=4, rows_rotated=0, unreachable_frames=chunk, state_bytes=5, peak_bytes=1000 - chunk, seconds_plan=0.0, seconds_assemble=0.0, seconds_passes=seconds,
         seconds_commit=0.0, seconds_decode=0.0, retrieved=(), attended=(),
     )  # fmt: skip
     return ChunkStats(**(base | changes))
@@ -96,7 +96,7 @@ def _stats(chunk, seconds, forced=False, **changes):
 
 def test_cost_by_hand():
     stats = (_stats(0, 9.0, forced=True), _stats(1, 1.0), _stats(2, 2.0), _stats(3, 3.0))
-    values = cost(Rollout(torch.rand(12, 3, 8, 8), torch.arange(12) >= 3, stats, ""), stride_px=4)
+    values = cost(Rollout(torch.rand(12, 3, 8, 8), torch.arange(12) >= 3, stats, ""))
     assert values["cost/fps_mean"] == pytest.approx(36 / 6), "frames over seconds, not the mean of ratios; given chunks are left out"
     assert values["cost/fps_last"] == pytest.approx(4.0)
     assert values["cost/latency_p50_ms"] == pytest.approx(2000)

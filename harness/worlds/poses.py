@@ -77,3 +77,12 @@ def angle(a: Float[Tensor, "*n 3 3"], b: Float[Tensor, "*n 3 3"]) -> Float[Tenso
     """Geodesic angle between rotations, in degrees. From the chord, which keeps its precision near 0 where acos loses it."""
     chord = (a - b).flatten(-2).norm(dim=-1) / math.sqrt(8.0)
     return torch.rad2deg(2 * torch.asin(chord.clamp(max=1.0)))
+
+
+def steps(c2w: Float[Tensor, "f 4 4"]) -> Float[Tensor, "f 4 4"]:
+    """Every pose in the frame of the one before it; the first is the identity."""
+    before = torch.cat([c2w[:1], c2w[:-1]]).double()
+    r, out = before[:, :3, :3].transpose(1, 2), c2w.double().clone()
+    out[:, :3, 3] = (r @ (out[:, :3, 3] - before[:, :3, 3])[..., None])[..., 0]
+    out[:, :3, :3] = r @ out[:, :3, :3]
+    return out.to(c2w.dtype)

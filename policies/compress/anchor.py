@@ -19,31 +19,41 @@ class AnchorCompressor(Compressor):
     similarity: mean (cosine to every anchor key, averaged: the paper) or centroid (cosine to the mean anchor key: the
     released code). Heads are concatenated, layers are independent, keys are rotated, as in the released code.
     budget: frame (ceil(ratio * tokens) for each frame) or pooled (the same total over the non-anchor frames together).
+    rotate: the anchor is not the chunk's first frame but the one of its place in the order of retrieval (a flag of the
+    released code, only for compression at retrieval).
     A 3-frame chunk keeps (1 + 2 * ratio) / 3 of its rows: half of them at the paper's 0.25.
     """
 
     ratio: float = 0.25
     similarity: str = "mean"
     budget: str = "frame"
+    rotate: bool = False
 
     def reset(self, geometry: Geometry) -> None:
         if not 0 <= self.ratio <= 1:
             raise ValueError(f"anchor compressor: ratio={self.ratio}; the kept share lies between 0 and 1")
         if self.similarity not in ("mean", "centroid") or self.budget not in ("frame", "pooled"):
             raise ValueError(f"anchor compressor: similarity={self.similarity!r}, budget={self.budget!r}; use mean or centroid, frame or pooled")
-        self._tokens = geometry.tokens
+        self._tokens, self._chunk = geometry.tokens, geometry.chunk
+        self.joint = self.budget == "pooled"
 
-    def keep(self, chunk: Chunk, kv: KV) -> Kept:
-        n, frames = ceil(self.ratio * self._tokens), chunk.frames
-        score = self._similarity(kv.k.unflatten(2, (len(frames), self._tokens)))
+    @property
+    def slots(self) -> int:
+        return self._chunk if self.rotate else 1
+
+    def keep(self, chunk: Chunk, kv: KV, slot: int = 0) -> Kept:
+        n, anchor = ceil(self.ratio * self._tokens), slot % self.slots
+        others = [i for i in range(len(chunk.frames)) if i != anchor]
+        frames = [chunk.frames[i] for i in others]
+        score = self._similarity(kv.k.unflatten(2, (len(chunk.frames), self._tokens)), anchor, others)
         if self.budget == "pooled":
-            return [(frames[1:], _lowest(score.flatten(1), n * (len(frames) - 1)))]
-        return [((frame,), _lowest(score[:, i], n)) for i, frame in enumerate(frames[1:])]
+            return [(tuple(frames), _lowest(score.flatten(1), n * len(frames)))]
+        return [((frame,), _lowest(score[:, i], n)) for i, frame in enumerate(frames)]
 
-    def _similarity(self, k: Float[Tensor, "l b f s h d"]) -> Float[Tensor, "l g s"]:
-        """Cosine of every non-anchor key to the anchor frame, heads concatenated, rollouts averaged."""
+    def _similarity(self, k: Float[Tensor, "l b f s h d"], at: int, others: list[int]) -> Float[Tensor, "l g s"]:
+        """Cosine of the keys of the other frames to those of the anchor frame, heads concatenated, rollouts averaged."""
         keys = k.flatten(4).float()
-        anchor, rest = keys[:, :, 0], keys[:, :, 1:]
+        anchor, rest = keys[:, :, at], keys[:, :, others]
         if self.similarity == "mean":
             anchor = F.normalize(anchor, dim=-1)
         centroid = anchor.mean(2)

@@ -11,16 +11,26 @@ Kept = list[tuple[tuple[int, ...], Int[Tensor, "l n"]]]  # (frames, rows to keep
 
 
 class Compressor(ABC):
+    joint: bool = False  # whether `keep` chooses among the rows of several frames together; known after `reset`
+
     def reset(self, geometry: Geometry) -> None:
         """Check the fields; forget everything."""
 
     @abstractmethod
-    def keep(self, chunk: Chunk, kv: KV) -> Kept:
-        """Frames that change, each with the rows to keep (in rising order); frames that are not named stay whole."""
+    def keep(self, chunk: Chunk, kv: KV, slot: int = 0) -> Kept:
+        """Frames that change, each with the rows to keep (in rising order); frames that are not named stay whole.
+
+        slot: the chunk's place in the order of retrieval, where that decides (`slots` different answers).
+        """
+
+    @property
+    def slots(self) -> int:
+        """In how many ways `keep` answers: 1 unless it depends on the order of retrieval."""
+        return 1
 
 
 class KeepAll(Compressor):
     """Chunks are stored whole."""
 
-    def keep(self, chunk: Chunk, kv: KV) -> Kept:
+    def keep(self, chunk: Chunk, kv: KV, slot: int = 0) -> Kept:
         return []

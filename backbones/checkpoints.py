@@ -1,0 +1,246 @@
+"""Official checkpoints: where they come from, and how one fills a network that was built on the meta device.
+
+Keys and shapes are compared before any data are read; then tensors move one at a time, so that a network of 18.5 B
+parameters needs its own size in memory and one tensor more, and no second copy.
+"""
+
+import json
+import logging
+import shlex
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+INDEX = "*.safetensors.index.json"
+PICKLED = (".pth", ".pt", ".bin")
+NESTED = ("state_dict", "model")  # where trainers put the weights of a pickled checkpoint
+LISTED = 8  # keys named in an error
+Shape = tuple[int, ...]
+Value = bool | int | float | str | tuple
+
+
+def load_into(
+    module: nn.Module,
+    path: Path,
+    *,
+    device: torch.device,
+    dtype_of: Callable[[str], torch.dtype],
+    prefix: str = "",
+    rename: Callable[[str], str] = str,
+) -> None:
+    """Replace every parameter and buffer of the module's state dict (built on the meta device) by the checkpoint's.
+
+    path: a .safetensors or .pth/.pt/.bin file, or a folder with one .safetensors or an index of shards. prefix: cut off
+    the keys where all of them carry it; rename: then turns a key into the module's name (default: as it is).
+    dtype_of: the dtype for a name of the module; integers keep theirs. Parameters want no gradient, and those that were
+    tied stay tied (a checkpoint may hold any of their names). Buffers outside the state dict are left alone.
+    Raises FileNotFoundError for a missing file or shard. Raises ValueError, before any data are read, for a damaged file,
+    a pickle with more than tensors, a key that comes twice, and keys or shapes that are not the module's.
+    """
+    held = {file: _shapes(file) for file in _files(path)}
+    cut = prefix if all(key.startswith(prefix) for shapes in held.values() for key in shapes) else ""
+    found: dict[str, Shape] = {}
+    for file, shapes in held.items():
+        for key, shape in shapes.items():
+            name = rename(key.removeprefix(cut))
+            if name in found:
+                raise ValueError(f"{file} holds {key}, but {name} has been found before in {path}; delete what is left of another download")
+            found[name] = shape
+    expected: dict[str, Tensor] = module.state_dict(keep_vars=True)
+    tied: dict[int, list[str]] = {}
+    for name, tensor in expected.items():
+        tied.setdefault(id(tensor), []).append(name)
+    _compare(f"{path} does not fit {type(module).__name__}", found, expected, tied)
+    for file, shapes in held.items():
+        for key, tensor in _tensors(file, list(shapes)):
+            name = rename(key.removeprefix(cut))
+            dtype = dtype_of(name) if tensor.is_floating_point() else tensor.dtype
+            tensor = tensor.to(device, dtype, copy=True)  # never a view of the file, which may change
+            if isinstance(expected[name], nn.Parameter):
+                tensor = nn.Parameter(tensor, requires_grad=False)
+            for alias in tied[id(expected[name])]:
+                owner, _, leaf = alias.rpartition(".")
+                setattr(module.get_submodule(owner), leaf, tensor)
+
+
+def _compare(title: str, found: Mapping[str, Shape], expected: Mapping[str, Tensor], tied: Mapping[int, list[str]]) -> None:
+    differing = [name for name in found if name in expected and found[name] != tuple(expected[name].shape)]
+    problems = {
+        "missing": [name for name, tensor in expected.items() if not any(alias in found for alias in tied[id(tensor)])],
+        "unexpected": [name for name in found if name not in expected],
+        "misshaped": [f"{name} (found {list(found[name])}, expected {list(expected[name].shape)})" for name in differing],
+    }
+    if any(problems.values()):
+        counts = ", ".join(f"{len(keys)} {kind}" for kind, keys in problems.items())
+        lists = [f"  {kind}: {', '.join(keys[:LISTED])}{', ...' * (len(keys) > LISTED)}" for kind, keys in problems.items() if keys]
+        raise ValueError("\n".join([f"{title}: {counts} keys; is it the checkpoint of this model and variant?", *lists]))
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that make up the checkpoint at a path."""
+    if path.is_file():
+        if path.suffix not in (".safetensors", *PICKLED):
+            raise ValueError(f"{path} is no checkpoint; give a folder or a file that ends in .safetensors, {', '.join(PICKLED)}")
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    indexes, files = sorted(path.glob(INDEX)), sorted(path.glob("*.safetensors"))
+    if len(indexes) == 1:
+        return _shards(indexes[0])
+    if indexes or len(files) > 1:
+        raise ValueError(f"{path} holds several checkpoints ({', '.join(p.name for p in indexes or files)}); name the file to load")
+    if not files:
+        raise FileNotFoundError(f"no checkpoint in {path}: neither {INDEX} nor one .safetensors file")
+    return files
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} is damaged (no weight_map: {error}); download it again") from error
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{index} names {len(names)} shards, {len(missing)} of them are missing: {', '.join(missing)}; download them")
+    return [index.parent / name for name in names]
+
+
+def _shapes(file: Path) -> dict[str, Shape]:
+    """Keys and shapes of a file, without its data."""
+    if file.suffix != ".safetensors":
+        return {key: tuple(tensor.shape) for key, tensor in _pickled(file).items()}
+    try:
+        with safe_open(file, "pt") as opened:
+            return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118  (not a dict)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}); download it again") from error
+
+
+def _tensors(file: Path, keys: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a file, on the CPU, one at a time."""
+    if file.suffix != ".safetensors":
+        yield from _pickled(file).items()
+        return
+    with safe_open(file, "pt") as opened:
+        for key in keys:
+            yield key, opened.get_tensor(key)
+
+
+def _pickled(file: Path) -> dict[str, Tensor]:
+    """A pickled state dict whose data stay in the file until they are used; runs no code of the pickle."""
+    with file.open("rb") as opened:
+        mapped = zipfile.is_zipfile(opened)  # files of before torch 1.6 are no archives and cannot be mapped
+    try:
+        held = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except UnpicklingError as error:  # torch's own text advises weights_only=False
+        raise ValueError(f"{file} was refused: it is damaged or holds more than tensors ({error.__context__ or error}); download it again") from error
+    except Exception as error:  # by where the damage lies: OSError, RuntimeError, EOFError, IndexError, struct.error, ...
+        raise ValueError(f"{file} is damaged ({error}); download it again") from error
+    for key in NESTED:
+        if isinstance(held, dict) and isinstance(held.get(key), dict):
+            held = held[key]
+    if not isinstance(held, dict) or not all(isinstance(tensor, Tensor) for tensor in held.values()):
+        raise ValueError(f"{file} holds no state dict (names and tensors), neither at its top nor in {' or '.join(NESTED)}")
+    return held
+
+
+@dataclass(frozen=True)
+class Source:
+    """One download of those that make up a checkpoint.
+
+    repo: its id on Hugging Face. files: patterns within it. layout: the files that are used, and what they are.
+    into: the folder that it goes to, below the checkpoint's.
+    """
+
+    repo: str
+    files: tuple[str, ...]
+    layout: str
+    into: str = ""
+
+    def command(self, folder: Path) -> str:
+        included = " ".join(f"--include {shlex.quote(pattern)}" for pattern in self.files)
+        return f"hf download {self.repo} {included} --local-dir {shlex.quote(str(folder / self.into))}"
+
+    def supplies(self, name: str) -> bool:
+        """Whether a file or folder below the checkpoint's folder comes with this download."""
+        patterns = [str(PurePosixPath(self.into, pattern)) for pattern in self.files]
+        return any(fnmatch(name, pattern) or pattern.startswith(f"{name}/") for pattern in patterns)
+
+
+# Layouts: huggingface.co/Skywork/Matrix-Game-2.0 (one of the three models is enough) and huggingface.co/robbyant.
+MATRIX_GAME_2 = (
+    Source("Skywork/Matrix-Game-2.0", ("base_distilled_model/*",), "base_distilled_model/base_distill.safetensors (universal)"),
+    Source("Skywork/Matrix-Game-2.0", ("gta_distilled_model/*",), "gta_distilled_model/gta_keyboard2dim.safetensors (gta_drive)"),
+    Source("Skywork/Matrix-Game-2.0", ("templerun_distilled_model/*",), "templerun_distilled_model/templerun_7dim_onlykey.safetensors (templerun)"),
+    Source(
+        "Skywork/Matrix-Game-2.0",
+        ("Wan2.1_VAE.pth", "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"),
+        "Wan2.1_VAE.pth (codec)\nmodels_clip_open-clip-xlm-roberta-large-vit-huge-14.pth (image encoder)",
+    ),
+)
+LINGBOT_WORLD_FAST = (
+    Source(
+        "robbyant/lingbot-world-base-cam",
+        ("Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl/*"),
+        "Wan2.1_VAE.pth (codec)\nmodels_t5_umt5-xxl-enc-bf16.pth (text encoder)\ngoogle/umt5-xxl/ (its tokenizer)",
+    ),
+    Source(
+        "robbyant/lingbot-world-fast",
+        ("diffusion_pytorch_model*", "config.json"),
+        "lingbot_world_fast/diffusion_pytorch_model.safetensors.index.json, and the shards that it names (network, 37 GB in bfloat16)",
+        "lingbot_world_fast",
+    ),
+)
+
+
+def missing_message(sources: Sequence[Source], folder: Path) -> str:
+    """The commands that download all of these into the folder, and what it holds afterwards."""
+    commands = [f"  {source.command(folder)}" for source in sources]
+    layout = [f"  {line}" for source in sources for line in source.layout.splitlines()]
+    return "\n".join(["Download (the command comes with pip install 'huggingface_hub>=1'):", *commands, f"Layout of {folder}:", *layout])
+
+
+def require(folder: Path, names: Sequence[str], sources: Sequence[Source]) -> None:
+    """Raise FileNotFoundError, with the downloads that help, unless all these files and folders are below the folder."""
+    absent = [name for name in names if not (folder / name).exists()]
+    if absent:
+        helpful = [source for source in sources if any(source.supplies(name) for name in absent)]
+        raise FileNotFoundError(f"{folder} lacks {', '.join(absent)}.\n{missing_message(helpful or sources, folder)}")
+
+
+def read_config(path: Path, defaults: Mapping[str, Value], fixed: Collection[str] = ()) -> dict[str, Value]:
+    """`defaults`, with what the config.json of a checkpoint (its folder, or a file in it) says of the same keys.
+
+    The file may be missing or stale: published ones lack keys or name another model's sizes. A key that it lacks keeps
+    its default, and so does one of `fixed` (values that are certain) that it contradicts; either logs a warning.
+    Raises ValueError for a file that is damaged or a value of another type than the default's.
+    """
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    if not file.is_file():
+        log.info("no %s; sizes are those of the model's reference code", file)
+        return dict(defaults)
+    try:
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(file.read_text()).items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); download it again, or delete it to use the defaults") from error
+    config = {key: given[key] for key in defaults if given.get(key) is not None}
+    lacking = [key for key in defaults if key not in config]
+    if lacking:
+        log.warning("%s lacks %s", file, ", ".join(f"{key} (taken as {defaults[key]})" for key in lacking))
+    stale = [key for key in config if key in fixed and config[key] != defaults[key]]
+    if stale:
+        log.warning("%s is stale: %s", file, ", ".join(f"{key} is {config[key]}, but this model's is {defaults[key]}" for key in stale))
+    config = {key: defaults[key] if key in stale or key in lacking else config[key] for key in defaults}
+    for key, value in config.items():
+        if type(value) is not type(defaults[key]) and (type(value), type(defaults[key])) != (int, float):
+            raise ValueError(f"{file}: {key}={value!r} should be like {defaults[key]!r}; correct it, or delete the file to use the defaults")
+    return config

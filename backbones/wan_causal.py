@@ -1,0 +1,158 @@
+"""The causal Wan family as backbones: what Matrix-Game-2.0 and LingBot-World-Fast have in common."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from backbones.rope import rotate_adjacent
+from backbones.wan_network import Control, WanNetwork, angles
+from harness.backbone import Backbone, KVSeam
+from harness.types import Chunk, Condition, Geometry, Trajectory
+
+LATENT_CHANNELS = 16
+CELL = 8  # pixels per latent cell
+STRIDE = 4  # video frames per latent frame, the first excepted
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Codec(Protocol):
+    """Pixels in [-1, 1] to normalised latents and back; `decode` goes on where its last call since `begin` ended."""
+
+    def begin(self) -> None: ...
+    def encode(self, pixels: Float[Tensor, "1 3 p y x"]) -> Float[Tensor, "1 16 f h w"]: ...
+    def decode(self, latents: Float[Tensor, "1 16 f h w"]) -> Float[Tensor, "1 3 p y x"]: ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Noise levels of the passes: the timestep that the network is told, and the sigmas that a sample is formed with.
+
+    The reference of LingBot looks a timestep up twice in a table where several sigmas share one, so that the sigma of the
+    x0 formula and that of re-noising differ.
+    """
+
+    timesteps: tuple[float, ...]
+    sigma_x0: tuple[float, ...]
+    sigma_renoise: tuple[float, ...]
+
+
+class WanBackbone(Backbone):
+    """Chunks of 3 latent frames, few-step flow matching, an image condition in extra input channels.
+
+    network: weights loaded, on its device. codec: the Wan VAE. size: pixels (y, x), multiples of 16. All state of a
+    rollout (image condition, cross-attention K/V, decoder) starts at `begin`.
+    """
+
+    def __init__(self, network: WanNetwork, codec: Codec, schedule: Schedule, size: tuple[int, int], device: torch.device, chunk: int = 3) -> None:
+        if size[0] % 16 or size[1] % 16:
+            raise ValueError(f"backbone.size={list(size)}: the model works at multiples of 16 pixels; use {[n - n % 16 for n in size]}")
+        config = network.config
+        self.network, self.codec, self.schedule, self.size = network.eval().requires_grad_(False), codec, schedule, size
+        self.timesteps, self.channels = schedule.timesteps, LATENT_CHANNELS
+        self.grid = (size[0] // CELL, size[1] // CELL)  # latent cells; tokens are 2x2 of them
+        tokens = self.grid[0] * self.grid[1] // 4
+        self.geometry = Geometry(config.layers, config.heads, config.head_dim, tokens, chunk, STRIDE, config.dtype, device)
+        self._times: dict[float, tuple[Tensor, Tensor]] = {}
+
+    @abstractmethod
+    def context(self, trajectory: Trajectory) -> Float[Tensor, "1 n c"]:
+        """Tokens of the prompt or the first image, for cross-attention."""
+
+    @abstractmethod
+    def control(self, trajectory: Trajectory, chunk: Chunk) -> tuple[Tensor, ...]:
+        """What the blocks' controls need of a chunk, for all its passes."""
+
+    @abstractmethod
+    def controls(self, inputs: Sequence[Tensor]) -> list[Control]:
+        """The controls of all blocks from the output of `control`."""
+
+    def begin(self, trajectory: Trajectory) -> None:
+        g = self.geometry
+        self.codec.begin()
+        self._cross = self.network.cross(self.context(trajectory).to(g.device))
+        self._condition = self.image_condition(trajectory)
+
+    @property
+    def state_bytes(self) -> int:
+        return self._cross.nbytes + self._condition.nbytes
+
+    def image_condition(self, trajectory: Trajectory) -> Float[Tensor, "20 f y x"]:
+        """Mask (ones in latent frame 0) and latents of the first image followed by zero frames, over the whole rollout."""
+        frames = self.latent_frames(trajectory)
+        image = trajectory.images[:1]
+        if tuple(image.shape[-2:]) != self.size:
+            raise ValueError(f"the first image is {tuple(image.shape[-2:])} pixels, the model works at {self.size}; set world.size={list(self.size)}")
+        latents = self._encoded_image(image, frames)
+        mask = torch.zeros(4, *latents.shape[1:])
+        mask[:, 0] = 1
+        return torch.cat([mask, latents.float().cpu()]).to(self.geometry.device)
+
+    def _encoded_image(self, image: Float[Tensor, "1 3 y x"], frames: int) -> Float[Tensor, "16 f y x"]:
+        pixels = torch.zeros(1, 3, STRIDE * (frames - 1) + 1, *self.size)
+        pixels[0, :, 0] = 2 * image[0] - 1
+        return self.codec.encode(pixels.to(self.geometry.device))[0]
+
+    def latent_frames(self, trajectory: Trajectory) -> int:
+        """Latent frames of a rollout: whole chunks only."""
+        frames = (len(trajectory.c2w) - 1) // STRIDE + 1
+        return frames - frames % self.geometry.chunk
+
+    def condition(self, trajectory: Trajectory, chunk: Chunk) -> Condition:
+        g = self.geometry
+        at = slice(chunk.start, chunk.start + g.chunk)
+        return Condition(self.positions(chunk.frames), (self._condition[None, :, at], *self.control(trajectory, chunk)))
+
+    def positions(self, frames: Sequence[int]) -> Float[Tensor, "m 3"]:
+        """(t, y, x) of the tokens of latent frames: the frame's index since the start, the token's row and column."""
+        rows, cols = (torch.arange(n // 2, dtype=torch.float32) for n in self.grid)
+        times = torch.tensor(list(frames), dtype=torch.float32)
+        return torch.stack(torch.meshgrid(times, rows, cols, indexing="ij"), -1).flatten(0, 2).to(self.geometry.device)
+
+    def rope(self, positions: Float[Tensor, "*l n 3"]) -> Callable[[Tensor], Tensor]:
+        angle = angles(positions, self.geometry.head_dim)[..., None, :]
+        return partial(rotate_adjacent, cos=angle.cos().float(), sin=angle.sin().float())
+
+    def flow(self, x: Float[Tensor, "b f s c"], t: float, condition: Condition, kv: KVSeam) -> Float[Tensor, "b f s c"]:
+        """The network's output at the timestep `t` that it is told."""
+        if t not in self._times:
+            self._times[t] = self.network.time(t, self.geometry.device)
+        latents = x.unflatten(2, self.grid).permute(0, 4, 1, 2, 3)
+        inputs = torch.cat([latents.to(condition.inputs[0]), condition.inputs[0]], 1)
+        out = self.network(inputs, self._times[t], self._cross, self.controls(condition.inputs[1:]), kv)
+        return out.float().permute(0, 2, 3, 4, 1).flatten(2, 3)
+
+    def denoise(self, x: Float[Tensor, "b f s c"], t: float, condition: Condition, kv: KVSeam) -> Float[Tensor, "b f s c"]:
+        flow = self.flow(x, t, condition, kv)
+        if t == 0:
+            return x
+        sigma = self.schedule.sigma_x0[self.timesteps.index(t)]
+        return (x.double() - sigma * flow.double()).float()
+
+    def renoise(self, x0: Tensor, t: float, noise: Tensor) -> Tensor:
+        sigma = self.schedule.sigma_renoise[self.timesteps.index(t)]
+        return (1 - sigma) * x0 + sigma * noise
+
+    def noise(self, generator: torch.Generator) -> Float[Tensor, "1 f s c"]:
+        g = self.geometry
+        return torch.randn(1, g.chunk, self.grid[0] * self.grid[1], self.channels, generator=generator).to(g.device)
+
+    def encode(self, frames: Float[Tensor, "p 3 y x"]) -> Float[Tensor, "f s c"]:
+        if tuple(frames.shape[-2:]) != self.size:
+            raise ValueError(f"frames are {tuple(frames.shape[-2:])} pixels, the model works at {self.size}; set world.size={list(self.size)}")
+        pixels = (2 * frames.transpose(0, 1)[None] - 1).to(self.geometry.device)
+        return self.codec.encode(pixels)[0].permute(1, 2, 3, 0).flatten(1, 2).float()
+
+    def decode(self, latents: Float[Tensor, "f s c"]) -> Float[Tensor, "p 3 y x"]:
+        pixels = self.codec.decode(latents.unflatten(1, self.grid).permute(3, 0, 1, 2)[None])
+        return ((pixels[0].transpose(0, 1).float().cpu() + 1) / 2).clamp(0, 1)
+
+    def roundtrip(self, frames: Float[Tensor, "p 3 y x"]) -> Float[Tensor, "p 3 y x"]:
+        latents = self.encode(frames)
+        self.codec.begin()
+        return self.decode(latents)
