@@ -64,3 +64,23 @@ class ConvCodec(nn.Module):
         """Reconstruction through noisy latents, for training."""
         latents = self.encode(images)
         return self.decode(latents + NOISE * torch.randn_like(latents))
+
+
+class PreviewCodec:
+    """No codec: for `weights=random`, where pictures mean nothing and only speed and memory are measured.
+
+    Shapes are those of the Wan VAE (a first latent frame of 1 video frame, then 4 each, 8x8 pixels a cell); decoding shows
+    three latent channels, encoding averages.
+    """
+
+    def begin(self) -> None:
+        self._started = False
+
+    def encode(self, pixels: Float[Tensor, "1 3 p y x"]) -> Float[Tensor, "1 16 f h w"]:
+        cells = F.avg_pool3d(pixels[:, :, ::4], (1, 8, 8))
+        return F.pad(cells, (0, 0, 0, 0, 0, 0, 0, 13))
+
+    def decode(self, latents: Float[Tensor, "1 16 f h w"]) -> Float[Tensor, "1 3 p y x"]:
+        frames = latents[:, :3].repeat_interleave(4, 2)[:, :, 0 if self._started else 3 :]
+        self._started = True
+        return frames.repeat_interleave(8, 3).repeat_interleave(8, 4).clamp(-1, 1)

@@ -1,7 +1,9 @@
 """LingBot-World-Fast: the causal Wan transformer, steered by camera poses (and keys) that modulate every block."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,7 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from backbones.wan_causal import CELL, Codec, Schedule, WanBackbone
+from backbones.checkpoints import LINGBOT_WORLD_FAST, load_into, require
+from backbones.codecs import PreviewCodec
+from backbones.wan_causal import CELL, Codec, Schedule, WanBackbone, chosen_device, fill_randomly, precision
 from backbones.wan_network import Control, WanConfig, WanNetwork, fold
 from harness.types import Chunk, Trajectory
 from harness.worlds.poses import rays, steps
@@ -18,6 +22,7 @@ RAY_CHANNELS = {"cam": 6, "act": 7}  # origin and direction of a pixel's ray; di
 TEXT_LENGTH = 512
 PUBLISHED = WanConfig(5120, 40, 40, 13824, 4096, control="after_self")
 INDICES = (0, 179, 358, 679)  # of the 1,000 steps
+FILES = ("Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl", "lingbot_world_fast")
 
 
 class LingBotNetwork(WanNetwork):
@@ -95,6 +100,40 @@ class LingBotBackbone(WanBackbone):
             maps = torch.cat([direction, keys[:, None].expand(-1, direction.shape[1], -1)], -1)
         cells = maps.unflatten(1, (self.grid[0], CELL, self.grid[1], CELL)).permute(5, 2, 4, 0, 1, 3)  # c, row, column, f, y, x
         return cells.flatten(0, 2)
+
+
+def load(
+    weights: str,
+    variant: str = "cam",
+    size: Sequence[int] = (480, 832),
+    shift: float = 10.0,
+    device: str = "auto",
+    dtype: str = "bfloat16",
+    sizes: Mapping[str, int] | None = None,
+) -> LingBotBackbone:
+    """The backbone from a checkpoint folder (see `checkpoints.LINGBOT_WORLD_FAST`), or at any size with weights=random.
+
+    sizes: other sizes of the network than the published ones (fields of `WanConfig`), for measurements.
+    Raises FileNotFoundError with the download commands, or ValueError for files of another model.
+    """
+    if variant not in RAY_CHANNELS:
+        raise ValueError(f"backbone.variant={variant!r}; use one of {', '.join(RAY_CHANNELS)}")
+    where, config = chosen_device(device), replace(PUBLISHED, dtype=precision(dtype), **(sizes or {}))
+    with torch.device("meta"):
+        network = LingBotNetwork(config, RAY_CHANNELS[variant])
+    if weights == "random":
+        fill_randomly(network, where)
+        rng = torch.Generator().manual_seed(0)
+        codec, prompts = PreviewCodec(), lambda prompt: torch.randn(64, config.context_dim, generator=rng)
+    else:
+        from backbones.wan_encoders import Prompts, WanVAE
+
+        folder = Path(weights)
+        require(folder, FILES, LINGBOT_WORLD_FAST)
+        load_into(network, folder / "lingbot_world_fast", device=where, dtype_of=config.dtype_of)
+        codec = WanVAE.from_checkpoint(folder / "Wan2.1_VAE.pth", where)
+        prompts = Prompts(folder / "models_t5_umt5-xxl-enc-bf16.pth", folder / "google" / "umt5-xxl", where)
+    return LingBotBackbone(network, codec, prompts, schedule(shift), (size[0], size[1]), where, variant)
 
 
 def _modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -1,16 +1,19 @@
 """Matrix-Game-2.0: the causal Wan transformer, steered by keyboard and mouse through an action module in its first blocks."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from backbones.checkpoints import MATRIX_GAME_2, load_into, require
+from backbones.codecs import PreviewCodec
 from backbones.rope import rotate_adjacent
-from backbones.wan_causal import STRIDE, Codec, Schedule, WanBackbone
+from backbones.wan_causal import STRIDE, Codec, Schedule, WanBackbone, chosen_device, fill_randomly, precision
 from backbones.wan_network import Control, WanConfig, WanNetwork
 from harness.attention import dense
 from harness.types import Chunk, Trajectory
@@ -38,6 +41,15 @@ PUBLISHED = {
     "gta_drive": (_SIZES, ActionConfig(keyboard=2)),
     "templerun": (_SIZES, ActionConfig(keyboard=7, mouse=0)),
 }
+
+STEPS = {"universal": (1000, 666, 333), "gta_drive": (1000, 666, 333), "templerun": (1000, 750, 500, 250)}
+WINDOWS = {"universal": 6, "gta_drive": 4, "templerun": 6}  # latent frames that the action module sees
+FILES = {
+    "universal": "base_distilled_model/base_distill.safetensors",
+    "gta_drive": "gta_distilled_model/gta_keyboard2dim.safetensors",
+    "templerun": "templerun_distilled_model/templerun_7dim_onlykey.safetensors",
+}
+VAE, CLIP = "Wan2.1_VAE.pth", "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 
 
 class ActionModule(nn.Module):
@@ -206,6 +218,54 @@ class MatrixGame2Backbone(WanBackbone):
         if t == 0:
             self.cache.keep()
         return out
+
+
+def keys_of(variant: str) -> Callable[[Float[Tensor, "p 6"]], Float[Tensor, "p k"]]:
+    """What the actions W S A D yaw pitch are on a variant's keyboard."""
+
+    def runner(actions: Tensor) -> Tensor:  # none, jump, slide, turn left, turn right, side left, side right: one at a time
+        wanted = torch.stack([torch.full_like(actions[:, 0], 0.5), *(torch.zeros_like(actions[:, 0]),) * 2, -actions[:, 4], actions[:, 4], *actions[:, 2:4].T], 1)
+        return F.one_hot(wanted.argmax(1), 7).float()
+
+    return {"universal": lambda actions: actions[:, :4], "gta_drive": lambda actions: actions[:, :2], "templerun": runner}[variant]
+
+
+def load(
+    weights: str,
+    variant: str = "universal",
+    degrees_per_unit: float = 15.0,
+    device: str = "auto",
+    dtype: str = "bfloat16",
+    size: Sequence[int] = (352, 640),
+    sizes: Mapping[str, int] | None = None,
+) -> MatrixGame2Backbone:
+    """The backbone from a checkpoint folder (see `checkpoints.MATRIX_GAME_2`), or at any size with weights=random.
+
+    sizes: other sizes of the network than the published ones (fields of `WanConfig`), for measurements.
+    Raises FileNotFoundError with the download commands, or ValueError for files of another model.
+    """
+    if variant not in PUBLISHED:
+        raise ValueError(f"backbone.variant={variant!r}; use one of {', '.join(PUBLISHED)}")
+    where, wanted = chosen_device(device), precision(dtype)
+    config, action = PUBLISHED[variant]
+    config = replace(config, dtype=wanted, stream=wanted, **(sizes or {}))
+    action = replace(action, blocks=min(action.blocks, config.layers))
+    with torch.device("meta"):
+        network = MatrixGame2Network(config, action)
+    if weights == "random":
+        fill_randomly(network, where)
+        rng = torch.Generator().manual_seed(0)
+        codec, images = PreviewCodec(), lambda image: torch.randn(1, 257, config.context_dim, generator=rng)
+    else:
+        from backbones.wan_encoders import ImageEncoder, WanVAE
+
+        folder = Path(weights)
+        require(folder, (FILES[variant], VAE, CLIP), MATRIX_GAME_2)
+        load_into(network, folder / FILES[variant], device=where, dtype_of=config.dtype_of, prefix="model.")
+        codec = WanVAE.from_checkpoint(folder / VAE, where)
+        images = ImageEncoder.from_checkpoint(folder / CLIP, where, wanted).encode
+    steps, window = STEPS[variant], WINDOWS[variant]
+    return MatrixGame2Backbone(network, codec, images, keys_of(variant), schedule(steps), (size[0], size[1]), where, window, degrees_per_unit)
 
 
 def history(actions: Float[Tensor, "p c"], frames: Tensor) -> Float[Tensor, "n 12 c"]:

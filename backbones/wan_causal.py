@@ -42,6 +42,33 @@ class Schedule:
     sigma_renoise: tuple[float, ...]
 
 
+def precision(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise ValueError(f"backbone.dtype={name!r}; use one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def chosen_device(name: str) -> torch.device:
+    """auto: the GPU where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def fill_randomly(network: WanNetwork, device: torch.device, seed: int = 0) -> None:
+    """Give a network that was built on the meta device random weights: the published sizes without a checkpoint.
+
+    Matrices keep the scale of their input, gains are 1, so that activations stay finite at any depth.
+    """
+    rng = torch.Generator(device).manual_seed(seed)
+    for name, parameter in network.named_parameters():
+        value = torch.empty(parameter.shape, device=device, dtype=network.config.dtype_of(name))
+        if parameter.ndim > 1:
+            value.normal_(std=parameter[0].numel() ** -0.5, generator=rng)
+        else:
+            value.fill_(1.0 if name.endswith("weight") else 0.0)
+        owner, _, leaf = name.rpartition(".")
+        setattr(network.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
+
+
 class WanBackbone(Backbone):
     """Chunks of 3 latent frames, few-step flow matching, an image condition in extra input channels.
 

@@ -9,181 +9,26 @@ if __name__ == "__main__" and not __package__:
     # run as a script, harness/ itself comes first on the path, and harness/types.py would shadow the standard library's
     sys.path[0] = sys.path[0].removesuffix("harness")
 
-import logging  # noqa: E402
 import os  # noqa: E402
-import warnings  # noqa: E402
-from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import hydra  # noqa: E402
-import imageio.v3 as iio  # noqa: E402
-import lightning as L  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
 from hydra.core.hydra_config import HydraConfig  # noqa: E402
 from hydra.errors import InstantiationException  # noqa: E402
-from hydra.utils import instantiate  # noqa: E402
-from omegaconf import DictConfig, OmegaConf  # noqa: E402
-from rich.console import Console  # noqa: E402
+from omegaconf import DictConfig  # noqa: E402
 
-from harness.callbacks import ChunkProgress, ResultWriter, log_to_wandb  # noqa: E402
-from harness.cli import check_overrides, flatten  # noqa: E402
-from harness.media import contact_sheet, cost_plot, filmstrips  # noqa: E402
-from harness.results import RunFolder, config_hash, provenance, write_atomic  # noqa: E402
-from harness.runner import EvalModule, loader  # noqa: E402
-from harness.table import Run, comparison, finished_runs  # noqa: E402
+from harness.cli import check_overrides  # noqa: E402
 
 _ROOT = Path(__file__).resolve().parents[1]
 CONF = next(p for p in (_ROOT / "conf", Path(__file__).parent / "_conf") if p.is_dir())
-DECIDES = ("policy", "backbone", "world", "store", "metric", "seed")  # the settings that decide a result
-COMPARABLE = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone
-
-
-def evaluate(cfg: DictConfig, choices: dict[str, str], label: str) -> dict:
-    """Run what is missing of one evaluation and return its results. Raises ValueError for settings that cannot work."""
-    settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    assert isinstance(settings, dict)
-    deciding = {k: settings[k] for k in DECIDES}
-    name = f"{choices['policy']}-{config_hash(deciding)}"
-    path = Path(cfg.run_dir) if cfg.run_dir else Path("outputs") / cfg.name / name
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
-    folder = RunFolder(path)
-    if cfg.overwrite:
-        folder.clear()
-    _check_same(folder, deciding)
-    world = instantiate(cfg.world, _convert_="all")
-    results = folder.results()
-    done = folder.done() & set(world.names)
-    fresh = results is None or len(done) < len(world.names)
-    if results is None or fresh:
-        folder.create()
-        write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
-        _predict(cfg, settings, folder, world, done)
-        run = {
-            "label": label,
-            **{k: choices[k] for k in ("policy", "backbone", "world", "store")},
-            "protocol": settings["world"].get("protocol", ""),
-            "seed": cfg.seed,
-            "comparable": config_hash({k: settings[k] for k in COMPARABLE}),
-            "metrics": {k: instantiate(m).version for k, m in cfg.metric.items()},
-            "fps_includes": "plan, assembly, denoising and clean passes, commit, decode; generated chunks only; no warm-up excluded",
-            "config": settings,
-            **provenance(_device(settings)),
-        }
-        results = folder.finish(run, world.names)
-        _pictures(folder, label)
-        if not cfg.run_dir:  # a chosen folder's parent is not ours to write to
-            _experiment_pictures(path.parent, folder, label, results["run"]["comparable"])
-    else:
-        console.print(f"finished before: {path} (overwrite=true runs it again)")
-    current = Run(label, path, results, folder.values())
-    console.print(comparison(path.parent, current))
-    for failed, error in results["run"]["failed"].items():
-        console.print(f"[red]failed:[/red] {failed}: {error}")
-    if fresh and cfg.logger != "none":
-        flat = flatten({k: settings[k] for k in DECIDES}) | {k: choices[k] for k in ("policy", "backbone", "world", "store")}
-        where = log_to_wandb(folder, results, flat, cfg.logger, cfg.name, f"{label}-{cfg.seed}")
-        console.print(f"W&B: {where}" if where else "W&B: not logged, see the warning above")
-    console.print(f"results: {path}")
-    return results
-
-
-def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: set[str]) -> None:
-    """Roll out the trajectories that have no record yet."""
-    device = _device(settings)
-    progress = ChunkProgress(len(world.names), len(done), cfg.progress and cfg.devices == 1)
-    module = EvalModule(
-        partial(_build, settings["backbone"]),
-        instantiate(cfg.policy, _convert_="all"),
-        instantiate(cfg.store, _convert_="all"),
-        world,
-        [instantiate(m, _convert_="all") for m in cfg.metric.values()],
-        cfg.seed,
-        progress.observe if cfg.devices == 1 else _ignore,
-    )
-    callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos)]
-    if cfg.devices == 1:
-        callbacks.append(progress)
-    trainer = L.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=cfg.devices,
-        strategy="ddp_spawn" if cfg.devices > 1 else "auto",
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        inference_mode=False,
-    )
-    trainer.predict(module, loader([i for i, n in enumerate(world.names) if n not in done]), return_predictions=False)
-
-
-def _ignore(name: str, stats) -> None:
-    """With several processes nobody watches single chunks."""
-
-
-def _build(backbone: dict, device: str):
-    return instantiate(backbone | {"device": device}, _convert_="all")
-
-
-def _device(settings: dict) -> torch.device:
-    wanted = settings["backbone"]["device"]
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if str(wanted).startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"backbone.device={wanted}, but PyTorch sees no GPU here; use backbone.device=cpu, or install a CUDA build of PyTorch")
-    return torch.device(wanted)
-
-
-def _check_same(folder: RunFolder, deciding: dict) -> None:
-    """A run folder holds one evaluation: refuse to mix another one into it."""
-    file = folder.path / "config.yaml"
-    if file.exists():
-        old = OmegaConf.to_container(OmegaConf.load(file))
-        assert isinstance(old, dict)
-        if differ := [k for k in DECIDES if old.get(k) != deciding[k]]:
-            raise ValueError(f"{folder.path} holds a run with other settings of {', '.join(differ)}; choose another run_dir, or overwrite=true to replace it")
-
-
-def _pictures(folder: RunFolder, label: str) -> None:
-    records = [r for r in folder.records() if not r.error]
-    rated = sorted((r for r in records if r.pairs), key=lambda r: -r.values["quality/psnr_revisit"])
-    chosen = rated if len(rated) <= 12 else rated[:6] + rated[-6:]
-    entries = []
-    for half in (0, 1):  # each picture holds the best pair above the worst
-        for r in chosen:
-            image = iio.imread(folder.path / "trajectories" / f"{r.name}.png")
-            part = np.split(image, 2)[half]
-            row = (max if half == 0 else min)(r.pairs, key=lambda p: p["psnr_revisit"])
-            entries.append((f"{r.name} {int(row['first'])}/{int(row['revisit'])}: {row['psnr_revisit']:.1f} dB", part))
-    if entries:
-        contact_sheet(folder.path / "frames.png", entries)
-    cost_plot(folder.path / "chunks.png", {label: [r.chunks for r in records]}, f"{label}: cost over the rollout, median of {len(records)} trajectories")
-
-
-def _experiment_pictures(experiment: Path, folder: RunFolder, label: str, comparable: str) -> None:
-    """cost.png and frames.png of an experiment: every comparable run in one picture."""
-    runs = {r.label: r.path for r in finished_runs(experiment) if r.results["run"]["comparable"] == comparable}
-    runs = dict(sorted((runs | {label: folder.path}).items()))
-    rows = {name: [r.chunks for r in RunFolder(path).records() if not r.error] for name, path in runs.items()}
-    cost_plot(experiment / "cost.png", rows, f"{experiment.name}: cost over the rollout, median over trajectories")
-    for true in sorted((folder.path / "videos").glob("*_true.png"))[:1]:
-        own = true.name.replace("_true", "")
-        strips = [("true view", true)] + [(name, path / "videos" / own) for name, path in runs.items()]
-        filmstrips(experiment / "frames.png", [(name, iio.imread(p)) for name, p in strips if p.exists()], f"{experiment.name}: {own.removesuffix('.png')}")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _main(cfg: DictConfig) -> None:
     if cfg.logger not in ("auto", "online", "offline", "none"):
         raise SystemExit(f"logger={cfg.logger}: use auto, online, offline or none")
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
-    for noisy in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
+    from harness.evaluate import evaluate  # takes 5 s to import (torch, lightning): --help and typos are answered before
+
     hydra_config = HydraConfig.get()
     choices = {k: str(v) for k, v in hydra_config.runtime.choices.items()}
     tweaks = [o[len("policy.") :] for o in hydra_config.overrides.task if o.startswith(("policy.", "policy/"))]
@@ -192,7 +37,8 @@ def _main(cfg: DictConfig) -> None:
     except (ValueError, OSError, InstantiationException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        raise SystemExit(f"error: {error.__cause__ or error}") from None
+        ours = error.__cause__ if isinstance(error, InstantiationException) else None  # Hydra wraps what a constructor raised
+        raise SystemExit(f"error: {ours or error}") from None
 
 
 def main() -> None:

@@ -25,16 +25,17 @@ ALLOWED = {  # module prefix -> prefixes of ours that it may import
     "harness.docs": ("harness.media", "harness.results", "harness.table"),
     "harness.runner": ("harness", "metrics"),
     "harness.callbacks": ("harness",),
+    "harness.evaluate": ("harness",),
     "harness.training": ("harness", "backbones", "policies.full"),
     "policies": ("harness.types", "harness.policy", "harness.attention", "harness.bank", "harness.worlds.poses", "policies"),
     "backbones": ("harness.types", "harness.attention", "harness.backbone", "harness.worlds.poses", "backbones"),
     "metrics": ("harness.types", "metrics"),
 }
 ONLY_IN = {
-    "lightning": ("harness.runner", "harness.callbacks", "harness.training", "harness.run", "harness.train"),
+    "lightning": ("harness.runner", "harness.callbacks", "harness.training", "harness.evaluate", "harness.train"),
     "wandb": ("harness.callbacks",),
-    "hydra": ("harness.run", "harness.train", "harness.cli"),
-    "omegaconf": ("harness.run", "harness.train", "harness.cli"),
+    "hydra": ("harness.run", "harness.train", "harness.evaluate", "harness.cli"),
+    "omegaconf": ("harness.run", "harness.train", "harness.evaluate", "harness.cli"),
 }
 
 

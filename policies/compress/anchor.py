@@ -17,7 +17,8 @@ class AnchorCompressor(Compressor):
     """WorldKV section 4.2: keep `ratio` of the non-anchor tokens, those with the lowest similarity to the anchor frame.
 
     similarity: mean (cosine to every anchor key, averaged: the paper) or centroid (cosine to the mean anchor key: the
-    released code). Heads are concatenated, layers are independent, keys are rotated, as in the released code.
+    released code). keys: rotated (the released code; the score mixes content with place) or raw (before RoPE: content
+    alone). Heads are concatenated, layers are independent.
     budget: frame (ceil(ratio * tokens) for each frame) or pooled (the same total over the non-anchor frames together).
     rotate: the anchor is not the chunk's first frame but the one of its place in the order of retrieval (a flag of the
     released code, only for compression at retrieval).
@@ -27,6 +28,7 @@ class AnchorCompressor(Compressor):
     ratio: float = 0.25
     similarity: str = "mean"
     budget: str = "frame"
+    keys: str = "rotated"
     rotate: bool = False
 
     def reset(self, geometry: Geometry) -> None:
@@ -34,6 +36,8 @@ class AnchorCompressor(Compressor):
             raise ValueError(f"anchor compressor: ratio={self.ratio}; the kept share lies between 0 and 1")
         if self.similarity not in ("mean", "centroid") or self.budget not in ("frame", "pooled"):
             raise ValueError(f"anchor compressor: similarity={self.similarity!r}, budget={self.budget!r}; use mean or centroid, frame or pooled")
+        if self.keys not in ("rotated", "raw"):
+            raise ValueError(f"anchor compressor: keys={self.keys!r}; use rotated or raw")
         self._tokens, self._chunk = geometry.tokens, geometry.chunk
         self.joint = self.budget == "pooled"
 
@@ -45,7 +49,8 @@ class AnchorCompressor(Compressor):
         n, anchor = ceil(self.ratio * self._tokens), slot % self.slots
         others = [i for i in range(len(chunk.frames)) if i != anchor]
         frames = [chunk.frames[i] for i in others]
-        score = self._similarity(kv.k.unflatten(2, (len(chunk.frames), self._tokens)), anchor, others)
+        keys = kv.k if self.keys == "rotated" else kv.k_raw
+        score = self._similarity(keys.unflatten(2, (len(chunk.frames), self._tokens)), anchor, others)
         if self.budget == "pooled":
             return [(tuple(frames), _lowest(score.flatten(1), n * len(frames)))]
         return [((frame,), _lowest(score[:, i], n)) for i, frame in enumerate(frames)]
