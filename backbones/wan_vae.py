@@ -11,7 +11,7 @@ from backbones.checkpoints import load_into
 from backbones.wan_encoders import renamed, shapes_at, size, wan_extra
 
 if TYPE_CHECKING:
-    from diffusers.models.autoencoders import AutoencoderKLWan
+    from diffusers import AutoencoderKLWan  # pyright: ignore[reportPrivateImportUsage]
 
 RULES = (
     (r"^conv1\.", "quant_conv."),
@@ -62,7 +62,7 @@ class WanVAE:
         """
         shapes = {vae_keys(key): shape for key, shape in shapes_at(path, "Wan2.1_VAE.pth or a diffusers folder (a .safetensors)").items()}
         with wan_extra():
-            from diffusers.models.autoencoders import AutoencoderKLWan
+            from diffusers import AutoencoderKLWan  # pyright: ignore[reportPrivateImportUsage]
         with torch.device("meta"):
             model = AutoencoderKLWan(
                 base_dim=size(shapes, "encoder.conv_in.weight", 0, 96),

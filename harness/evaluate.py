@@ -53,7 +53,8 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str) -> dict:
         _predict(cfg, settings, folder, world, done)
         run = {
             "label": label,
-            **{k: choices[k] for k in ("policy", "backbone", "world", "store")},
+            **{k: choices[k] for k in ("policy", "world", "store")},
+            "backbone": choices["backbone"] + (" with random weights" if settings["backbone"].get("weights") == "random" else ""),
             "protocol": settings["world"].get("protocol", ""),
             "seed": cfg.seed,
             "comparable": config_hash({k: settings[k] for k in COMPARABLE}),

@@ -55,7 +55,7 @@ def comparison(experiment: Path, current: Run) -> Group:
     comparable = {r.label: r for r in runs if r.results["run"]["comparable"] == about["comparable"]} | {current.label: current}
     same = dict(sorted(comparable.items()))
     baseline = same.get(BASELINE)
-    quality = Table(title=f"{experiment.name}: {about['trajectories']} trajectories of {about['world']}, {about['protocol']}; mean [95 % interval]")
+    quality = Table(title=f"{experiment.name}: {about['trajectories']} trajectories of {about['world']}, {about['protocol']}, by {about['backbone']}; mean [95 % interval]")
     cost = Table(title=f"cost on {about['device']}", caption="bytes over all layers; lost: past frames that nothing could reach")
     for table, columns, last in ((quality, QUALITY, f"dPSNR to {BASELINE}"), (cost, COST, None)):
         table.add_column("policy", no_wrap=True)
