@@ -46,7 +46,7 @@ def load_into(
     Raises FileNotFoundError for a missing file or shard. Raises ValueError, before any data are read, for a damaged file,
     a pickle with more than tensors, a key that comes twice, and keys or shapes that are not the module's.
     """
-    held = {file: _shapes(file) for file in _files(path)}
+    held = {file: shapes_of(file) for file in files_of(path)}
     cut = prefix if all(key.startswith(prefix) for shapes in held.values() for key in shapes) else ""
     found: dict[str, Shape] = {}
     for file, shapes in held.items():
@@ -59,9 +59,9 @@ def load_into(
     tied: dict[int, list[str]] = {}
     for name, tensor in expected.items():
         tied.setdefault(id(tensor), []).append(name)
-    _compare(f"{path} does not fit {type(module).__name__}", found, expected, tied)
+    compare(f"{path} does not fit {type(module).__name__}", found, expected, tied)
     for file, shapes in held.items():
-        for key, tensor in _tensors(file, list(shapes)):
+        for key, tensor in tensors_of(file, list(shapes)):
             name = rename(key.removeprefix(cut))
             dtype = dtype_of(name) if tensor.is_floating_point() else tensor.dtype
             tensor = tensor.to(device, dtype, copy=True)  # never a view of the file, which may change
@@ -72,7 +72,7 @@ def load_into(
                 setattr(module.get_submodule(owner), leaf, tensor)
 
 
-def _compare(title: str, found: Mapping[str, Shape], expected: Mapping[str, Tensor], tied: Mapping[int, list[str]]) -> None:
+def compare(title: str, found: Mapping[str, Shape], expected: Mapping[str, Tensor], tied: Mapping[int, list[str]]) -> None:
     differing = [name for name in found if name in expected and found[name] != tuple(expected[name].shape)]
     problems = {
         "missing": [name for name, tensor in expected.items() if not any(alias in found for alias in tied[id(tensor)])],
@@ -85,7 +85,7 @@ def _compare(title: str, found: Mapping[str, Shape], expected: Mapping[str, Tens
         raise ValueError("\n".join([f"{title}: {counts} keys; is it the checkpoint of this model and variant?", *lists]))
 
 
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
     """The files that make up the checkpoint at a path."""
     if path.is_file():
         if path.suffix not in (".safetensors", *PICKLED):
@@ -114,7 +114,7 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _shapes(file: Path) -> dict[str, Shape]:
+def shapes_of(file: Path) -> dict[str, Shape]:
     """Keys and shapes of a file, without its data."""
     if file.suffix != ".safetensors":
         return {key: tuple(tensor.shape) for key, tensor in _pickled(file).items()}
@@ -125,7 +125,7 @@ def _shapes(file: Path) -> dict[str, Shape]:
         raise ValueError(f"{file} is damaged ({error}); download it again") from error
 
 
-def _tensors(file: Path, keys: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+def tensors_of(file: Path, keys: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a file, on the CPU, one at a time."""
     if file.suffix != ".safetensors":
         yield from _pickled(file).items()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from backbones.checkpoints import LINGBOT_WORLD_FAST, load_into, require
+from backbones.checkpoints import LINGBOT_WORLD_FAST, load_into, read_config, require
 from backbones.codecs import PreviewCodec
 from backbones.wan_causal import CELL, Codec, Schedule, WanBackbone, chosen_device, fill_randomly, precision
 from backbones.wan_network import Control, WanConfig, WanNetwork, fold
@@ -20,6 +20,7 @@ from harness.worlds.poses import rays, steps
 
 RAY_CHANNELS = {"cam": 6, "act": 7}  # origin and direction of a pixel's ray; direction and the four keys
 TEXT_LENGTH = 512
+NAMES = {"dim": "dim", "num_heads": "heads", "num_layers": "layers", "ffn_dim": "ffn", "text_dim": "context_dim"}  # config.json's and ours
 PUBLISHED = WanConfig(5120, 40, 40, 13824, 4096, control="after_self")
 INDICES = (0, 179, 358, 679)  # of the 1,000 steps
 FILES = ("Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl", "lingbot_world_fast")
@@ -113,11 +114,18 @@ def load(
 ) -> LingBotBackbone:
     """The backbone from a checkpoint folder (see `checkpoints.LINGBOT_WORLD_FAST`), or at any size with weights=random.
 
-    sizes: other sizes of the network than the published ones (fields of `WanConfig`), for measurements.
+    Sizes are the published ones, unless the checkpoint's config.json (which some downloads lack) says otherwise.
+    sizes: other sizes still (fields of `WanConfig`), for measurements.
     Raises FileNotFoundError with the download commands, or ValueError for files of another model.
     """
     if variant not in RAY_CHANNELS:
         raise ValueError(f"backbone.variant={variant!r}; use one of {', '.join(RAY_CHANNELS)}")
+    folder = Path(weights)
+    if weights != "random":
+        require(folder, FILES, LINGBOT_WORLD_FAST)
+        published = {theirs: getattr(PUBLISHED, ours) for theirs, ours in NAMES.items()}
+        told = read_config(folder / "lingbot_world_fast", published)
+        sizes = {NAMES[name]: int(value) for name, value in told.items()} | dict(sizes or {})
     where, config = chosen_device(device), replace(PUBLISHED, dtype=precision(dtype), **(sizes or {}))
     with torch.device("meta"):
         network = LingBotNetwork(config, RAY_CHANNELS[variant])
@@ -126,13 +134,17 @@ def load(
         rng = torch.Generator().manual_seed(0)
         codec, prompts = PreviewCodec(), lambda prompt: torch.randn(64, config.context_dim, generator=rng)
     else:
-        from backbones.wan_encoders import Prompts, WanVAE
+        from backbones.wan_encoders import TextEncoder
+        from backbones.wan_vae import WanVAE
 
-        folder = Path(weights)
-        require(folder, FILES, LINGBOT_WORLD_FAST)
         load_into(network, folder / "lingbot_world_fast", device=where, dtype_of=config.dtype_of)
         codec = WanVAE.from_checkpoint(folder / "Wan2.1_VAE.pth", where)
-        prompts = Prompts(folder / "models_t5_umt5-xxl-enc-bf16.pth", folder / "google" / "umt5-xxl", where)
+
+        @cache
+        def prompts(prompt: str) -> Tensor:  # 11 GB: there for a new prompt only
+            with TextEncoder.from_checkpoint(folder / "models_t5_umt5-xxl-enc-bf16.pth", folder / "google" / "umt5-xxl", where) as encoder:
+                return encoder.encode(prompt)
+
     return LingBotBackbone(network, codec, prompts, schedule(shift), (size[0], size[1]), where, variant)
 
 

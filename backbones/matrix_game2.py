@@ -224,7 +224,9 @@ def keys_of(variant: str) -> Callable[[Float[Tensor, "p 6"]], Float[Tensor, "p k
     """What the actions W S A D yaw pitch are on a variant's keyboard."""
 
     def runner(actions: Tensor) -> Tensor:  # none, jump, slide, turn left, turn right, side left, side right: one at a time
-        wanted = torch.stack([torch.full_like(actions[:, 0], 0.5), *(torch.zeros_like(actions[:, 0]),) * 2, -actions[:, 4], actions[:, 4], *actions[:, 2:4].T], 1)
+        _, _, left, right, yaw, _ = actions.T
+        never = torch.zeros_like(yaw)
+        wanted = torch.stack([never + 0.5, never, never, -yaw, yaw, left, right], 1)
         return F.one_hot(wanted.argmax(1), 7).float()
 
     return {"universal": lambda actions: actions[:, :4], "gta_drive": lambda actions: actions[:, :2], "templerun": runner}[variant]
@@ -257,12 +259,13 @@ def load(
         rng = torch.Generator().manual_seed(0)
         codec, images = PreviewCodec(), lambda image: torch.randn(1, 257, config.context_dim, generator=rng)
     else:
-        from backbones.wan_encoders import ImageEncoder, WanVAE
+        from backbones.wan_encoders import ImageEncoder
+        from backbones.wan_vae import WanVAE
 
         folder = Path(weights)
         require(folder, (FILES[variant], VAE, CLIP), MATRIX_GAME_2)
         load_into(network, folder / FILES[variant], device=where, dtype_of=config.dtype_of, prefix="model.")
-        codec = WanVAE.from_checkpoint(folder / VAE, where)
+        codec = WanVAE.from_checkpoint(folder / VAE, where, decode_dtype=torch.float16 if where.type == "cuda" else None)
         images = ImageEncoder.from_checkpoint(folder / CLIP, where, wanted).encode
     steps, window = STEPS[variant], WINDOWS[variant]
     return MatrixGame2Backbone(network, codec, images, keys_of(variant), schedule(steps), (size[0], size[1]), where, window, degrees_per_unit)

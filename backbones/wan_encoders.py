@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from backbones.checkpoints import Shape, _compare, _files, _shapes, _tensors, load_into
+from backbones.checkpoints import Shape, compare, files_of, load_into, shapes_of, tensors_of
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderModel
@@ -80,7 +80,7 @@ def shapes_at(path: Path, expected: str) -> dict[str, Shape]:
     """Keys and shapes of a checkpoint. Raises FileNotFoundError, with what is expected there, or ValueError if damaged."""
     if not path.exists():
         raise FileNotFoundError(f"nothing at {path}; expected {expected}")
-    return {key: shape for file in _files(path) for key, shape in _shapes(file).items()}
+    return {key: shape for file in files_of(path) for key, shape in shapes_of(file).items()}
 
 
 def size(shapes: Mapping[str, Shape], name: str, axis: int, published: int) -> int:
@@ -193,10 +193,10 @@ class ImageEncoder:
         with torch.device("meta"):
             model = CLIPVisionModel(config)
         tower = dict(model.named_children()).get("vision_model", model)  # transformers 4 has it as a module of the model
-        parts = clip_parts({key: tensor for file in _files(path) for key, tensor in _tensors(file, list(shapes)) if key in shapes})
+        parts = clip_parts({key: tensor for file in files_of(path) for key, tensor in tensors_of(file, list(shapes)) if key in shapes})
         wanted = tower.state_dict()
         found = {name: tuple(part.shape) for name, part in parts.items()}
-        _compare(f"{path} does not fit CLIPVisionModel", found, wanted, {id(tensor): [name] for name, tensor in wanted.items()})
+        compare(f"{path} does not fit CLIPVisionModel", found, wanted, {id(tensor): [name] for name, tensor in wanted.items()})
         tower.load_state_dict({name: part.to(device, dtype, copy=True) for name, part in parts.items()}, assign=True)
         positions = wanted["embeddings.position_embedding.weight"].shape[0]
         tower.get_submodule("embeddings").position_ids = torch.arange(positions, device=device)[None]  # in no state dict

@@ -1,4 +1,4 @@
-"""The VAE of Wan 2.1 (`diffusers` AutoencoderKLWan) as a codec that decodes a rollout as it grows."""
+"""The VAE of Wan 2.1 (arXiv 2503.20314; `diffusers` AutoencoderKLWan) as a codec that decodes a rollout as it grows."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +78,6 @@ class WanVAE:
     def begin(self) -> None:
         """A new rollout: the next latent frame is a first one."""
         self._past: list[Tensor | None] = [None] * self._slots
-        self._first = True
 
     def encode(self, pixels: Float[Tensor, "1 3 p y x"]) -> Float[Tensor, "1 16 f h w"]:
         """The mode of the posterior, normalised per channel, in float32. Raises ValueError for sizes that would be cut."""
@@ -94,7 +93,5 @@ class WanVAE:
         z = (latents.to(self._mean) * self._std + self._mean).to(self.model.post_quant_conv.weight.dtype)
         pixels = []
         for frame in z.split(1, 2):
-            hidden = self.model.post_quant_conv(frame)
-            pixels.append(self.model.decoder(hidden, feat_cache=self._past, feat_idx=[0], first_chunk=self._first))
-            self._first = False
+            pixels.append(self.model.decoder(self.model.post_quant_conv(frame), feat_cache=self._past, feat_idx=[0]))
         return torch.cat(pixels, 2).float().clamp(-1, 1)

@@ -30,7 +30,7 @@ def check_overrides(conf: Path, arguments: Sequence[str]) -> None:
             continue
         parent, _, leaf = key.rpartition(".")
         node = OmegaConf.select(cfg, parent) if parent else cfg
-        if not isinstance(node, DictConfig) or leaf not in node.keys():  # unlike `in`, keys() knows values that are still `???`
+        if not isinstance(node, DictConfig) or leaf not in set(node):  # unlike `in`, iteration knows values that are still `???`
             known = sorted(flatten(OmegaConf.to_container(cfg, resolve=False)))
             close = difflib.get_close_matches(key, known, 5, 0.5)
             siblings = [k for k in known if k.startswith(f"{parent}.")] if isinstance(node, DictConfig) and parent else []

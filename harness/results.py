@@ -127,6 +127,7 @@ def write_atomic(path: Path, text: str) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w") as file:
+            os.fchmod(handle, 0o644)  # mkstemp makes files that only their owner may read
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -53,13 +53,14 @@ def rollout(
             x0 = forced[chunk.start : chunk.start + g.chunk][None].to(g.device, torch.float32)
         else:
             rng = _generator(seed, trajectory.name, chunk.index)
-            x0 = x = backbone.noise(rng)
-            fingerprint.update(x.cpu().numpy().tobytes())
+            draws = [backbone.noise(rng) for _ in backbone.timesteps]  # all before the first pass: a copy to the GPU waits for it
+            fingerprint.update(draws[0].cpu().numpy().tobytes())
+            x0 = x = draws[0]
             for step, t in enumerate(backbone.timesteps):
                 context.begin_pass(step, clean=False)
                 x0 = backbone.denoise(x, t, condition, context.kv)
                 if step + 1 < len(backbone.timesteps):
-                    x = backbone.renoise(x0, backbone.timesteps[step + 1], backbone.noise(rng))
+                    x = backbone.renoise(x0, backbone.timesteps[step + 1], draws[step + 1])
         context.begin_pass(len(backbone.timesteps), clean=True)
         backbone.denoise(x0, 0.0, condition, context.kv)
         clock.lap("passes")

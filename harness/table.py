@@ -25,6 +25,12 @@ COST = (
     ("cost/bytes_moved", "moved MB", "{:.2f}", 1e-6),
     ("cost/unreachable_frames", "lost", "{:.1f}", 1),
 )
+PUBLISHED = {  # how a config names a paper's figures
+    "quality/psnr_revisit": "psnr",
+    "quality/ssim_revisit": "ssim",
+    "quality/lpips_revisit": "lpips",
+    "cost/fps_last": "fps_last",
+}
 CAPTION = "PSNR in dB against the first visit / the true view; floor: unrelated views of the rollout; ceiling: codec round trip"
 
 
@@ -55,7 +61,8 @@ def comparison(experiment: Path, current: Run) -> Group:
     comparable = {r.label: r for r in runs if r.results["run"]["comparable"] == about["comparable"]} | {current.label: current}
     same = dict(sorted(comparable.items()))
     baseline = same.get(BASELINE)
-    quality = Table(title=f"{experiment.name}: {about['trajectories']} trajectories of {about['world']}, {about['protocol']}, by {about['backbone']}; mean [95 % interval]")
+    made = f"{about['trajectories']} trajectories of {about['world']}, {about['protocol']}, by {about['backbone']}"
+    quality = Table(title=f"{experiment.name}: {made}; mean [95 % interval]")
     cost = Table(title=f"cost on {about['device']}", caption="bytes over all layers; lost: past frames that nothing could reach")
     for table, columns, last in ((quality, QUALITY, f"dPSNR to {BASELINE}"), (cost, COST, None)):
         table.add_column("policy", no_wrap=True)
@@ -66,6 +73,10 @@ def comparison(experiment: Path, current: Run) -> Group:
         for label, run in same.items():
             cells = [_cell(run.results["summary"], *c) for c in columns] + ([_difference(run, baseline)] if last else [])
             table.add_row(("[bold]" if label == current.label else "") + label, *cells)
+    for policy, figures in about["config"].get("published", {}).items():
+        for table, columns in ((quality, QUALITY), (cost, COST)):
+            cells = [fmt.format(figures[short]) if (short := PUBLISHED.get(key)) in figures else "" for key, _, fmt, _ in columns]
+            table.add_row(f"[dim]{policy}, published", *cells, *[""] * (table is quality))
     summary = current.results["summary"]
     for which in ("floor", "ceiling"):
         cells = {f"quality/{m}_revisit": summary.get(f"quality/{m}_{which}") for m in ("psnr", "ssim", "lpips")}

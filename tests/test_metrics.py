@@ -86,11 +86,10 @@ def test_metrics_average_and_complain(images):
 
 
 def _stats(chunk, seconds, forced=False, **changes):
-    base = dict(
-        chunk=chunk, start=3 * chunk, frames=3, frames_px=12, forced=forced, attended_rows=10 * chunk, window_bytes=100 * chunk, bank_bytes_gpu=7 * chunk, bank_bytes_cpu=0,
-        bytes_moved=4, rows_rotated=0, unreachable_frames=chunk, state_bytes=5, peak_bytes=1000 - chunk, seconds_plan=0.0, seconds_assemble=0.0, seconds_passes=seconds,
-        seconds_commit=0.0, seconds_decode=0.0, retrieved=(), attended=(),
-    )  # fmt: skip
+    counts = dict(attended_rows=10 * chunk, window_bytes=100 * chunk, bank_bytes_gpu=7 * chunk, bank_bytes_cpu=0, bytes_moved=4, rows_rotated=0)
+    sizes = dict(unreachable_frames=chunk, state_bytes=5, peak_bytes=1000 - chunk, retrieved=(), attended=())
+    times = dict(seconds_plan=0.0, seconds_assemble=0.0, seconds_passes=seconds, seconds_commit=0.0, seconds_decode=0.0)
+    base = dict(chunk=chunk, start=3 * chunk, frames=3, frames_px=12, forced=forced, **counts, **sizes, **times)
     return ChunkStats(**(base | changes))
 
 

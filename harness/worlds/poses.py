@@ -42,6 +42,48 @@ def integrate(actions: Float[Tensor, "f 6"], step: float) -> Float[Tensor, "f 4 
     return c2w.float()
 
 
+def differentiate(c2w: Float[Tensor, "f 4 4"], step: float) -> Float[Tensor, "f 6"]:
+    """Actions (columns `ACTIONS`) that lead along a path: the inverse of `integrate`, wherever the path starts.
+
+    A move is a fraction of `step` metres along and across the heading of the frame before. Heights and roll are left out:
+    no action makes them. For pitches within 90 degrees. Raises ValueError for a step that is not positive.
+    """
+    if step <= 0:
+        raise ValueError(f"a step of {step} metres a frame gives no keys; use one above 0")
+    r, moved = c2w[:, :3, :3].double(), c2w[:, :3, 3].double().diff(dim=0)
+    yaw = torch.atan2(r[:, 0, 2], r[:, 2, 2])
+    pitch = torch.atan2(-r[:, 1, 2], torch.hypot(r[:, 0, 2], r[:, 2, 2]))
+    sin, cos = yaw[:-1].sin(), yaw[:-1].cos()
+    forward, right = moved[:, 0] * sin + moved[:, 2] * cos, moved[:, 0] * cos - moved[:, 2] * sin
+    actions = torch.zeros(len(c2w), 6)
+    actions[1:, :4] = (torch.stack([forward, -forward, -right, right], -1).clamp(min=0) / step).float()
+    turned = torch.rad2deg(torch.stack([yaw, pitch], -1).diff(dim=0))
+    actions[1:, 4:] = (torch.remainder(turned + 180, 360) - 180).float()
+    return actions
+
+
+def resample(c2w: Float[Tensor, "f 4 4"], at: Float[Tensor, "n"]) -> Float[Tensor, "n 4 4"]:
+    """Poses at fractional indices of a path: positions on the straight line, rotations on the shorter arc at even speed.
+
+    At whole indices they are the path's own, bit by bit. Raises ValueError for indices outside the path.
+    """
+    from scipy.spatial.transform import Rotation, Slerp  # slow to import, and only paths of another frame rate need it
+
+    at, last = at.double(), len(c2w) - 1
+    if len(at) and (at.min() < 0 or at.max() > last):
+        raise ValueError(f"indices {at.min():g} to {at.max():g} leave a path of {len(c2w)} poses; use 0 to {last}")
+    if last == 0:
+        return c2w[at.long()]
+    low = at.floor().clamp(max=last - 1).long()
+    share = (at - low)[:, None]
+    out = c2w.double()[low]
+    out[:, :3, 3] = torch.lerp(c2w[low, :3, 3].double(), c2w[low + 1, :3, 3].double(), share)
+    rotations = Slerp(range(len(c2w)), Rotation.from_matrix(c2w[:, :3, :3].double().cpu().numpy()))(at.cpu().numpy())
+    out[:, :3, :3] = torch.from_numpy(rotations.as_matrix()).to(out)
+    whole = (at == at.round())[:, None, None]
+    return torch.where(whole, c2w[at.round().long()], out.to(c2w.dtype))
+
+
 def relative(c2w: Float[Tensor, "f 4 4"], origin: Float[Tensor, "4 4"]) -> Float[Tensor, "f 4 4"]:
     """Poses expressed in the frame of `origin` (inverse taken in float64: rigid, so the transpose)."""
     r, t = origin[:3, :3].double(), origin[:3, 3].double()
