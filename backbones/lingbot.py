@@ -131,8 +131,8 @@ def load(
         network = LingBotNetwork(config, RAY_CHANNELS[variant])
     if weights == "random":
         fill_randomly(network, where)
-        rng = torch.Generator().manual_seed(0)
-        codec, prompts = PreviewCodec(), lambda prompt: torch.randn(64, config.context_dim, generator=rng)
+        tokens = torch.randn(64, config.context_dim, generator=torch.Generator().manual_seed(0))
+        codec, prompts = PreviewCodec(), lambda prompt: tokens
     else:
         from backbones.wan_encoders import TextEncoder
         from backbones.wan_vae import WanVAE

@@ -256,8 +256,8 @@ def load(
         network = MatrixGame2Network(config, action)
     if weights == "random":
         fill_randomly(network, where)
-        rng = torch.Generator().manual_seed(0)
-        codec, images = PreviewCodec(), lambda image: torch.randn(1, 257, config.context_dim, generator=rng)
+        tokens = torch.randn(1, 257, config.context_dim, generator=torch.Generator().manual_seed(0))
+        codec, images = PreviewCodec(), lambda image: tokens
     else:
         from backbones.wan_encoders import ImageEncoder
         from backbones.wan_vae import WanVAE

@@ -70,6 +70,12 @@ class RoomsBackbone(Backbone):
         made._load(tensors, "the model in training")
         return made
 
+    def begin(self, trajectory: Trajectory) -> None:
+        if trajectory.given < self.geometry.chunk:
+            need = self.geometry.chunk
+            found = f"{trajectory.name} gives {trajectory.given} image(s), but this model starts from a whole chunk of {need}"
+            raise ValueError(f"{found}; hold the first one: world.lead_in={need - 1} (world=recorded)")
+
     def condition(self, trajectory: Trajectory, chunk: Chunk) -> Condition:
         device, dtype = self.geometry.device, self.geometry.dtype
         c2w = relative(chunk.c2w, trajectory.c2w[0])

@@ -24,7 +24,7 @@ def test_options_instantiate(group, name, tmp_path):
     overrides = [f"{group}={name}"]
     if group == "backbone" and not name.startswith("rooms"):  # published sizes need a GPU's memory
         overrides += ["backbone.weights=random", "backbone.size=[32,32]", "backbone.sizes={dim: 32, heads: 2, layers: 1, ffn: 8, context_dim: 8}"]
-    if (group, name) == ("world", "recorded"):
+    if group == "world" and name in ("recorded", "scenes"):
         overrides.append(f"world.folder={_recorded(tmp_path)}")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides)
@@ -36,13 +36,14 @@ def test_options_instantiate(group, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", GROUPS["experiment"])
-def test_experiments_compose(name):
+def test_experiments_compose(name, tmp_path):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         if name.startswith("train"):
             cfg = compose(f"experiment/{name}")
             instantiate(cfg.samples, _convert_="all")
         else:
-            cfg = compose("config", [f"+experiment={name}"])
+            needs = ["backbone.weights=random", f"world.folder={_recorded(tmp_path)}"] if name.startswith("worldkv_table") else []
+            cfg = compose("config", [f"+experiment={name}", *needs])
             instantiate(cfg.world, _convert_="all")
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=not name.startswith("train"))
 

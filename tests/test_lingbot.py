@@ -31,16 +31,17 @@ MODES = {
 SIZE = (64, 48)
 
 
-def make(variant: str = "cam", shift: float = 10.0) -> LingBotBackbone:
-    c = config("lingbot")["config"]
-    sizes = WanConfig(c["dim"], c["num_heads"], c["num_layers"], c["ffn_dim"], c["text_dim"], c["freq_dim"], control="after_self")
+def make(variant: str = "cam", shift: float = 10.0, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LingBotBackbone:
+    c, where = config("lingbot")["config"], torch.device(device)
+    sizes = WanConfig(c["dim"], c["num_heads"], c["num_layers"], c["ffn_dim"], c["text_dim"], c["freq_dim"], control="after_self", dtype=dtype)
     network = LingBotNetwork(sizes, RAY_CHANNELS[variant])
     weights = golden("lingbot/weights")
     own = {k.removeprefix("act::"): v for k, v in weights.items() if k.startswith("act::")} if variant == "act" else {}
-    network.load_state_dict({k: v for k, v in weights.items() if not k.startswith("act::")} | own)
+    weights = {k: v for k, v in weights.items() if not k.startswith("act::")} | own
+    network.load_state_dict({k: v.to(where, sizes.dtype_of(k)) for k, v in weights.items()}, assign=True)
     inputs = golden("lingbot/inputs")
     codec = RecordedCodec(inputs["image_latent"][None])
-    return LingBotBackbone(network, codec, lambda prompt: inputs["context"], schedule(shift), SIZE, torch.device("cpu"), variant, c["text_len"])
+    return LingBotBackbone(network, codec, lambda prompt: inputs["context"], schedule(shift), SIZE, where, variant, c["text_len"])
 
 
 def path(name: str) -> Trajectory:

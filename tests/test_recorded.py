@@ -37,6 +37,8 @@ def test_a_path_rolls_out(folder, roll):
     assert len(out.frames) == 18
     with pytest.raises(ValueError, match="only worlds with geometry"):
         roll(make_policy("oracle"), path=t)
+    with pytest.raises(ValueError, match=r"starts from a whole chunk of 3; hold the first one: world.lead_in=2"):
+        roll(make_policy("worldkv"), path=world(folder, lead_in=0).trajectory(0))
 
 
 def test_true_frames_make_a_reference(folder):

@@ -33,9 +33,8 @@ MOVES = {"R_L_R_L_90": 4 * 45 + 4 * 18, "R_L_R_L_R_L90": 360, "R180L90R90L180": 
 @pytest.fixture
 def images(tmp_path):
     """Two images, the first with a prompt."""
-    for name, shape in (("street", (30, 80)), ("hall", (64, 96))):
-        array = np.random.default_rng(len(name)).integers(0, 255, (*shape, 3), dtype=np.uint8)
-        iio.imwrite(tmp_path / f"{name}.png", array)
+    for name, shape in (("street", (30, 80, 3)), ("hall", (64, 96, 3))):
+        iio.imwrite(tmp_path / f"{name}.png", np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8))
     (tmp_path / "hall.txt").write_text("A long hall.\n")
     (tmp_path / "notes.md").write_text("no image")
     return tmp_path
@@ -51,12 +50,12 @@ def listed(folder, text):
     return folder / "scenes.yaml"
 
 
-def recorded(folder, spec="WR_LS90", step=0.05, **files):
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "poses.npy", integrate(parse(spec, 10.0, 6, 6), step).numpy())
-    for name, array in files.items():
-        np.save(folder / f"{name}.npy", array)
-    return folder
+def recorded(folder):
+    """37 poses of a walk, a turn and back; and the actions that made them."""
+    actions = parse("WR_LS90", 10.0, 6, 6)
+    folder.mkdir(parents=True)
+    np.save(folder / "poses.npy", integrate(actions, 0.05).numpy())
+    return actions
 
 
 @pytest.mark.parametrize("name", [*NUMBERED, *MOVES])
@@ -66,23 +65,15 @@ def test_names_say_how_long(name):
     assert not actions[0].any(), "frame 0 is the start pose"
 
 
-def test_a_number_holds_or_lacks_the_last_frame():
-    whole = script("R_L_R_L_R_L90")[0]
-    assert torch.equal(script("R_L_R_L_R_L90_360")[0], whole[:360])
-    held = script("L_R_L_R_L_R_385")[0]
-    assert torch.equal(held[:361], script("L_R_L_R_L_R90")[0])
-    assert not held[361:].any()
-    with pytest.raises(ValueError, match="moves take 360 video frames, the name says 300; use R_L_R_L_R_L90_360 or R_L_R_L_R_L90"):
-        script("R_L_R_L_R_L90_300")
-    with pytest.raises(ValueError, match="no multiple of 2"):
-        script("R_L45_200")
-
-
-def test_whole_chunks_by_listing_them():
+def test_whole_chunks_and_numbers():
     for chunk, stride in ((12, 4), (3, 1), (8, 8)):
         lengths = [1 + stride * (chunk // stride * n - 1) for n in range(1, 80)]
         for frames in range(1, 200):
             assert whole_chunks(frames, chunk, stride) == max((n for n in lengths if n <= frames), default=0)
+    whole, held = script("R_L_R_L_R_L90")[0], script("L_R_L_R_L_R_385")[0]
+    assert torch.equal(script("R_L_R_L_R_L90_360")[0], whole[:360]), "the last frame is missing"
+    assert torch.equal(held[:361], script("L_R_L_R_L_R90")[0])
+    assert not held[361:].any()
 
 
 def test_released_names_in_the_settings(images):
@@ -98,8 +89,7 @@ def test_released_names_in_the_settings(images):
         assert t.pairs, name
         assert all(p.first % 4 == p.revisit % 4 == 0 and p.gap_degrees == p.gap_metres == 0 for p in t.pairs), name
         assert all(yaw[p.first] == yaw[p.revisit] and p.revisit - p.first >= 12 for p in t.pairs), name
-        away = [(yaw[p.first : p.revisit] - yaw[p.first]).abs().max() for p in t.pairs]
-        assert min(away) > 0.75 * 90, name
+        assert min((yaw[p.first : p.revisit] - yaw[p.first]).abs().max() for p in t.pairs) > 0.75 * 90, name
 
 
 def test_every_image_takes_every_path(images):
@@ -108,29 +98,22 @@ def test_every_image_takes_every_path(images):
     hall, street = world.trajectory(0), world.trajectory(3)
     assert (hall.prompt, street.prompt) == ("A long hall.", "")
     assert torch.equal(hall.c2w, street.c2w)
-    assert hall.given == 1
-    assert hall.reference is None
-    assert hall.fps == 16.0
+    assert (hall.given, hall.reference, hall.fps) == (1, None, 16.0)
     assert torch.equal(hall.images, torch.from_numpy(iio.imread(images / "hall.png")).permute(2, 0, 1)[None] / 255)
     assert street.images.shape == (1, 3, *SIZE)
+    middle = torch.zeros(1, 3, 40, 80)
+    middle[..., 20:60] = 1
+    assert torch.equal(cover(middle, (40, 40)), torch.ones(1, 3, 40, 40)), "cropped, not stretched"
     assert torch.allclose(hall.intrinsics[0], torch.tensor([48.0, 48.0, 48.0, 32.0]))
     assert len(hall.c2w) == 33, "1 + 9 + 3 + 9 frames, held to three chunks"
     assert not hall.actions[22:].any()
     assert len(world.trajectory(2).c2w) == 33, "40 frames, cut to three chunks"
     assert make(images, "R_L90").names == ("hall_R_L90", "street_R_L90"), "one trajectory need not be a list"
-    assert torch.equal(world.trajectory(0).c2w, hall.c2w)
     assert all(make(images, [name]).trajectory(0).pairs for name in PRESETS)
 
 
-def test_images_are_cropped_not_stretched():
-    image = torch.zeros(1, 3, 40, 80)
-    image[..., 20:60] = 1  # the middle square
-    assert torch.equal(cover(image, (40, 40)), torch.ones(1, 3, 40, 40))
-    assert cover(torch.rand(1, 3, 37, 53), (64, 96)).shape == (1, 3, 64, 96)
-
-
 def test_a_yaml_list(images):
-    recorded(images / "paths" / "walk")
+    expected = recorded(images / "paths" / "walk")[:33]
     entries = [
         {"image": "hall.png"},
         {"image": "hall.png", "prompt": "Rain.", "trajectory": "paths/walk"},
@@ -142,7 +125,6 @@ def test_a_yaml_list(images):
     assert [world.trajectory(i).prompt for i in range(5)] == ["A long hall.", "Rain.", "", "", ""]
     walk = world.trajectory(1)
     assert len(walk.c2w) == 33, "37 poses, cut to whole chunks"
-    expected = parse("WR_LS90", 10.0, 6, 6)[:33]
     assert torch.equal(walk.actions[:, :4], expected[:, :4]), "keys are found whatever the path's unit"
     assert torch.allclose(walk.actions, expected, atol=ROUND_TRIP)
     half = make(listed(images, entries), ["L_R90"], path_fps=32.0).trajectory(1)
@@ -150,58 +132,37 @@ def test_a_yaml_list(images):
     assert torch.equal(half.c2w, walk.c2w[:18:2])
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ([{"img": "hall.png"}], "entry 1 has the unknown key img; use image, prompt, trajectory, name"),
-        ([{"image": "hall.png"}, {"prompt": "A street."}], "entry 2 has no image"),
-        ([{"image": "hall.png", "trajectory": "R_X_L90"}], "unknown trajectory 'R_X_L90'.*R_L_R_L90.*nor a folder"),
-        ([{"image": "hall.png"}, {"image": "hall.png"}], "several scenes are called hall_R_L90.*a name each"),
-        ({"image": "hall.png"}, "no list of entries"),
-        ("- {image: [", "no YAML"),
-        ("", "no list of entries"),
-    ],
-)
-def test_bad_lists_are_named(images, text, message):
-    with pytest.raises(ValueError, match=message):
-        make(listed(images, text))
+BAD = [
+    ([{"img": "hall.png"}], {}, "entry 1 has the unknown key img; use image, prompt, trajectory, name"),
+    ([{"image": "hall.png"}, {"prompt": "A street."}], {}, "entry 2 has no image"),
+    ([{"image": "notes.md"}], {}, r"notes\.md is damaged or no image.*replace it"),
+    ([{"image": "attic.png"}], {}, r"no image .*attic\.png; correct the entry"),
+    ([{"image": "hall.png", "trajectory": "R_X_L90"}], {}, "unknown trajectory 'R_X_L90'.*R_L_R_L90.*nor a folder"),
+    ([{"image": "hall.png", "trajectory": "paths"}], {}, r"paths: expected poses\.npy"),
+    ([{"image": "hall.png"}] * 2, {}, "several scenes are called hall_R_L90.*a name each"),
+    ({"image": "hall.png"}, {}, "no list of entries"),
+    ("- {image: [", {}, "no YAML"),
+    (None, {"folder": "nowhere"}, "neither a folder of images nor a YAML file"),
+    (None, {"folder": "paths"}, r"holds no image \(\.png .*put the first frames into it"),
+    (None, {"trajectories": ["somewhere"]}, "unknown trajectory 'somewhere'"),
+    (None, {"trajectories": ["R_L"]}, "needs an angle"),
+    (None, {"trajectories": ["R45_200"], "degrees": 2.0}, "no multiple of 2"),
+    (None, {"trajectories": ["W_2"]}, "moves take 6 video frames, the name says 2; use W_6 or W, or change world.degrees"),
+    (None, {"trajectories": ["W_6"]}, "6 video frames are less than a chunk of 9"),
+    (None, {"trajectories": []}, r"has no trajectory; list some in world\.trajectories"),
+    (None, {"size": None}, r"give the rows and columns that the backbone works at, as in world\.size=\[480,832\]"),
+    (None, {"protocol": "guided"}, "use free"),
+    (None, {"chunk_px": 10}, r"no multiple of world\.stride_px=4; the Wan family has 12 and 4"),
+    (None, {"path_fps": 0.0}, "frame rates above 0"),
+]
 
 
-def test_missing_files_are_named(images, tmp_path_factory):
-    with pytest.raises(FileNotFoundError, match=r"no image .*attic\.png; correct the entry"):
-        make(listed(images, [{"image": "attic.png"}]))
-    with pytest.raises(FileNotFoundError, match="neither a folder of images nor a YAML file"):
-        make(images / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"holds no image \(\.png .*put the first frames into it"):
-        make(tmp_path_factory.mktemp("empty"))
+@pytest.mark.parametrize(("entries", "changes", "message"), BAD)
+def test_errors_name_the_remedy(images, entries, changes, message):
     (images / "paths").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"expected poses\.npy"):
-        make(images, [str(images / "paths")])
-    (images / "hall.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"hall\.png is damaged or no image.*replace it"):
-        make(images).trajectory(0)
-
-
-PATHS = {
-    "somewhere": "unknown trajectory 'somewhere'",
-    "R_L": "needs an angle",
-    "W_2": "moves take 6 video frames",
-    "W_6": "6 video frames are less than a chunk of 9",
-}
-SETTINGS = {
-    "trajectories": ([], r"has no trajectory; list some in world\.trajectories"),
-    "size": (None, r"give the rows and columns that the backbone works at, as in world\.size=\[480,832\]"),
-    "protocol": ("guided", "use free"),
-    "fov": (180.0, "between 0 and 180"),
-    "chunk_px": (10, r"no multiple of world\.stride_px=4; the Wan family has 12 and 4"),
-    "path_fps": (0.0, "frame rates above 0"),
-}
-
-
-@pytest.mark.parametrize(("key", "value", "message"), [("trajectories", [t], m) for t, m in PATHS.items()] + [(k, *v) for k, v in SETTINGS.items()])
-def test_bad_settings_are_named(images, key, value, message):
-    with pytest.raises(ValueError, match=message):
-        make(images, **{key: value})
+    source = listed(images, entries) if entries else images / changes.get("folder", "")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        make(source, **{k: v for k, v in changes.items() if k != "folder"}).trajectory(0)
 
 
 @pytest.mark.parametrize("load", [lingbot.load, matrix_game2.load])
@@ -228,11 +189,9 @@ def test_one_path_drives_poses_and_keys(images, load):
 
 def test_actions_and_poses_are_inverse():
     g = torch.Generator().manual_seed(0)
-    keys = torch.rand(60, 4, generator=g)
-    actions = torch.cat([keys, 40 * torch.rand(60, 1, generator=g) - 10, 4 * torch.rand(60, 1, generator=g) - 2], 1)
-    actions[:, [1, 2]] *= 0  # W and D: opposite keys cancel, and no path tells
-    actions[30:, [1, 2]] = keys[30:, [1, 2]]
-    actions[30:, [0, 3]] = 0
+    share = torch.rand(60, 6, generator=g)
+    actions = torch.cat([share[:, :4], 40 * share[:, 4:5] - 10, 4 * share[:, 5:] - 2], 1)
+    actions[:30, [1, 2]] = actions[30:, [0, 3]] = 0  # W and D, then S and A: opposite keys cancel, and no path tells
     actions[0] = 0
     c2w = integrate(actions, 0.1)
     found = differentiate(c2w, 0.1)
@@ -240,8 +199,13 @@ def test_actions_and_poses_are_inverse():
     assert torch.allclose(integrate(found, 0.1), c2w, atol=ROUND_TRIP)
     elsewhere = torch.eye(4)
     elsewhere[:3, :3], elsewhere[:3, 3] = rotation(torch.tensor(70.0), torch.tensor(0.0)), torch.tensor([1.0, 2.0, 3.0])
-    assert torch.allclose(differentiate(elsewhere @ c2w, 0.1), actions, atol=10 * ROUND_TRIP)
-    assert differentiate(c2w[:1], 0.1).shape == (1, 6)
+    assert torch.allclose(differentiate(elsewhere @ c2w, 0.1), actions, atol=ROUND_TRIP)
+    walk = parse("WDR_LAS90", 10.0, 6, 3)
+    for step in (1e-3, 50.0):
+        path = integrate(walk, step)
+        path[:, 0, 3] += 0.01 * step * torch.randn(len(walk), generator=g)  # a trembling hand
+        assert torch.equal(derived_actions(path)[:, :4], walk[:, :4]), "in any unit"
+    assert not derived_actions(integrate(walk, 0.1), step=1.0)[:, :4].any(), "a given step is kept to"
     with pytest.raises(ValueError, match="use one above 0"):
         differentiate(c2w, 0.0)
 
@@ -255,43 +219,32 @@ def test_resampled_poses():
     assert torch.allclose(half[-1, :3, 3], (c2w[-1, :3, 3] + c2w[-2, :3, 3]) / 2, atol=1e-6)
     third = resample(integrate(parse("R90", 90.0), 0.0), torch.tensor([1 / 3]))
     assert torch.allclose(third[0, :3, :3], rotation(torch.tensor(30.0), torch.tensor(0.0)), atol=1e-6)
-    assert torch.equal(resample(c2w[:1], torch.zeros(2)), c2w[[0, 0]])
     with pytest.raises(ValueError, match="use 0 to 24"):
         resample(c2w, torch.tensor([24.5]))
 
 
 def test_recorded_paths_for_the_wan_family(tmp_path):
     """Derived actions, whole chunks of a stride, another frame rate."""
-    folder = recorded(tmp_path / "walk", intrinsics=pinhole(80.0, (480, 832), 1).numpy())
+    folder = tmp_path / "walk"
+    actions = recorded(folder)
+    np.save(folder / "intrinsics.npy", pinhole(80.0, (480, 832), 1).numpy())
     iio.imwrite(folder / "first.png", np.zeros((48, 64, 3), dtype=np.uint8))
-    settings = dict(size=SIZE, protocol="free", lead_in=0, intrinsics_size=(480, 832), fps=16.0, min_gap=8, overlap=0.5, chunk_px=12, stride_px=4)
-    script_actions = parse("WR_LS90", 10.0, 6, 6)
-    t = RecordedWorld(str(folder), **settings).trajectory(0)
-    assert len(t.c2w) == 33
-    assert torch.allclose(t.actions, script_actions[:33], atol=ROUND_TRIP)
+
+    def read(path_fps=None):
+        common = dict(protocol="free", lead_in=0, intrinsics_size=(480, 832), fps=16.0, min_gap=8, overlap=0.5, chunk_px=12)
+        return RecordedWorld(str(folder), SIZE, **common, stride_px=4, path_fps=path_fps).trajectory(0)
+
+    t, slow = read(), read(path_fps=8.0)
+    assert torch.allclose(t.actions, actions[:33], atol=ROUND_TRIP)
     assert t.pairs
     assert all(p.first % 4 == p.revisit % 4 == 0 for p in t.pairs)
-    slow = RecordedWorld(str(folder), **settings, path_fps=8.0).trajectory(0)  # 73 frames of 1/16 s
-    assert len(slow.c2w) == 69, "cut to whole chunks"
+    assert len(slow.c2w) == 69, "73 frames of 1/16 s"
     assert torch.equal(slow.c2w[:65:2], t.c2w)
-    np.save(folder / "actions.npy", script_actions.numpy())
-    kept = RecordedWorld(str(folder), **settings, path_fps=8.0).trajectory(0)
-    assert torch.equal(kept.actions[1:, :4], script_actions[1:35, :4].repeat_interleave(2, 0)), "a key stays down, at any frame rate"
-    assert torch.allclose(kept.actions[1:, 4], script_actions[1:35, 4].repeat_interleave(2) / 2), "a turn is spread over the frames"
+    np.save(folder / "actions.npy", actions.numpy())
+    kept = read(path_fps=8.0).actions[1:]
+    assert torch.equal(kept[:, :4], actions[1:35, :4].repeat_interleave(2, 0)), "a key stays down, at any frame rate"
+    assert torch.allclose(kept[:, 4], actions[1:35, 4].repeat_interleave(2) / 2), "a turn is spread over the frames"
     np.save(folder / "frames.npy", np.zeros((37, 8, 8, 3), dtype=np.uint8))
-    given = RecordedWorld(str(folder), **settings).trajectory(0)
-    assert (given.given, len(given.reference)) == (9, 33)
-    assert len(RecordedWorld(str(folder), **settings, path_fps=32.0).trajectory(0).reference) == 9
+    assert [len(x) for x in (read().images, read().reference, read(path_fps=32.0).reference)] == [9, 33, 9]
     with pytest.raises(ValueError, match="no frame at every 1/16 s"):
-        RecordedWorld(str(folder), **settings, path_fps=8.0).trajectory(0)
-
-
-def test_keys_of_a_path_in_any_unit():
-    actions = parse("WDR_LAS90", 10.0, 6, 3)
-    for step in (1e-3, 0.1, 50.0):
-        assert torch.equal(derived_actions(integrate(actions, step))[:, :4], actions[:, :4])
-    trembling = integrate(actions, 0.1)
-    trembling[:, 0, 3] += 1e-3 * torch.randn(len(actions), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(derived_actions(trembling)[:, :4], actions[:, :4])
-    assert not derived_actions(integrate(parse("R_L90"), 0.1))[:, :4].any(), "a turn presses no key"
-    assert not derived_actions(integrate(actions, 0.1), step=1.0)[:, :4].any(), "a given step is kept to"
+        read(path_fps=8.0)

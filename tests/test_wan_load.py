@@ -100,6 +100,13 @@ def test_matrix_game2_from_its_folder(matrix_folder):
     check_rollout(backbone)
 
 
+@pytest.mark.parametrize(("load", "sizes"), [(lingbot.load, TEXT_SIZES), (matrix_game2.load, dict(dim=48, heads=2, layers=2, ffn=64))])
+def test_random_weights_are_the_same_for_every_policy(load, sizes):
+    backbone = load("random", size=SIZE, dtype="float32", device="cpu", sizes=sizes)
+    first, second = (rollout(backbone, make_policy("full"), GpuStore(), path(), 0) for _ in range(2))
+    assert torch.isfinite(first.latents).all() and torch.equal(first.latents, second.latents)
+
+
 @pytest.mark.parametrize("lost", ["lingbot_world_fast", "Wan2.1_VAE.pth", "google/umt5-xxl"])
 def test_what_is_missing_is_named_with_its_download(lingbot_folder, lost):
     (lingbot_folder / lost).rename(lingbot_folder / "elsewhere")

@@ -110,7 +110,15 @@ def test_grammar(spec, frames):
 
 @pytest.mark.parametrize(
     ("spec", "message"),
-    [("RXL90", "cannot read 'X'"), ("RL", "needs an angle"), ("R95", "no multiple"), ("", "cannot read"), ("90", "cannot read"), ("R0", "no multiple")],
+    [
+        ("RXL90", "cannot read 'X'"),
+        ("RL", "needs an angle"),
+        ("R95", "no multiple"),
+        ("", "cannot read"),
+        ("90", "cannot read"),
+        ("R0", "no multiple"),
+        ("W10_R90", "W10 has a number"),
+    ],
 )
 def test_grammar_errors(spec, message):
     with pytest.raises(ValueError, match=message):

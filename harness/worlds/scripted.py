@@ -37,6 +37,8 @@ def parse(spec: str, degrees: float = 10.0, move_frames: int = 6, hold_frames: i
         raise ValueError(
             f"trajectory {spec!r}: cannot read {bad or text!r}; use letters R L W S A D _ and an angle, as in R_L_R_L90, or a preset: {', '.join(PRESETS)}"
         )
+    if unused := [letter + number for letter, number in tokens[:-1] if number and letter not in "RL"]:
+        raise ValueError(f"trajectory {spec!r}: {unused[0]} has a number, but only turns have angles; lengths are world.move_frames and world.hold_frames")
     trailing = tokens[-1][1]
     rows = [torch.zeros(1, 6)]
     for letter, number in tokens:
