@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from harness.media import contact_sheet, cost_plot, filmstrips
 from harness.results import RunFolder, config_hash, provenance, write_atomic
 from harness.runner import EvalModule, loader
 from harness.table import Run, comparison, finished_runs
+from metrics.fid import frechet
 
-DECIDES = ("policy", "backbone", "world", "store", "metric", "seed")  # the settings that decide a result
+DECIDES = ("policy", "backbone", "world", "store", "metric", "features", "seed")  # the settings that decide a result
 COMPARABLE = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone
 
 
@@ -50,7 +52,11 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str) -> dict:
     if results is None or fresh:
         folder.create()
         write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
-        _predict(cfg, settings, folder, world, done)
+        extractor = instantiate(cfg.features) if cfg.features else None
+        if extractor is not None and extractor.missing:
+            console.print(f"FID is left out: {extractor.missing}")
+            extractor = None
+        _predict(cfg, settings, folder, world, done, extractor)
         run = {
             "label": label,
             **{k: choices[k] for k in ("policy", "world", "store")},
@@ -63,7 +69,7 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str) -> dict:
             "config": settings,
             **provenance(_device(settings)),
         }
-        results = folder.finish(run, world.names)
+        results = folder.finish(run, world.names, _distances(folder, world.names))
         _pictures(folder, label)
         if not cfg.run_dir:  # a chosen folder's parent is not ours to write to
             _experiment_pictures(path.parent, folder, label, results["run"]["comparable"])
@@ -81,7 +87,16 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str) -> dict:
     return results
 
 
-def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: set[str]) -> None:
+def _distances(folder: RunFolder, names: Sequence[str]) -> dict[str, dict]:
+    """FID between all first visits and all revisits, where a run has image features. A distance of sets has no interval."""
+    features = folder.features(names)
+    if features is None or len(features[0]) < 2:
+        return {}
+    first, again = (torch.from_numpy(x) for x in features)
+    return {"quality/fid": {"mean": frechet(first, again), "ci95": None, "n": len(again)}}
+
+
+def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: set[str], extractor) -> None:
     """Roll out the trajectories that have no record yet."""
     device = _device(settings)
     progress = ChunkProgress(len(world.names), len(done), cfg.progress and cfg.devices == 1)
@@ -93,6 +108,7 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
         [instantiate(m, _convert_="all") for m in cfg.metric.values()],
         cfg.seed,
         progress.observe if cfg.devices == 1 else _ignore,
+        None if extractor is None else extractor.extract,
     )
     callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos)]
     if cfg.devices == 1:

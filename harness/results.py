@@ -63,6 +63,22 @@ class RunFolder:
     def write(self, record: Record) -> None:
         write_atomic(self._records / f"{_file_name(record.name)}.json", json.dumps(asdict(record)))
 
+    def write_features(self, name: str, first: np.ndarray, again: np.ndarray) -> None:
+        """Image features of a trajectory's first visits and revisits (n, d), kept so that a resumed run has them all."""
+        target = self._records / f"{_file_name(name)}.npz"
+        temporary = target.with_name(f".{target.name}.partial")
+        with temporary.open("wb") as file:
+            np.savez(file, first=first.astype(np.float32), again=again.astype(np.float32))
+        temporary.replace(target)
+
+    def features(self, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
+        """First-visit and revisit features of all these trajectories that have any."""
+        files = [f for f in (self._records / f"{_file_name(n)}.npz" for n in names) if f.exists()]
+        if not files:
+            return None
+        loaded = [np.load(f) for f in files]
+        return np.concatenate([x["first"] for x in loaded]), np.concatenate([x["again"] for x in loaded])
+
     def records(self) -> list[Record]:
         """All readable records, by name; a damaged file counts as not run (and is replaced when it is)."""
         found = []
@@ -81,8 +97,11 @@ class RunFolder:
             return None
         return results if isinstance(results, dict) and results.get("schema") == SCHEMA else None
 
-    def finish(self, run: dict, expected: Sequence[str]) -> dict:
-        """Aggregate the records of `expected` trajectories into results.json, pairs.csv, chunks.csv, trajectories.jsonl."""
+    def finish(self, run: dict, expected: Sequence[str], extra: dict[str, dict] | None = None) -> dict:
+        """Aggregate the records of `expected` trajectories into results.json, pairs.csv, chunks.csv, trajectories.jsonl.
+
+        extra: summary entries that are no means over trajectories.
+        """
         records = [r for r in self.records() if r.name in set(expected)]
         good = [r for r in records if not r.error]
         run = run | {
@@ -90,7 +109,7 @@ class RunFolder:
             "failed": {r.name: r.error for r in records if r.error},
             "noise": hashlib.sha256("".join(r.noise for r in good).encode()).hexdigest()[:16],
         }
-        results = {"schema": SCHEMA, "run": run, "summary": summarise([r.values for r in good])}
+        results = {"schema": SCHEMA, "run": run, "summary": summarise([r.values for r in good]) | (extra or {})}
         write_atomic(self.path / "trajectories.jsonl", "".join(json.dumps({"name": r.name, "error": r.error, **r.values}) + "\n" for r in records))
         for table in ("pairs", "chunks"):
             write_csv(self.path / f"{table}.csv", ({"trajectory": r.name, **row} for r in good for row in getattr(r, table)))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import lightning as L
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from harness.backbone import Backbone
@@ -27,6 +28,7 @@ class Outcome:
     record: Record
     trajectory: Trajectory | None = None
     rollout: Rollout | None = None
+    features: tuple[Tensor, Tensor] | None = None  # of first visits and of revisits, n d
 
 
 class Pending(Dataset[int]):
@@ -49,7 +51,8 @@ def loader(indices: Sequence[int]) -> DataLoader[int]:
 class EvalModule(L.LightningModule):
     """Rolls out trajectory `index` under the policy, scores it, and returns an `Outcome`.
 
-    make_backbone: builds the backbone on a device; called once in every process that Lightning starts.
+    make_backbone: builds the backbone on a device; called once in every process that Lightning starts. features: frames
+    to image features, for distances between sets of frames.
     """
 
     def __init__(
@@ -61,10 +64,11 @@ class EvalModule(L.LightningModule):
         metrics: Sequence[FrameMetric],
         seed: int,
         observe: Callable[[str, ChunkStats], None] = lambda name, stats: None,
+        features: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.make_backbone, self.policy, self.store, self.world = make_backbone, policy, store, world
-        self.frame_metrics, self.seed, self.observe = list(metrics), seed, observe
+        self.frame_metrics, self.seed, self.observe, self.features = list(metrics), seed, observe, features
 
     def setup(self, stage: str) -> None:
         self.backbone = self.make_backbone(str(self.trainer.strategy.root_device))
@@ -97,7 +101,11 @@ class EvalModule(L.LightningModule):
         pairs = score_pairs(out, trajectory, roundtrip, self.frame_metrics)
         values = mean_scores(pairs) | drift(out, trajectory) | cost(out)
         values |= {"pairs": float(len(pairs)), "chunks": float(len(out.stats))}
-        return Outcome(Record(trajectory.name, values, pairs, [chunk_row(s) for s in out.stats], out.noise), trajectory, out)
+        features = None
+        if self.features is not None and pairs:
+            features = tuple(self.features(out.frames[[int(row[which]) for row in pairs]]) for which in ("first", "revisit"))
+        record = Record(trajectory.name, values, pairs, [chunk_row(s) for s in out.stats], out.noise)
+        return Outcome(record, trajectory, out, features)
 
 
 def chunk_row(stats: ChunkStats) -> dict[str, float | str]:

@@ -15,6 +15,7 @@ QUALITY = (  # key, heading, format, unit factor
     ("quality/lpips_revisit", "LPIPS", "{:.3f}", 1),
     ("quality/psnr_reference", "PSNR true", "{:.2f}", 1),
     ("quality/contrast", "contrast", "{:.2f}", 1),
+    ("quality/fid", "FID", "{:.1f}", 1),
 )
 COST = (
     ("cost/fps_mean", "FPS", "{:.1f}", 1),
@@ -29,6 +30,7 @@ PUBLISHED = {  # how a config names a paper's figures
     "quality/psnr_revisit": "psnr",
     "quality/ssim_revisit": "ssim",
     "quality/lpips_revisit": "lpips",
+    "quality/fid": "fid",
     "cost/fps_last": "fps_last",
 }
 CAPTION = "PSNR in dB against the first visit / the true view; floor: unrelated views of the rollout; ceiling: codec round trip"
@@ -61,10 +63,11 @@ def comparison(experiment: Path, current: Run) -> Group:
     comparable = {r.label: r for r in runs if r.results["run"]["comparable"] == about["comparable"]} | {current.label: current}
     same = dict(sorted(comparable.items()))
     baseline = same.get(BASELINE)
+    shown = [c for c in QUALITY if any(c[0] in r.results["summary"] for r in same.values()) or PUBLISHED.get(c[0]) in _published_figures(about)]
     made = f"{about['trajectories']} trajectories of {about['world']}, {about['protocol']}, by {about['backbone']}"
     quality = Table(title=f"{experiment.name}: {made}; mean [95 % interval]")
     cost = Table(title=f"cost on {about['device']}", caption="bytes over all layers; lost: past frames that nothing could reach")
-    for table, columns, last in ((quality, QUALITY, f"dPSNR to {BASELINE}"), (cost, COST, None)):
+    for table, columns, last in ((quality, shown, f"dPSNR to {BASELINE}"), (cost, COST, None)):
         table.add_column("policy", no_wrap=True)
         for _, heading, _, _ in columns:
             table.add_column(heading, justify="right", no_wrap=True)
@@ -74,17 +77,21 @@ def comparison(experiment: Path, current: Run) -> Group:
             cells = [_cell(run.results["summary"], *c) for c in columns] + ([_difference(run, baseline)] if last else [])
             table.add_row(("[bold]" if label == current.label else "") + label, *cells)
     for policy, figures in about["config"].get("published", {}).items():
-        for table, columns in ((quality, QUALITY), (cost, COST)):
+        for table, columns in ((quality, shown), (cost, COST)):
             cells = [fmt.format(figures[short]) if (short := PUBLISHED.get(key)) in figures else "" for key, _, fmt, _ in columns]
             table.add_row(f"[dim]{policy}, published", *cells, *[""] * (table is quality))
     summary = current.results["summary"]
     for which in ("floor", "ceiling"):
         cells = {f"quality/{m}_revisit": summary.get(f"quality/{m}_{which}") for m in ("psnr", "ssim", "lpips")}
-        quality.add_row(f"[dim]{which}", *[fmt.format(cells[key]["mean"]) if cells.get(key) else "" for key, _, fmt, _ in QUALITY], "")
+        quality.add_row(f"[dim]{which}", *[fmt.format(cells[key]["mean"]) if cells.get(key) else "" for key, _, fmt, _ in shown], "")
     quality.caption = CAPTION
     if others := sum(r.results["run"]["comparable"] != about["comparable"] for r in runs):
         quality.caption += f"; {others} runs of another world, seed or backbone are not comparable and not shown"
     return Group(quality, cost)
+
+
+def _published_figures(about: dict) -> set[str]:
+    return {name for figures in about["config"].get("published", {}).values() for name in figures}
 
 
 def _cell(summary: dict, key: str, heading: str, fmt: str, factor: float) -> str:

@@ -25,7 +25,7 @@ ALLOWED = {  # module prefix -> prefixes of ours that it may import
     "harness.docs": ("harness.media", "harness.results", "harness.table"),
     "harness.runner": ("harness", "metrics"),
     "harness.callbacks": ("harness",),
-    "harness.evaluate": ("harness",),
+    "harness.evaluate": ("harness", "metrics"),
     "harness.training": ("harness", "backbones", "policies.full"),
     "policies": ("harness.types", "harness.policy", "harness.attention", "harness.bank", "harness.worlds.poses", "policies"),
     "backbones": ("harness.types", "harness.attention", "harness.backbone", "harness.worlds.poses", "backbones"),
