@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import ROOT
 
 OURS = ("harness", "policies", "backbones", "metrics")
-ENTRY = {"harness.run", "harness.train"}  # entry points may import anything
+ENTRY = {"harness.run", "harness.train", "harness.bench"}  # entry points may import anything
 ALLOWED = {  # module prefix -> prefixes of ours that it may import
     "harness.types": (),
     "harness.attention": (),
@@ -16,6 +16,7 @@ ALLOWED = {  # module prefix -> prefixes of ours that it may import
     "harness.policy": ("harness.types", "harness.attention", "harness.bank"),
     "harness.context": ("harness.types", "harness.bank", "harness.policy", "harness.stores"),
     "harness.backbone": ("harness.types",),
+    "harness.timing": ("harness",),
     "harness.rollout": ("harness.types", "harness.backbone", "harness.bank", "harness.context", "harness.policy", "harness.stores"),
     "harness.worlds": ("harness.types", "harness.worlds"),
     "harness.results": (),
@@ -34,8 +35,8 @@ ALLOWED = {  # module prefix -> prefixes of ours that it may import
 ONLY_IN = {
     "lightning": ("harness.runner", "harness.callbacks", "harness.training", "harness.evaluate", "harness.train"),
     "wandb": ("harness.callbacks",),
-    "hydra": ("harness.run", "harness.train", "harness.evaluate", "harness.cli"),
-    "omegaconf": ("harness.run", "harness.train", "harness.evaluate", "harness.cli"),
+    "hydra": ("harness.run", "harness.bench", "harness.train", "harness.evaluate", "harness.cli"),
+    "omegaconf": ("harness.run", "harness.bench", "harness.train", "harness.evaluate", "harness.cli"),
 }
 
 
