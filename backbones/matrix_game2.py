@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from backbones.checkpoints import MATRIX_GAME_2, load_into, require
 from backbones.codecs import PreviewCodec
-from backbones.rope import rotate_adjacent
+from backbones.rope import rotate_adjacent, turn_by
 from backbones.wan_causal import STRIDE, Codec, Schedule, WanBackbone, chosen_device, fill_randomly, precision
 from backbones.wan_network import Control, WanConfig, WanNetwork
 from harness.attention import dense
@@ -290,11 +290,10 @@ def schedule(steps: Sequence[int] = (1000, 666, 333), shift: float = 5.0) -> Sch
 def _rotation(frames: Float[Tensor, "f"]) -> Control:
     """RoPE of the action module for `s f h d`: adjacent channel pairs, all but the first 8 channels unturned."""
     frequency = THETA ** (-torch.arange(0, ROTATED, 2, dtype=torch.float64, device=frames.device) / ROTATED)
-    angle = (frames[:, None].double() * frequency)[:, None]
-    cos, sin = angle.cos().float(), angle.sin().float()
+    turn = turn_by((frames[:, None].double() * frequency)[:, None])
 
     def rotate(x: Tensor) -> Tensor:
-        return torch.cat([rotate_adjacent(x[..., :ROTATED], cos, sin), x[..., ROTATED:]], -1)
+        return torch.cat([rotate_adjacent(x[..., :ROTATED], turn), x[..., ROTATED:]], -1)
 
     return rotate
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from backbones.rope import rotate_adjacent
+from backbones.rope import rotate_adjacent, turn_by
 from backbones.wan_network import Control, WanNetwork, angles
 from harness.backbone import Backbone, KVSeam
 from harness.types import Chunk, Condition, Geometry, Trajectory
@@ -142,8 +142,7 @@ class WanBackbone(Backbone):
         return torch.stack(torch.meshgrid(times, rows, cols, indexing="ij"), -1).flatten(0, 2).to(self.geometry.device)
 
     def rope(self, positions: Float[Tensor, "*l n 3"]) -> Callable[[Tensor], Tensor]:
-        angle = angles(positions, self.geometry.head_dim)[..., None, :]
-        return partial(rotate_adjacent, cos=angle.cos().float(), sin=angle.sin().float())
+        return partial(rotate_adjacent, turn=turn_by(angles(positions, self.geometry.head_dim)[..., None, :]))
 
     def flow(self, x: Float[Tensor, "b f s c"], t: float, condition: Condition, kv: KVSeam) -> Float[Tensor, "b f s c"]:
         """The network's output at the timestep `t` that it is told."""

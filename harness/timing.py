@@ -38,6 +38,10 @@ class Stopwatch:
         self._part = "assembly"  # what no wrapper claims: assembly, and the loop itself
         self._last = self._now()
 
+    def stop(self) -> None:
+        """The chunk has ended: what follows until the next `start` belongs to no part."""
+        self._switch("")
+
     def _now(self) -> float:
         if self._cuda:
             torch.cuda.synchronize()
@@ -53,7 +57,8 @@ class Stopwatch:
 
     def _switch(self, part: str) -> str:
         now = self._now()
-        self.seconds[self._part] += now - self._last
+        if self._part:
+            self.seconds[self._part] += now - self._last
         self._last, before = now, self._part
         self._part = part
         return before
@@ -80,7 +85,8 @@ class TimedPolicy(PolicyWrapper):
 
 
 class TimedBackbone(Backbone):
-    """Times the network, RoPE, decoding, and what the seam does besides (writing the chunk's rows into the window)."""
+    """Times the network, RoPE, decoding, and what the seam does besides (writing the chunk's rows into the window). A chunk
+    ends with its decoding."""
 
     def __init__(self, inner: Backbone, watch: Stopwatch) -> None:
         self.inner, self.watch = inner, watch
@@ -128,7 +134,9 @@ class TimedBackbone(Backbone):
 
     def decode(self, latents: Tensor) -> Tensor:
         with self.watch("decode"):
-            return self.inner.decode(latents)
+            frames = self.inner.decode(latents)
+        self.watch.stop()
+        return frames
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,6 @@ def time_last_chunk(backbone: Backbone, policy: CachePolicy, store: Store, traje
     """Time the chunk after `past`, whose chunks only run their clean pass."""
     watch = Stopwatch(backbone.geometry.device)
     out = rollout(TimedBackbone(backbone, watch), TimedPolicy(policy, watch), store, trajectory, seed, past)
-    watch("assembly").__enter__()  # closes the part that runs
     return ChunkTime(watch.seconds, out.stats[-1].attended_rows, out.latents)
 
 
@@ -176,5 +183,5 @@ def time_contiguous(backbone: Backbone, trajectory: Trajectory, rows: int) -> fl
         for t in (*backbone.timesteps, 0.0):
             x = backbone.denoise(x, t, condition, lambda layer, q, _k, _v: dense(q, k[layer], v[layer]))
         backbone.decode(x[0])
-        watch("assembly").__enter__()
+        watch.stop()
     return sum(watch.seconds.values())
