@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 INDEX = "*.safetensors.index.json"
 PICKLED = (".pth", ".pt", ".bin")
-NESTED = ("state_dict", "model")  # where trainers put the weights of a pickled checkpoint
+NESTED = ("state_dict", "model", "generator_ema")  # where trainers put the weights of a pickled checkpoint
 LISTED = 8  # keys named in an error
 Shape = tuple[int, ...]
 Value = bool | int | float | str | tuple
@@ -198,6 +198,14 @@ LINGBOT_WORLD_FAST = (
         ("diffusion_pytorch_model*", "config.json"),
         "lingbot_world_fast/diffusion_pytorch_model.safetensors.index.json, and the shards that it names (network, 37 GB in bfloat16)",
         "lingbot_world_fast",
+    ),
+)
+SELF_FORCING = (
+    Source("gdhe17/Self-Forcing", ("checkpoints/self_forcing_dmd.pt",), "checkpoints/self_forcing_dmd.pt (network)"),
+    Source(
+        "Wan-AI/Wan2.1-T2V-1.3B",
+        ("Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl/*"),
+        "Wan2.1_VAE.pth (codec)\nmodels_t5_umt5-xxl-enc-bf16.pth (text encoder)\ngoogle/umt5-xxl/ (its tokenizer)",
     ),
 )
 

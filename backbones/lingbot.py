@@ -63,8 +63,9 @@ class LingBotBackbone(WanBackbone):
         device: torch.device,
         variant: str = "cam",
         text_length: int = TEXT_LENGTH,
+        chunk: int = 3,
     ) -> None:
-        super().__init__(network, codec, schedule, size, device)
+        super().__init__(network, codec, schedule, size, device, chunk)
         self.prompts, self.variant, self.text_length = prompts, variant, text_length
         self.camera = network.camera
 
@@ -108,12 +109,15 @@ def load(
     variant: str = "cam",
     size: Sequence[int] = (480, 832),
     shift: float = 10.0,
+    indices: Sequence[int] = INDICES,
+    chunk: int = 3,
     device: str = "auto",
     dtype: str = "bfloat16",
     sizes: Mapping[str, int] | None = None,
 ) -> LingBotBackbone:
     """The backbone from a checkpoint folder (see `checkpoints.LINGBOT_WORLD_FAST`), or at any size with weights=random.
 
+    shift and indices: of the noise schedule; chunk: latent frames (LingBot-World 2: indices 0 250 500 750, chunk 4).
     Sizes are the published ones, unless the checkpoint's config.json (which some downloads lack) says otherwise.
     sizes: other sizes still (fields of `WanConfig`), for measurements.
     Raises FileNotFoundError with the download commands, or ValueError for files of another model.
@@ -145,7 +149,7 @@ def load(
             with TextEncoder.from_checkpoint(folder / "models_t5_umt5-xxl-enc-bf16.pth", folder / "google" / "umt5-xxl", where) as encoder:
                 return encoder.encode(prompt)
 
-    return LingBotBackbone(network, codec, prompts, schedule(shift), (size[0], size[1]), where, variant)
+    return LingBotBackbone(network, codec, prompts, schedule(shift, indices), (size[0], size[1]), where, variant, chunk=chunk)
 
 
 def _modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -72,8 +72,8 @@ def fill_randomly(network: WanNetwork, device: torch.device, seed: int = 0) -> N
 class WanBackbone(Backbone):
     """Chunks of 3 latent frames, few-step flow matching, an image condition in extra input channels.
 
-    network: weights loaded, on its device. codec: the Wan VAE. size: pixels (y, x), multiples of 16. All state of a
-    rollout (image condition, cross-attention K/V, decoder) starts at `begin`.
+    network: weights loaded, on its device; with 16 input channels it has no image condition. codec: the Wan VAE. size:
+    pixels (y, x), multiples of 16. All state of a rollout (image condition, cross-attention K/V, decoder) starts at `begin`.
     """
 
     def __init__(self, network: WanNetwork, codec: Codec, schedule: Schedule, size: tuple[int, int], device: torch.device, chunk: int = 3) -> None:
@@ -103,7 +103,10 @@ class WanBackbone(Backbone):
         g = self.geometry
         self.codec.begin()
         self._cross = self.network.cross(self.context(trajectory).to(g.device))
-        self._condition = self.image_condition(trajectory)
+        if self.network.config.in_dim == LATENT_CHANNELS:
+            self._condition = torch.empty(0, self.latent_frames(trajectory), *self.grid, device=g.device)
+        else:
+            self._condition = self.image_condition(trajectory)
 
     @property
     def state_bytes(self) -> int:

@@ -89,6 +89,13 @@ def _policy(settings: list[str]) -> DictConfig:
         return compose("config", list(settings)).policy
 
 
+def _model(backbone: DictConfig) -> str:
+    """What was timed: the loader, its sizes, and whether its weights mean anything."""
+    sizes = ", ".join(f"{k} {v}" for k, v in (backbone.get("sizes") or {}).items()) or "published sizes"
+    made = backbone._target_.removeprefix("backbones.").removesuffix(".load")
+    return f"{made} ({sizes}) with random weights" if backbone.get("weights") == "random" else made
+
+
 def _cell(column: str, value: float) -> str:
     if column in ("attention", "overhead / attention"):
         return f"{100 * value:.1f} %"
@@ -120,8 +127,8 @@ def main() -> None:
     torch.set_num_threads(cfg.threads)
     rows = measure(cfg)
     device = torch.device("cuda" if torch.cuda.is_available() and cfg.backbone.device != "cpu" else "cpu")
-    about = {**provenance(device), "clock": f"{Stopwatch(device).clock}, medians of {cfg.repeats} after a warm-up"}
-    table = Table(title=f"chunk {cfg.chunk} on {about['device']}, {about['clock']}", caption=" ".join(EXPLAINED.replace("*", "").split()))
+    about = {**provenance(device), "clock": f"{Stopwatch(device).clock}, medians of {cfg.repeats} after a warm-up", "model": _model(cfg.backbone)}
+    table = Table(title=f"chunk {cfg.chunk} of {about['model']} on {about['device']}, {about['clock']}", caption=" ".join(EXPLAINED.replace("*", "").split()))
     for column in ("mode", *COLUMNS):
         table.add_column(column, justify="left" if column == "mode" else "right")
     for name, row in rows.items():

@@ -96,7 +96,7 @@ def test_a_row_for_every_mode():
         cfg = compose("bench", ["backbone=rooms_tiny", "repeats=1", "chunk=5"])
     rows = measure(cfg)
     assert list(rows) == list(cfg.modes)
-    text = markdown(rows, {"device": "a machine", "versions": {"torch": "2"}, "clock": "CPU time"}, "python harness/bench.py")
+    text = markdown(rows, {"device": "a machine", "versions": {"torch": "2"}, "clock": "CPU time", "model": "rooms"}, "python harness/bench.py")
     for name, row in rows.items():
         assert set(row) == set(COLUMNS)
         assert f"| {name} |" in text
