@@ -6,10 +6,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def dense(q: Float[Tensor, "b m h d"], k: Float[Tensor, "b n h d"], v: Float[Tensor, "b n h d"]) -> Float[Tensor, "b m h d"]:
-    """Softmax attention of every query over every row, through PyTorch's fused kernels."""
+def dense(
+    q: Float[Tensor, "b m h d"], k: Float[Tensor, "b n h d"], v: Float[Tensor, "b n h d"], bias: Float[Tensor, "n"] | None = None
+) -> Float[Tensor, "b m h d"]:
+    """Softmax attention of every query over every row, through PyTorch's fused kernels. bias: added to the rows' logits."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    mask = None if bias is None else bias.to(q.dtype)[None, None, None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
 def reference(

@@ -47,12 +47,14 @@ class KVBank:
             if self.raw_keys:
                 self._store(frame, Page(page.k.clone(), page.v.clone(), positions))
 
-    def replace(self, frames: tuple[int, ...], rows: Int[Tensor, "l n"]) -> None:
+    def replace(self, frames: tuple[int, ...], rows: Int[Tensor, "l n"], into: Int[Tensor, "l m"] | None = None) -> None:
         """Keep only `rows` of the concatenated rows of `frames` from now on, as one page under the first of them.
 
-        Layers may keep different rows, but equally many. The full forms leave the window.
+        Layers may keep different rows, but equally many. The full forms leave the window. into: which of the kept rows
+        each row is merged into (see `Page.merge`); without it the others are lost.
         """
-        page = Page.joined([self.page(frame) for frame in frames]).keep(rows)
+        page = Page.joined([self.page(frame) for frame in frames])
+        page = page.keep(rows) if into is None else page.merge(rows, into)
         for frame in frames:
             self.drop(frame)
         self._store(frames[0], page)
@@ -73,11 +75,10 @@ class KVBank:
     def page(self, frame: int) -> Page:
         """The stored form of a frame on the backbone's device; reading below the window counts as a transfer."""
         if frame in self._below.frames():
-            page = self._below.get(frame)
-            self.bytes_moved += page.nbytes
-            return page
+            self.bytes_moved += self._below.size(frame)
+            return self._below.get(frame)
         return self._window.get(frame)
 
     def _store(self, frame: int, page: Page) -> None:
-        self.bytes_moved += page.nbytes
         self._below.put(frame, page)
+        self.bytes_moved += self._below.size(frame)

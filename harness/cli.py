@@ -11,12 +11,15 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+_ROOT = Path(__file__).resolve().parents[1]
+CONF = next(p for p in (_ROOT / "conf", Path(__file__).parent / "_conf") if p.is_dir())
+
 
 def check_overrides(conf: Path, arguments: Sequence[str]) -> None:
     """Exit with the valid names when `a.b=c` names a setting that does not exist. Groups are Hydra's own to check."""
     try:
         parsed = OverridesParser.create().parse_overrides([a for a in arguments if "=" in a and not a.startswith("-")])
-        groups = [o for o in parsed if (conf / o.key_or_group).is_dir()]
+        groups = [o for o in parsed if (conf / o.key_or_group).is_dir() and not o.key_or_group.startswith("hydra")]
         first = [f"{'+' if o.is_add() else ''}{o.key_or_group}={_one(o)}" for o in groups]
         with initialize_config_dir(str(conf), version_base="1.3"):
             cfg = compose("config", first)
@@ -38,6 +41,21 @@ def check_overrides(conf: Path, arguments: Sequence[str]) -> None:
                 f"error: there is no setting {key!r}. Did you mean: {', '.join(close or siblings or known)}?"
                 + (f"\nsettings of {parent}: {', '.join(siblings)}" if siblings else "")
             )
+
+
+def composed(conf: Path, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """The main job's config under these overrides, and the option chosen in every group."""
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        cfg = compose("config", list(overrides), return_hydra_config=True)
+    choices = {str(k): str(v) for k, v in cfg.hydra.runtime.choices.items()}
+    return OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"]), choices
+
+
+def label_of(choices: dict[str, str], overrides: Sequence[str]) -> str:
+    """What tables call a run: its policy and what was changed in it. Of a store, only its codec changes results."""
+    tweaks = [o[len("policy.") :] for o in overrides if o.startswith(("policy.", "policy/"))]
+    tweaks += [o[len("store.") :] for o in overrides if o.startswith(("store.codec", "store/codec"))]
+    return " ".join([choices["policy"], *tweaks])
 
 
 def _one(override: Override) -> str:

@@ -33,6 +33,8 @@ class ContextBuffer(Store):
     def reset(self, device: torch.device) -> None:
         g = self.geometry
         self._k, self._v = (torch.empty(self._shape, dtype=g.dtype, device=device) for _ in range(2))
+        self._bias = torch.empty((g.layers, 1, 0), device=device)  # log mass of every row
+        self._merged: set[int] = set()  # frames whose rows stand for more than themselves
         self._slots: dict[int, np.ndarray] = {}  # frame -> its rows in the buffer
         self._times: dict[int, float | None] = {}  # frame -> temporal position it was rotated at (None: its own)
         self._part: dict[int, Tensor] = {}  # frame -> the part of its stored rows that is here, if not all
@@ -54,7 +56,8 @@ class ContextBuffer(Store):
             raise ValueError(f"chunk {chunk.index}: the plan attends to frames {missing}, the bank has {bank.frames}; plan only remembered frames")
         if (plan.times is not None or plan.start is not None) and not bank.raw_keys:
             raise ValueError(f"chunk {chunk.index}: the plan places rows anew, but the bank keeps rotated keys; set raw_keys in the policy's reset")
-        times = dict(zip(plan.frames, plan.times or [None] * len(plan.frames), strict=True))
+        own = dict.fromkeys(plan.frames)  # None: a row's own position, where its keys need not be rotated again
+        times = own | {f: t for f, t in zip(plan.frames, plan.times or (), strict=False) if t != f}
         rows = {f: plan.rows[f].shape[1] if f in plan.rows else bank.rows(f) for f in plan.frames}
         for frame in [f for f in self._slots if f not in rows or not self._stays(f, times[f], rows[f], plan)]:
             bank.demote(frame)
@@ -105,7 +108,7 @@ class ContextBuffer(Store):
                 used += n
         if used:
             source, target = torch.from_numpy(np.concatenate(old)), torch.from_numpy(holes[:used])
-            for x in (self._k, self._v):
+            for x in (self._k, self._v, self._bias):
                 x[:, :, target] = x[:, :, source]
         return used
 
@@ -114,9 +117,9 @@ class ContextBuffer(Store):
         have = self._k.shape[2]
         if rows > have:
             new = max(rows, min(self._limit, have + have // 4))
-            for name in ("_k", "_v"):
+            for name in ("_k", "_v", "_bias"):
                 old = getattr(self, name)
-                grown = old.new_empty((*self._shape[:2], new, *self._shape[3:]))
+                grown = old.new_empty((*old.shape[:2], new, *old.shape[3:]))
                 grown[:, :, :have] = old
                 setattr(self, name, grown)
 
@@ -130,6 +133,9 @@ class ContextBuffer(Store):
             self.rows_rotated += page.rows
         at = _index(self._slots[frame])
         self._k[:, :, at], self._v[:, :, at] = k, page.v
+        self._bias[:, 0, at] = 0.0 if page.mass is None else page.mass.log()
+        if page.mass is not None:
+            self._merged.add(frame)
         self._times[frame], self._positions[frame] = time, page.positions
 
     # -- the seam: what a backbone's self-attention calls
@@ -143,6 +149,7 @@ class ContextBuffer(Store):
         self._rotate = self._rope(positions)
         self._policy, self._chunk = policy, chunk.index
         self._raw: list[Tensor] = []
+        self._bias[:, :, self._tail] = 0.0
         self._step, self._clean, self._adopted = 0, False, 0
 
     def begin_pass(self, step: int, clean: bool) -> None:
@@ -156,7 +163,8 @@ class ContextBuffer(Store):
         if self._clean:
             self._raw.append(k)
         n = self._length
-        site = Site(layer, self._step, self._clean, n - k.shape[1], self._chunk)
+        bias = self._bias[layer, 0, :n] if self._merged else None
+        site = Site(layer, self._step, self._clean, n - k.shape[1], self._chunk, bias)
         return self._policy.attend(self._rotate(q), self._k[layer][:, :n], self._v[layer][:, :n], site)
 
     def chunk_kv(self) -> KV:
@@ -177,9 +185,13 @@ class ContextBuffer(Store):
         at = _index(self._slots[frame])
         return Page(self._k[:, :, at].clone(), self._v[:, :, at].clone(), self._positions[frame])
 
+    def size(self, frame: int) -> int:
+        return len(self._slots[frame]) * self.geometry.row_bytes
+
     def drop(self, frame: int) -> None:
         for table in (self._slots, self._times, self._positions, self._part):
             table.pop(frame, None)
+        self._merged.discard(frame)
 
     def frames(self) -> Iterable[int]:
         return self._slots.keys()
@@ -192,7 +204,7 @@ class ContextBuffer(Store):
     @property
     def nbytes(self) -> int:
         """Bytes allocated."""
-        return self._k.nbytes + self._v.nbytes
+        return self._k.nbytes + self._v.nbytes + self._bias.nbytes
 
 
 def _first_run(free: np.ndarray, length: int, default: int) -> int:

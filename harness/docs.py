@@ -20,8 +20,9 @@ from pathlib import Path  # noqa: E402
 import imageio.v3 as iio  # noqa: E402
 import yaml  # noqa: E402
 
+from harness.files import write_atomic  # noqa: E402
 from harness.media import filmstrips  # noqa: E402
-from harness.results import paired, write_atomic  # noqa: E402
+from harness.results import paired  # noqa: E402
 from harness.table import BASELINE, Run, finished_runs  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]

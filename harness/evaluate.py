@@ -1,6 +1,7 @@
 """One evaluation from its settings: run what is missing, aggregate, draw, compare, tell W&B."""
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -11,23 +12,28 @@ import lightning as L
 import numpy as np
 import torch
 from hydra.utils import instantiate
+from lightning.fabric.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from harness.callbacks import ChunkProgress, ResultWriter, log_to_wandb
 from harness.cli import flatten
+from harness.files import write_atomic
 from harness.media import contact_sheet, cost_plot, filmstrips
-from harness.results import RunFolder, config_hash, provenance, write_atomic
+from harness.results import DECIDES, RunFolder, config_hash, provenance, run_path
 from harness.runner import EvalModule, loader
 from harness.table import Run, comparison, finished_runs
 from metrics.fid import frechet
 
-DECIDES = ("policy", "backbone", "world", "store", "metric", "features", "seed")  # the settings that decide a result
 COMPARABLE = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone
 
 
-def evaluate(cfg: DictConfig, choices: dict[str, str], label: str) -> dict:
-    """Run what is missing of one evaluation and return its results. Raises ValueError for settings that cannot work."""
+def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool = True) -> dict:
+    """Run what is missing of one evaluation and return its results. Raises ValueError for settings that cannot work.
+
+    choices: the option of every config group. compare: set it beside the other runs of its experiment, in a table and in
+    pictures (a sweep does that once, at its end).
+    """
     for noisy in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
@@ -36,8 +42,7 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str) -> dict:
     settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(settings, dict)
     deciding = {k: settings[k] for k in DECIDES}
-    name = f"{choices['policy']}-{config_hash(deciding)}"
-    path = Path(cfg.run_dir) if cfg.run_dir else Path("outputs") / cfg.name / name
+    path = run_path(settings, choices["policy"])
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
@@ -71,16 +76,17 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str) -> dict:
         }
         results = folder.finish(run, world.names, _distances(folder, world.names))
         _pictures(folder, label)
-        if not cfg.run_dir:  # a chosen folder's parent is not ours to write to
+        if compare and not cfg.run_dir:  # a chosen folder's parent is not ours to write to
             _experiment_pictures(path.parent, folder, label, results["run"]["comparable"])
     else:
         console.print(f"finished before: {path} (overwrite=true runs it again)")
-    current = Run(label, path, results, folder.values())
-    console.print(comparison(path.parent, current))
+    if compare:
+        console.print(comparison(path.parent, Run(label, path, results, folder.values())))
     for failed, error in results["run"]["failed"].items():
         console.print(f"[red]failed:[/red] {failed}: {error}")
-    if fresh and cfg.logger != "none":
-        flat = flatten({k: settings[k] for k in DECIDES}) | {k: choices[k] for k in ("policy", "backbone", "world", "store")}
+    if (fresh or os.environ.get("WANDB_SWEEP_ID")) and cfg.logger != "none":  # a W&B agent's run is a new one to its sweep
+        # flat, and `policy` its name: the columns of a run whose `policy` a sweep has set, and of any other
+        flat = flatten({k: settings[k] for k in DECIDES}) | {k: v for k, v in choices.items() if not k.startswith("hydra")}
         where = log_to_wandb(folder, results, flat, cfg.logger, cfg.name, f"{label}-{cfg.seed}")
         console.print(f"W&B: {where}" if where else "W&B: not logged, see the warning above")
     console.print(f"results: {path}")
@@ -117,6 +123,7 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=cfg.devices,
         strategy="ddp_spawn" if cfg.devices > 1 else "auto",
+        plugins=[LightningEnvironment()],  # processes are ours to start, also where Slurm or others have set variables
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,

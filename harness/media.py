@@ -13,6 +13,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from harness.files import aside
 from harness.types import Rollout, Trajectory
 
 matplotlib.use("agg")  # files only, no screen
@@ -33,15 +34,13 @@ def save_video(path: Path, frames: Float[Tensor, "n 3 y x"], fps: float) -> None
     """H.264, yuv420p (plays in browsers), sides cut to even. Written aside and renamed."""
     big = enlarge(frames)
     big = big[..., : big.shape[-2] // 2 * 2, : big.shape[-1] // 2 * 2]
-    temporary = path.with_name(f".{path.name}.partial.mp4")
-    iio.imwrite(temporary, to_uint8(big), plugin="pyav", fps=round(fps), codec="libx264", out_pixel_format="yuv420p")
-    temporary.replace(path)
+    with aside(path) as temporary:
+        iio.imwrite(temporary, to_uint8(big), plugin="pyav", fps=round(fps), codec="libx264", out_pixel_format="yuv420p")
 
 
 def save_image(path: Path, image: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.name}.partial.png")
-    iio.imwrite(temporary, image)
-    temporary.replace(path)
+    with aside(path) as temporary:
+        iio.imwrite(temporary, image)
 
 
 def strips(rollout: Rollout, trajectory: Trajectory, rows: Sequence[dict[str, float]]) -> Float[Tensor, "n 3 y x4"]:
@@ -109,7 +108,6 @@ def cost_plot(path: Path, series: dict[str, list[list[dict]]], title: str) -> No
 
 
 def _save_figure(path: Path, figure: Figure) -> None:
-    temporary = path.with_name(f".{path.name}.partial.png")
-    figure.savefig(temporary, dpi=110)
+    with aside(path) as temporary:
+        figure.savefig(temporary, dpi=110)
     plt.close(figure)
-    temporary.replace(path)

@@ -4,28 +4,33 @@ import csv
 import hashlib
 import io
 import json
-import os
 import platform
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+from harness.files import aside, write_atomic, write_once
+
+if TYPE_CHECKING:
+    import torch
 
 SCHEMA = 1
+DECIDES = ("policy", "backbone", "world", "store", "metric", "features", "seed")  # the settings that decide a result
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "lpips", "hydra-core", "wandb", "numpy", "safetensors")
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is kept of one trajectory. values: its columns. error: why it failed, else empty."""
+    """What is kept of one trajectory. values: its columns. error: why it failed, else empty. camera: x, z and heading of
+    every video frame (folders written before the report existed have none)."""
 
     name: str
     values: dict[str, float]
@@ -33,6 +38,7 @@ class Record:
     chunks: list[dict[str, float | str]] = field(default_factory=list)
     noise: str = ""
     error: str = ""
+    camera: list[list[float]] = field(default_factory=list)
 
 
 class RunFolder:
@@ -61,15 +67,22 @@ class RunFolder:
         return {r.name for r in self.records() if not r.error}
 
     def write(self, record: Record) -> None:
-        write_atomic(self._records / f"{_file_name(record.name)}.json", json.dumps(asdict(record)))
+        """A trajectory's first good record stays, so that several processes that evaluate the same settings end with the
+        same records, and with tables that agree with them. A failure stands in a file beside it."""
+        text = json.dumps(asdict(record))
+        target = self._records / f"{_file_name(record.name)}{'.failed' if record.error else ''}.json"
+        if record.error:
+            write_atomic(target, text)
+        elif not write_once(target, text):
+            kept = _read(target)
+            if kept is None or kept.error:  # damaged
+                write_atomic(target, text)
 
     def write_features(self, name: str, first: np.ndarray, again: np.ndarray) -> None:
         """Image features of a trajectory's first visits and revisits (n, d), kept so that a resumed run has them all."""
         target = self._records / f"{_file_name(name)}.npz"
-        temporary = target.with_name(f".{target.name}.partial")
-        with temporary.open("wb") as file:
-            np.savez(file, first=first.astype(np.float32), again=again.astype(np.float32))
-        temporary.replace(target)
+        with aside(target) as temporary:
+            np.savez(temporary, first=first.astype(np.float32), again=again.astype(np.float32))
 
     def features(self, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
         """First-visit and revisit features of all these trajectories that have any."""
@@ -81,13 +94,11 @@ class RunFolder:
 
     def records(self) -> list[Record]:
         """All readable records, by name; a damaged file counts as not run (and is replaced when it is)."""
-        found = []
-        for file in sorted(self._records.glob("*.json")):
-            try:
-                found.append(Record(**json.loads(file.read_text())))
-            except (json.JSONDecodeError, TypeError):
-                continue
-        return found
+        found: dict[str, Record] = {}
+        for record in filter(None, map(_read, sorted(self._records.glob("*.json")))):
+            if record.name not in found or found[record.name].error:
+                found[record.name] = record
+        return [found[name] for name in sorted(found)]
 
     def results(self) -> dict | None:
         """The finished run's results, or None (also for a file of another schema, or none of ours)."""
@@ -141,23 +152,6 @@ def paired(mine: dict[str, dict[str, float]], other: dict[str, dict[str, float]]
     return interval([mine[n][key] - other[n][key] for n in names]) if names else None
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write next to the target, flush to disk, rename: after a kill or a full disk the old file is still whole."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            os.fchmod(handle, 0o644)  # mkstemp makes files that only their owner may read
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise OSError(
-            error.errno, f"could not write {path}: {error.strerror}; finished trajectories are kept, free some space and run the same command again"
-        ) from error
-
-
 def write_csv(path: Path, rows: Iterable[dict]) -> None:
     rows = list(rows)
     text = io.StringIO()
@@ -167,8 +161,9 @@ def write_csv(path: Path, rows: Iterable[dict]) -> None:
     write_atomic(path, text.getvalue())
 
 
-def provenance(device: torch.device) -> dict:
+def provenance(device: "torch.device") -> dict:
     """Where and with what a run was made."""
+    import torch  # here, so that who only reads results need not wait for it
 
     def git(*arguments: str) -> str:
         call = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
@@ -198,9 +193,23 @@ def _cpu_name() -> str:
         return platform.processor() or "cpu"
 
 
+def run_path(settings: dict, policy: str) -> Path:
+    """Where an evaluation's results lie: the same settings find them again. policy: its config's name."""
+    if settings["run_dir"]:
+        return Path(settings["run_dir"])
+    return Path("outputs") / settings["name"] / f"{policy}-{config_hash({k: settings[k] for k in DECIDES})}"
+
+
 def config_hash(config: dict) -> str:
     """Eight hexadecimal digits of the resolved settings that decide a result."""
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def _read(file: Path) -> Record | None:
+    try:
+        return Record(**json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _file_name(name: str) -> str:

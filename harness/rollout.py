@@ -40,6 +40,7 @@ def rollout(
     frames, latents, stats, fingerprint = [], [], [], hashlib.sha256()
     peak = _PeakMemory(g.device)
     for chunk in chunks:
+        stored = tuple(bank.rows(f) for f in range(chunk.start))
         clock = _Clock(g.device)
         moved, rotated = bank.bytes_moved, context.rows_rotated
         plan = policy.plan(chunk, bank)
@@ -91,6 +92,9 @@ def rollout(
                 **clock.laps,
                 retrieved=plan.retrieved,
                 attended=plan.frames,
+                unreachable=tuple(sorted(history)),
+                stored=stored,
+                taken=tuple(plan.rows[f].shape[1] if f in plan.rows else stored[f] for f in plan.frames),
             )
         )
         observe(stats[-1])

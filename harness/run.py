@@ -10,17 +10,13 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = sys.path[0].removesuffix("harness")
 
 import os  # noqa: E402
-from pathlib import Path  # noqa: E402
 
 import hydra  # noqa: E402
 from hydra.core.hydra_config import HydraConfig  # noqa: E402
 from hydra.errors import InstantiationException  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from harness.cli import check_overrides  # noqa: E402
-
-_ROOT = Path(__file__).resolve().parents[1]
-CONF = next(p for p in (_ROOT / "conf", Path(__file__).parent / "_conf") if p.is_dir())
+from harness.cli import CONF, check_overrides, label_of  # noqa: E402
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -31,9 +27,8 @@ def _main(cfg: DictConfig) -> None:
 
     hydra_config = HydraConfig.get()
     choices = {k: str(v) for k, v in hydra_config.runtime.choices.items()}
-    tweaks = [o[len("policy.") :] for o in hydra_config.overrides.task if o.startswith(("policy.", "policy/"))]
     try:
-        evaluate(cfg, choices, " ".join([choices["policy"], *tweaks]))
+        evaluate(cfg, choices, label_of(choices, hydra_config.overrides.task))
     except (ValueError, OSError, InstantiationException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

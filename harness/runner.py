@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import lightning as L
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -104,11 +105,19 @@ class EvalModule(L.LightningModule):
         features = None
         if self.features is not None and pairs:
             features = tuple(self.features(out.frames[[int(row[which]) for row in pairs]]) for which in ("first", "revisit"))
-        record = Record(trajectory.name, values, pairs, [chunk_row(s) for s in out.stats], out.noise)
+        record = Record(trajectory.name, values, pairs, [chunk_row(s) for s in out.stats], out.noise, camera=top_view(trajectory.c2w[: len(out.frames)]))
         return Outcome(record, trajectory, out, features)
 
 
 def chunk_row(stats: ChunkStats) -> dict[str, float | str]:
-    """A chunk's row in chunks.csv; frame lists as space-separated text."""
-    row = {k: getattr(stats, k) for k in stats.__dataclass_fields__ if k not in ("retrieved", "attended")}
-    return row | {k: " ".join(map(str, getattr(stats, k))) for k in ("retrieved", "attended")}
+    """A chunk's row in chunks.csv; lists (of frames, or of rows a frame) as space-separated text."""
+    lists = ("retrieved", "attended", "unreachable", "stored", "taken")
+    row = {k: getattr(stats, k) for k in stats.__dataclass_fields__ if k not in lists}
+    return row | {k: " ".join(map(str, getattr(stats, k))) for k in lists}
+
+
+def top_view(c2w: Float[Tensor, "p 4 4"]) -> list[list[float]]:
+    """The camera path seen from above, for maps: x and z in the poses' unit, heading in degrees (0 along +z, 90 along +x)."""
+    heading = torch.rad2deg(torch.atan2(c2w[:, 0, 2], c2w[:, 2, 2]))
+    rows = torch.stack([c2w[:, 0, 3], c2w[:, 2, 3], heading], 1).tolist()
+    return [[round(v, 3) for v in row] for row in rows]

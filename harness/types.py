@@ -85,12 +85,13 @@ class KV:
 class Page:
     """Stored rows of one latent frame in all layers. Layers may keep different rows, but equally many.
 
-    k is rotated or raw, as the bank says.
+    k is rotated or raw, as the bank says. mass: how many original rows each row stands for; None means one.
     """
 
     k: Float[Tensor, "l b n h d"]
     v: Float[Tensor, "l b n h d"]
     positions: Float[Tensor, "l n 3"]
+    mass: Float[Tensor, "l n"] | None = None
 
     @property
     def rows(self) -> int:
@@ -98,22 +99,35 @@ class Page:
 
     @property
     def nbytes(self) -> int:
-        return self.k.nbytes + self.v.nbytes
+        return self.k.nbytes + self.v.nbytes + (0 if self.mass is None else self.mass.nbytes)
 
     def keep(self, rows: Int[Tensor, "l n"]) -> "Page":
         """The page with only `rows` of each layer, in the given order."""
         index = rows[:, None, :, None, None].to(self.k.device)
         k, v = (torch.take_along_dim(x, index, 2) for x in (self.k, self.v))
-        return Page(k, v, torch.take_along_dim(self.positions, rows[..., None].to(self.positions.device), 1))
+        mass = None if self.mass is None else torch.take_along_dim(self.mass, rows.to(self.mass.device), 1)
+        return Page(k, v, torch.take_along_dim(self.positions, rows[..., None].to(self.positions.device), 1), mass)
+
+    def merge(self, rows: Int[Tensor, "l n"], into: Int[Tensor, "l m"]) -> "Page":
+        """As `keep`, but no row is lost: row `i` of a layer joins kept row `into[i]`, whose value becomes the mean of its
+        members, weighted by their masses, and whose mass their sum. Keys and positions are those of the kept rows."""
+        here = into.to(self.v.device)
+        mass = torch.ones(here.shape, device=here.device) if self.mass is None else self.mass
+        total = mass.new_zeros(rows.shape).scatter_add_(1, here, mass)
+        weight = mass / total.gather(1, here)
+        kept = self.keep(rows.to(here.device))
+        values = torch.zeros_like(kept.v, dtype=torch.float32)
+        index = here[:, None, :, None, None].expand(self.v.shape)
+        values.scatter_add_(2, index, self.v.float() * weight[:, None, :, None, None])
+        return Page(kept.k, values.to(self.v.dtype), kept.positions, total)
 
     @staticmethod
     def joined(pages: "list[Page]") -> "Page":
         """One page with the rows of several, in order."""
         k, v = (torch.cat([getattr(p, name) for p in pages], 2) for name in ("k", "v"))
-        return Page(k, v, torch.cat([p.positions for p in pages], 1))
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> "Page":
-        return Page(self.k.to(device, non_blocking=non_blocking), self.v.to(device, non_blocking=non_blocking), self.positions)
+        masses = [p.mass if p.mass is not None else torch.ones(p.positions.shape[:2], device=p.k.device) for p in pages]
+        mass = torch.cat(masses, 1) if any(p.mass is not None for p in pages) else None
+        return Page(k, v, torch.cat([p.positions for p in pages], 1), mass)
 
 
 @dataclass(frozen=True)
@@ -156,11 +170,16 @@ class Site:
     clean: bool  # the pass at t = 0, whose K/V are kept
     context_rows: int  # the first rows of k and v; the rest is the chunk itself
     chunk: int
+    bias: Float[Tensor, "n"] | None = None  # log of the rows' masses, to be added to their logits; None: all are one
 
 
 @dataclass(frozen=True)
 class ChunkStats:
-    """Cost and memory of one chunk. Seconds, bytes and counts; `forced` chunks run the clean pass only."""
+    """Cost and memory of one chunk. Seconds, bytes and counts; `forced` chunks run the clean pass only.
+
+    retrieved, attended, unreachable: frames. stored: rows kept a layer of every past frame when the chunk was planned.
+    taken: rows that the window took of each attended frame.
+    """
 
     chunk: int
     start: int
@@ -183,6 +202,9 @@ class ChunkStats:
     seconds_decode: float
     retrieved: tuple[int, ...]
     attended: tuple[int, ...]
+    unreachable: tuple[int, ...] = ()
+    stored: tuple[int, ...] = ()
+    taken: tuple[int, ...] = ()
 
     @property
     def seconds(self) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor
 from harness.bank import KVBank
 from harness.policy import CachePolicy
 from harness.types import KV, Chunk, Geometry, Plan, Site
-from policies.compress.base import Compressor, Kept
+from policies.compress.base import Compressor, Into, Kept
 from policies.place.base import Placement
 from policies.select.base import Selector
 
@@ -38,6 +38,7 @@ class RetrievalPolicy(CachePolicy):
     blind: int = 0
     fallback: bool = False
     _kept: dict[int, list[Kept]] = field(default_factory=dict, init=False, repr=False)  # chunk -> choice for each slot
+    _into: dict[int, Into | None] = field(default_factory=dict, init=False, repr=False)  # chunk -> where the other rows go
 
     def reset(self, geometry: Geometry) -> None:
         for name in ("sink", "recent", "blind"):
@@ -49,7 +50,7 @@ class RetrievalPolicy(CachePolicy):
             raise ValueError(f"retrieval: retrieved={self.retrieved}; give 0 or more (inf for no limit)")
         if self.compress not in ("store", "retrieve"):
             raise ValueError(f"retrieval: compress={self.compress!r}; use store or retrieve")
-        self._geometry, self._kept = geometry, {}
+        self._geometry, self._kept, self._into = geometry, {}, {}
         self.raw_keys = self.placement.moves
         self.selector.reset(geometry)
         self.compressor.reset(geometry)
@@ -67,7 +68,7 @@ class RetrievalPolicy(CachePolicy):
         if self.fallback and not candidates:
             return Plan.of_frames(bank.frames)
         pages = {c: [f for f in range(c * size, (c + 1) * size) if bank.rows(f)] for c in candidates}
-        order = self.selector.order(chunk, candidates)
+        order = self.selector.order(chunk, candidates, [*sink, *recent])
         parts = [self._parts(c, slot) for slot, c in enumerate(order)]
         chosen = self._within_budget(order, parts, pages, bank)
         rows = {f: r for part in parts[: len(chosen)] for f, r in part.items()}
@@ -105,7 +106,9 @@ class RetrievalPolicy(CachePolicy):
         self.selector.observe(chunk, kv)
         if chunk.start >= self.sink:
             self._kept[chunk.index] = [self.compressor.keep(chunk, kv, slot) for slot in range(self.compressor.slots)]
+            self._into[chunk.index] = self.compressor.into(chunk, kv, self._kept[chunk.index][0])
         leaving = chunk.index - (self.recent + self.blind) // self._geometry.chunk
         if self.compress == "store" and leaving in self._kept:
-            for frames, rows in self._kept.pop(leaving)[0]:
-                bank.replace(frames, rows)
+            kept, into = self._kept.pop(leaving)[0], self._into.pop(leaving)
+            for (frames, rows), target in zip(kept, into or [None] * len(kept), strict=True):
+                bank.replace(frames, rows, target)

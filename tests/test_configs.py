@@ -10,7 +10,7 @@ from tests.conftest import CONF
 
 GROUPS = {
     g: sorted(p.stem for p in (CONF / g).glob("*.yaml"))
-    for g in ("policy", "backbone", "world", "store", "metric", "experiment", "policy/selector", "policy/compressor", "policy/placement")
+    for g in ("policy", "backbone", "world", "store", "metric", "experiment", "policy/selector", "policy/compressor", "policy/placement", "store/codec")
 }
 
 

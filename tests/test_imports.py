@@ -7,23 +7,26 @@ import pytest
 from tests.conftest import ROOT
 
 OURS = ("harness", "policies", "backbones", "metrics")
-ENTRY = {"harness.run", "harness.train", "harness.bench"}  # entry points may import anything
+ENTRY = {"harness.run", "harness.train", "harness.bench", "harness.sweep"}  # entry points may import anything
 ALLOWED = {  # module prefix -> prefixes of ours that it may import
     "harness.types": (),
     "harness.attention": (),
-    "harness.stores": ("harness.types",),
+    "harness.codecs": ("harness.types",),
+    "harness.stores": ("harness.types", "harness.codecs"),
     "harness.bank": ("harness.types", "harness.stores"),
     "harness.policy": ("harness.types", "harness.attention", "harness.bank"),
     "harness.context": ("harness.types", "harness.bank", "harness.policy", "harness.stores"),
     "harness.backbone": ("harness.types",),
     "harness.timing": ("harness",),
+    "harness.sweeping": ("harness",),
     "harness.rollout": ("harness.types", "harness.backbone", "harness.bank", "harness.context", "harness.policy", "harness.stores"),
     "harness.worlds": ("harness.types", "harness.worlds"),
-    "harness.results": (),
-    "harness.media": ("harness.types",),
+    "harness.results": ("harness.files",),
+    "harness.files": (),
+    "harness.media": ("harness.types", "harness.files"),
     "harness.table": ("harness.results",),
     "harness.cli": (),
-    "harness.docs": ("harness.media", "harness.results", "harness.table"),
+    "harness.docs": ("harness.files", "harness.media", "harness.results", "harness.table"),
     "harness.runner": ("harness", "metrics"),
     "harness.callbacks": ("harness",),
     "harness.evaluate": ("harness", "metrics"),
@@ -35,8 +38,8 @@ ALLOWED = {  # module prefix -> prefixes of ours that it may import
 ONLY_IN = {
     "lightning": ("harness.runner", "harness.callbacks", "harness.training", "harness.evaluate", "harness.train"),
     "wandb": ("harness.callbacks",),
-    "hydra": ("harness.run", "harness.bench", "harness.train", "harness.evaluate", "harness.cli"),
-    "omegaconf": ("harness.run", "harness.bench", "harness.train", "harness.evaluate", "harness.cli"),
+    "hydra": ("harness.run", "harness.sweep", "harness.sweeping", "harness.bench", "harness.train", "harness.evaluate", "harness.cli"),
+    "omegaconf": ("harness.run", "harness.sweep", "harness.sweeping", "harness.bench", "harness.train", "harness.evaluate", "harness.cli"),
 }
 
 

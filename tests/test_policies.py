@@ -17,11 +17,25 @@ MATRIX = [
     ("worldkv_release", 3 + 18 * 2 / 3 + 6, True),
     ("worldkv_release_rebased", 3 + 18 * 2 / 3 + 6, True),
     ("retrieval_only", 18, False),
+    ("no_sink", 18, False),
+    ("no_recent", 18, False),
     ("compression_only", INF, False),
     ("random", 18, False),
     ("recency", 18, False),
     ("oracle", 18, False),
     ("attention", 18, False),
+    ("fov", 18, False),
+    ("coverage", 18, False),
+    ("latent", 18, False),
+    ("query", 18, False),
+    ("worldkv_slot", 18, False),
+    ("worldkv_clamped", 18, False),
+    ("full_clamped", INF, False),
+    ("sink_recent_rebased", 18, True),
+    ("keydiff", 18, False),
+    ("random_rows", 18, False),
+    ("uniform_rows", 18, False),
+    ("merge", 18, False),
 ]
 
 
@@ -52,13 +66,13 @@ def test_invariants(name, budget, forgets, roll, backbone, trajectory):
     assert same(roll(policy, PinnedStore()), first), "the tier changes the result"
 
 
-@pytest.mark.parametrize("name", ["worldkv", "retrieval_only", "random", "recency", "oracle", "attention"])
+@pytest.mark.parametrize("name", ["worldkv", "retrieval_only", "random", "recency", "oracle", "attention", "fov", "coverage", "latent", "query"])
 def test_unlimited_budget_equals_full(name, roll):
     policy = make_policy(name, "policy.retrieved=inf", "policy/compressor=none")
     assert same(roll(policy), roll(make_policy("full")))
 
 
-@pytest.mark.parametrize("name", ["worldkv", "retrieval_only", "random", "recency", "oracle", "attention"])
+@pytest.mark.parametrize("name", ["worldkv", "retrieval_only", "random", "recency", "oracle", "attention", "fov", "coverage", "latent", "query"])
 def test_nothing_retrieved_equals_sink_recent(name, roll):
     assert same(roll(make_policy(name, "policy.retrieved=0")), roll(make_policy("sink_recent", "policy.recent=3")))
 

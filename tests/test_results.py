@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from harness.results import Record, RunFolder, interval, paired, summarise, write_atomic
+from harness.files import write_atomic
+from harness.results import Record, RunFolder, interval, paired, summarise
 from harness.table import Run, comparison
 
 

@@ -2,12 +2,14 @@
 
 from abc import ABC, abstractmethod
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from harness.types import KV, Chunk, Geometry
 
 Kept = list[tuple[tuple[int, ...], Int[Tensor, "l n"]]]  # (frames, rows to keep of their concatenated rows)
+Into = list[Int[Tensor, "l m"]]  # for each entry of Kept: which kept row each of the concatenated rows is merged into
 
 
 class Compressor(ABC):
@@ -23,6 +25,10 @@ class Compressor(ABC):
         slot: the chunk's place in the order of retrieval, where that decides (`slots` different answers).
         """
 
+    def into(self, chunk: Chunk, kv: KV, kept: Kept) -> Into | None:
+        """Where the rows that are not kept go; None drops them."""
+        return None
+
     @property
     def slots(self) -> int:
         """In how many ways `keep` answers: 1 unless it depends on the order of retrieval."""
@@ -34,3 +40,8 @@ class KeepAll(Compressor):
 
     def keep(self, chunk: Chunk, kv: KV, slot: int = 0) -> Kept:
         return []
+
+
+def lowest(score: Float[Tensor, "l n"], count: int) -> Int[Tensor, "l c"]:
+    """Indices of the `count` lowest scores of each layer, in rising order; ties by index."""
+    return torch.argsort(score, dim=1, stable=True)[:, :count].sort(1).values

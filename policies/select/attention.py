@@ -26,7 +26,7 @@ class AttentionSelector(Selector):
     def observe(self, chunk: Chunk, kv: KV) -> None:
         self._keys[chunk.index] = kv.k.unflatten(2, (self._chunk, -1)).mean((1, 3))
 
-    def order(self, chunk: Chunk, candidates: list[int]) -> list[int]:
+    def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
         if not candidates:
             return []
         q = torch.stack([self._queries[layer] for layer in range(self._layers)])

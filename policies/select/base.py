@@ -20,8 +20,8 @@ class Selector(ABC):
         """The rotated queries of an attention call pass by."""
 
     @abstractmethod
-    def order(self, chunk: Chunk, candidates: list[int]) -> list[int]:
-        """Candidates by falling relevance for `chunk`."""
+    def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
+        """Candidates by falling relevance for `chunk`. window: frames that it attends to in any case (sink and recent)."""
 
 
 def by_score(scores: list[float], candidates: list[int]) -> list[int]:

@@ -14,7 +14,7 @@ class RandomSelector(Selector):
 
     seed: int = 0
 
-    def order(self, chunk: Chunk, candidates: list[int]) -> list[int]:
+    def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
         g = torch.Generator().manual_seed(self.seed * 100_003 + chunk.index)
         return [candidates[i] for i in torch.randperm(len(candidates), generator=g).tolist()]
 
@@ -23,7 +23,7 @@ class RandomSelector(Selector):
 class RecencySelector(Selector):
     """Newest first: what a longer recent window would hold."""
 
-    def order(self, chunk: Chunk, candidates: list[int]) -> list[int]:
+    def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
         return sorted(candidates, reverse=True)
 
 
@@ -31,7 +31,7 @@ class RecencySelector(Selector):
 class OracleSelector(Selector):
     """True co-visibility from the world's own geometry: what the best pose-based selector could know."""
 
-    def order(self, chunk: Chunk, candidates: list[int]) -> list[int]:
+    def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
         if chunk.overlap is None:
             raise ValueError("the oracle needs true co-visibility, which only worlds with geometry have; use world=rooms or another selector")
         size = len(chunk.c2w)

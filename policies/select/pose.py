@@ -29,7 +29,7 @@ class PoseSelector(Selector):
     def observe(self, chunk: Chunk, kv: KV) -> None:
         self._poses[chunk.index] = chunk.c2w
 
-    def order(self, chunk: Chunk, candidates: list[int]) -> list[int]:
+    def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
         if not candidates:
             return []
         past, here = torch.stack([self._poses[c] for c in candidates])[:, None], chunk.c2w[:, None]

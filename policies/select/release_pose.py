@@ -20,7 +20,7 @@ class ReleasePoseSelector(Selector):
     def observe(self, chunk: Chunk, kv: KV) -> None:
         self._means[chunk.index] = chunk.c2w.mean(0)
 
-    def order(self, chunk: Chunk, candidates: list[int]) -> list[int]:
+    def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
         if not candidates:
             return []
         past, here = torch.stack([self._means[c] for c in candidates]), chunk.c2w.mean(0)

@@ -1,0 +1,90 @@
+"""What a sweep shows: its best points in a table, what runs now, a progress bar with the time left."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from harness.sweeping.point import Point
+
+COLUMNS = (  # key, heading, format, unit factor
+    ("quality/psnr_revisit", "PSNR revisit", "{:.2f}", 1),
+    ("quality/lpips_revisit", "LPIPS", "{:.3f}", 1),
+    ("cost/fps_mean", "FPS", "{:.1f}", 1),
+    ("cost/attended_tokens", "tokens", "{:.0f}", 1),
+    ("cost/window_bytes", "window MB", "{:.2f}", 1e-6),
+    ("cost/bank_bytes_gpu", "bank MB", "{:.2f}", 1e-6),
+)
+
+
+class TimeLeft(ProgressColumn):
+    """The mean time of a point so far, times the points left. Points are long: what rich estimates forgets them."""
+
+    def render(self, task: Task) -> Text:
+        done = task.completed - task.fields["before"]
+        if not done or task.total is None or task.finished:
+            return Text("")
+        left = (time.monotonic() - task.fields["since"]) / done * (task.total - task.completed)
+        return Text(f"about {int(left) // 3600}:{int(left) // 60 % 60:02d}:{int(left) % 60:02d} left", style="cyan")
+
+
+class Board:
+    """The display. On a terminal it stays in place; elsewhere every end of a point is a line."""
+
+    def __init__(self, name: str, metric: str, sign: int, total: int, before: int) -> None:
+        self.console = Console()
+        if not self.console.is_terminal:
+            self.console = Console(width=140)
+        self._name, self._metric, self._sign, self._total = name, metric, sign, total
+        bar = (TextColumn(escape(name)), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeLeft(), TextColumn("{task.fields[failed]}"))
+        self._bar = Progress(*bar)
+        self._task = self._bar.add_task("points", total=total, completed=before, before=before, since=time.monotonic(), failed="")
+        self._live = Live(console=self.console, refresh_per_second=2, transient=True) if self.console.is_terminal else None
+
+    def __enter__(self) -> "Board":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self, done: Mapping[Point, dict[str, float]], running: Sequence[Point], failed: int) -> None:
+        self._bar.update(self._task, completed=len(done) + failed, failed=f"[red]{failed} failed" if failed else "")
+        if self._live:
+            now = [f"[dim]running: {escape(_title(p))} ({p.records()} trajectories done)" for p in running]
+            self._live.update(Group(self.table(done, 8), *now, self._bar))
+
+    def line(self, point: Point, how: str, seen: int) -> None:
+        if not self._live:
+            self.console.print(f"\\[{seen}/{self._total}] {escape(_title(point))}: {how}", highlight=False)
+
+    def table(self, done: Mapping[Point, dict[str, float]], most: int) -> RenderableType:
+        """The best points by the sweep's metric, and what sets them apart."""
+        ranked = sorted(done.items(), key=lambda item: -self._sign * item[1].get(self._metric, -self._sign * float("inf")))
+        names = list(dict.fromkeys(k for p in done for k in p.parameters))
+        varied = [k for k in names if len({p.parameters.get(k) for p in done}) > 1] or names[:1]
+        shown = [c for c in COLUMNS if any(c[0] in s for s in done.values())]
+        if done and self._metric not in {key for key, *_ in shown}:
+            shown.insert(0, (self._metric, self._metric, "{:.4g}", 1))
+        table = Table(title=f"{self._name}: {'best ' if len(done) > most else ''}points by {self._metric}")
+        for heading in [*(k.removeprefix("policy.") for k in varied), *(heading for _, heading, _, _ in shown)]:
+            table.add_column(heading, justify="right")
+        for point, summary in ranked[:most]:
+            cells = [_short(point.parameters.get(k, "")) for k in varied]
+            table.add_row(*cells, *[form.format(summary[key] * factor) if key in summary else "-" for key, _, form, factor in shown])
+        return table
+
+
+def _title(point: Point) -> str:
+    return " ".join(f"{k}={_short(v)}" for k, v in point.parameters.items())
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,110 @@
+"""One point of a sweep: where its results lie, what the disk says of it, and the process that evaluates it."""
+
+import faulthandler
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.cli import CONF, composed, label_of
+from harness.files import write_atomic
+from harness.results import RunFolder, config_hash, run_path
+from harness.sweeping.file import Scalar, overrides_of
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """overrides: all of them, as on a command line. path: its run folder. problem: why there is no such config, else empty."""
+
+    parameters: dict[str, Scalar]
+    overrides: tuple[str, ...]
+    path: Path
+    problem: str = ""
+
+    def results(self) -> dict | None:
+        """Its results if it is finished and no trajectory failed; a failed one is tried again by the next start."""
+        results = RunFolder(self.path).results()
+        return None if results is None or results["run"]["failed"] else results
+
+    def error(self) -> str:
+        """What it said when it last failed, else nothing."""
+        try:
+            return (self.path / "error.txt").read_text()
+        except OSError:
+            return ""
+
+    def records(self) -> int:
+        """Trajectories that are on disk."""
+        return len(list((self.path / "trajectories").glob("[!.]*.json")))
+
+    def begin(self, sweep: str, index: int) -> None:
+        """Leave on disk what a restarted search must know."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "error.txt").unlink(missing_ok=True)
+        about = {"sweep": sweep, "index": index, "parameters": self.parameters, "overrides": self.overrides}
+        write_atomic(self.path / "point.json", json.dumps(about, indent=1) + "\n")
+
+    def end(self, code: int | None, said: str) -> None:
+        """Keep what the process printed, its traceback if it failed."""
+        if code:
+            how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
+            said = f"{how}: {' '.join(self.overrides)}\n\n{said}"
+        write_atomic(self.path / ("error.txt" if code else "log.txt"), said)
+
+
+def resolve(parameters: dict[str, Scalar], common: Sequence[str], experiment: Path) -> Point:
+    """The point of these parameters. A config that cannot be composed is a point with a problem, not an error."""
+    overrides = (*common, *overrides_of(parameters))
+    try:
+        cfg, choices = composed(CONF, overrides)
+        settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        assert isinstance(settings, dict)
+        return Point(parameters, overrides, run_path(settings, choices["policy"]))
+    except (HydraException, OmegaConfBaseException) as error:
+        return Point(parameters, overrides, experiment / f"invalid-{config_hash({'overrides': overrides})}", str(error))
+
+
+def known(experiment: Path, sweep: str, common: Sequence[str]) -> list[Point]:
+    """The points of a sweep that the disk has, in the order in which they were suggested."""
+    found = []
+    for file in experiment.glob("*/point.json"):
+        try:
+            about = json.loads(file.read_text())
+        except (OSError, json.JSONDecodeError):
+            continue
+        if about.get("sweep") == sweep and about["overrides"] == [*common, *overrides_of(about["parameters"])]:
+            found.append((about["index"], about["parameters"]))
+    return [resolve(parameters, common, experiment) for _, parameters in sorted(found, key=lambda pair: pair[0])]
+
+
+def work(overrides: Sequence[str], log: str, device: str | None) -> None:
+    """Evaluate one point, in a process of its own. What it prints goes to `log`; it ends when the sweep is gone."""
+    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    faulthandler.enable()
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    from harness.evaluate import evaluate  # imported before, by the process that this one is a fork of
+
+    cfg, choices = composed(CONF, overrides)
+    results = evaluate(cfg, choices, label_of(choices, overrides), compare=False)
+    if failed := results["run"]["failed"]:
+        raise SystemExit(f"{len(failed)} trajectories failed: {next(iter(failed.values()))}")
+
+
+def _end_with_the_sweep() -> None:
+    """A sweep that is killed cannot tell its processes; each waits for the end of its parent and follows."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)
