@@ -2,17 +2,37 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+Groups = tuple[tuple[Int[Tensor, "g"], Int[Tensor, "r"]], ...]
 
 
 def dense(
-    q: Float[Tensor, "b m h d"], k: Float[Tensor, "b n h d"], v: Float[Tensor, "b n h d"], bias: Float[Tensor, "n"] | None = None
+    q: Float[Tensor, "b m h d"], k: Float[Tensor, "b n h d"], v: Float[Tensor, "b n h d"], bias: Float[Tensor, "*h n"] | None = None, groups: Groups = ()
 ) -> Float[Tensor, "b m h d"]:
-    """Softmax attention of every query over every row, through PyTorch's fused kernels. bias: added to the rows' logits."""
+    """Softmax attention of every query over every row, through PyTorch's fused kernels.
+
+    bias: added to the rows' logits, for all heads or head by head. groups: heads and the rows that they see, where not all
+    heads see the same; each group is an attention of its own, so that what is not seen costs nothing.
+    """
+    if groups:
+        out = torch.empty_like(q)
+        for heads, rows in groups:
+            part = None if bias is None else bias[..., rows] if bias.dim() == 1 else bias[heads][:, rows]
+            out[:, :, heads] = dense(q[:, :, heads], k[:, rows][:, :, heads], v[:, rows][:, :, heads], part)
+        return out
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    mask = None if bias is None else bias.to(q.dtype)[None, None, None]
+    mask = None if bias is None else bias.to(q.dtype).reshape(1, -1, 1, k.shape[2])
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+
+def groups_of(seen: Bool[Tensor, "h n"]) -> Groups:
+    """Heads that see the same rows together; () where every head sees every row."""
+    if seen.all():
+        return ()
+    kinds, kind = seen.unique(dim=0, return_inverse=True)
+    return tuple(((kind == i).nonzero()[:, 0], rows.nonzero()[:, 0]) for i, rows in enumerate(kinds))
 
 
 def reference(

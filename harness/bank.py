@@ -3,8 +3,9 @@
 from jaxtyping import Int
 from torch import Tensor
 
+from harness.page import Page
 from harness.stores import Store
-from harness.types import KV, Chunk, Geometry, Page
+from harness.types import KV, Chunk, Geometry
 
 
 class KVBank:
@@ -47,18 +48,23 @@ class KVBank:
             if self.raw_keys:
                 self._store(frame, Page(page.k.clone(), page.v.clone(), positions))
 
-    def replace(self, frames: tuple[int, ...], rows: Int[Tensor, "l n"], into: Int[Tensor, "l m"] | None = None) -> None:
+    def replace(self, frames: tuple[int, ...], rows: Int[Tensor, "l n *h"], into: Int[Tensor, "l m *h"] | None = None) -> None:
         """Keep only `rows` of the concatenated rows of `frames` from now on, as one page under the first of them.
 
-        Layers may keep different rows, but equally many. The full forms leave the window. into: which of the kept rows
+        Layers and heads may keep different rows, but equally many. The full forms leave the window. into: which of the kept rows
         each row is merged into (see `Page.merge`); without it the others are lost.
         """
         page = Page.joined([self.page(frame) for frame in frames])
         page = page.keep(rows) if into is None else page.merge(rows, into)
-        for frame in frames:
+        for frame in frames[1:]:
             self.drop(frame)
-        self._store(frames[0], page)
-        self._rows[frames[0]] = page.rows
+        self.write(frames[0], page)
+
+    def write(self, frame: int, page: Page) -> None:
+        """Keep `page` as the stored form of a remembered frame; the old one is gone from every tier."""
+        self.drop(frame)
+        self._store(frame, page)
+        self._rows[frame] = page.rows
 
     def drop(self, frame: int) -> None:
         """Forget a frame in every tier."""

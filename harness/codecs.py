@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from harness.types import Page
+from harness.page import Page
 
 _TINY = 2.0**-24  # the smallest float16: a scale is never zero
 
@@ -19,34 +19,51 @@ class Packed:
 
     k: tuple[Tensor, ...]
     v: tuple[Tensor, ...]
-    positions: Float[Tensor, "l n 3"]
+    positions: Float[Tensor, "l n *h 3"]
     dtype: torch.dtype
-    mass: Float[Tensor, "l n"] | None = None
+    mass: Float[Tensor, "l n *h"] | None = None
+    present: Bool[Tensor, "l n h"] | None = None  # where rows are absent: those that the parts hold, in this order
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all parts, scales and masses included; not of the positions, which are bookkeeping."""
-        return sum(x.nbytes for x in (*self.k, *self.v)) + (0 if self.mass is None else self.mass.nbytes)
+        """Bytes of all parts, scales and masses included. Positions are bookkeeping (a frame and a place in its grid, the same
+        for all heads), unless heads keep rows of their own; then they count."""
+        own = self.positions.nbytes if self.positions.dim() == 4 else 0
+        marks = 0 if self.present is None else self.present.nbytes
+        return sum(x.nbytes for x in (*self.k, *self.v)) + (0 if self.mass is None else self.mass.nbytes) + own + marks
 
     def map(self, move: Callable[[Tensor], Tensor]) -> "Packed":
         """With its bytes elsewhere; positions and masses stay, being few."""
-        return Packed(tuple(map(move, self.k)), tuple(map(move, self.v)), self.positions, self.dtype, self.mass)
+        return Packed(tuple(map(move, self.k)), tuple(map(move, self.v)), self.positions, self.dtype, self.mass, self.present)
 
 
 class Codec(ABC):
     """Rows are coded one by one, so that any of them can be kept or dropped later. A codec has no state."""
 
     def pack(self, page: Page) -> Packed:
-        return Packed(self.encode(page.k), self.encode(page.v), page.positions, page.k.dtype, page.mass)
+        present = page.present
+        k, v = (x if present is None else x.permute(0, 2, 3, 1, 4)[present] for x in (page.k, page.v))
+        return Packed(self.encode(k), self.encode(v), page.positions, page.k.dtype, page.mass, present)
 
     def unpack(self, packed: Packed) -> Page:
-        return Page(self.decode(packed.k, packed.dtype), self.decode(packed.v, packed.dtype), packed.positions, packed.mass)
+        k, v = (self.decode(parts, packed.dtype) for parts in (packed.k, packed.v))
+        if packed.present is not None:
+            k, v = (_spread(x, packed.present.to(x.device)) for x in (k, v))
+        return Page(k, v, packed.positions, packed.mass)
 
     @abstractmethod
-    def encode(self, x: Float[Tensor, "l b n h d"]) -> tuple[Tensor, ...]: ...
+    def encode(self, x: Float[Tensor, "*r d"]) -> tuple[Tensor, ...]:
+        """`l b n h d`, or, where rows are absent, the present ones as `r b d`."""
 
     @abstractmethod
-    def decode(self, parts: tuple[Tensor, ...], dtype: torch.dtype) -> Float[Tensor, "l b n h d"]: ...
+    def decode(self, parts: tuple[Tensor, ...], dtype: torch.dtype) -> Float[Tensor, "*r d"]: ...
+
+
+def _spread(rows: Float[Tensor, "r b d"], present: Bool[Tensor, "l n h"]) -> Float[Tensor, "l b n h d"]:
+    """Present rows at their places, zeros elsewhere."""
+    whole = rows.new_zeros((*present.shape, *rows.shape[1:]))
+    whole[present] = rows
+    return whole.permute(0, 3, 1, 2, 4)
 
 
 class Exact(Codec):

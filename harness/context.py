@@ -7,10 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harness.attention import Groups, groups_of
 from harness.bank import KVBank
+from harness.page import Page
 from harness.policy import CachePolicy
+from harness.slots import first_run, index
 from harness.stores import Store
-from harness.types import KV, Chunk, Condition, Geometry, Page, Plan, Site
+from harness.types import KV, Chunk, Condition, Geometry, Plan, Site
 
 Rotation = Callable[[Tensor], Tensor]  # applies RoPE to `... n h d`
 Rope = Callable[[Float[Tensor, "*l n 3"]], Rotation]
@@ -33,8 +36,9 @@ class ContextBuffer(Store):
     def reset(self, device: torch.device) -> None:
         g = self.geometry
         self._k, self._v = (torch.empty(self._shape, dtype=g.dtype, device=device) for _ in range(2))
-        self._bias = torch.empty((g.layers, 1, 0), device=device)  # log mass of every row
-        self._merged: set[int] = set()  # frames whose rows stand for more than themselves
+        self._bias = torch.empty((g.layers, 1, 0), device=device)  # log mass of every row, head by head once heads differ
+        self._masses: dict[int, Tensor] = {}  # frame -> log mass `l h|1 n`, where its rows do not all stand for themselves
+        self._seen: dict[int, Tensor] = {}  # frame -> which layers and heads attend to it `l h`, if not all
         self._slots: dict[int, np.ndarray] = {}  # frame -> its rows in the buffer
         self._times: dict[int, float | None] = {}  # frame -> temporal position it was rotated at (None: its own)
         self._part: dict[int, Tensor] = {}  # frame -> the part of its stored rows that is here, if not all
@@ -69,6 +73,7 @@ class ContextBuffer(Store):
                     self._part[frame] = plan.rows[frame]
                     page = page.keep(plan.rows[frame])
                 self._load(frame, page, times[frame], bank.raw_keys)
+        self._mark(plan)
         self._begin(plan, chunk, condition, policy)
 
     def _stays(self, frame: int, time: float | None, rows: int, plan: Plan) -> bool:
@@ -85,7 +90,7 @@ class ContextBuffer(Store):
         free = np.ones(self._length, dtype=bool)
         for slots in self._slots.values():
             free[slots[slots < self._length]] = False
-        start = _first_run(free, own, default=self._length - own)
+        start = first_run(free, own, default=self._length - own)
         self._tail = slice(start, start + own)
         free[self._tail] = False
         holes = np.flatnonzero(free)
@@ -129,14 +134,37 @@ class ContextBuffer(Store):
             positions = page.positions.clone()
             if time is not None:
                 positions[..., 0] += time - frame
-            k = self._rope(positions[:, None])(k)
+            k = self._rotated(k, positions)
             self.rows_rotated += page.rows
-        at = _index(self._slots[frame])
+        at = index(self._slots[frame])
         self._k[:, :, at], self._v[:, :, at] = k, page.v
-        self._bias[:, 0, at] = 0.0 if page.mass is None else page.mass.log()
+        self._bias[:, :, at] = 0.0
         if page.mass is not None:
-            self._merged.add(frame)
+            log = page.mass.log()
+            self._masses[frame] = log[:, None] if log.dim() == 2 else log.transpose(1, 2)
+            self._set_bias(frame, self._masses[frame])
         self._times[frame], self._positions[frame] = time, page.positions
+
+    def _rotated(self, k: Float[Tensor, "l b n h d"], positions: Float[Tensor, "l n *h 3"]) -> Float[Tensor, "l b n h d"]:
+        if positions.dim() == 3:
+            return self._rope(positions[:, None])(k)
+        own = self._rope(positions.transpose(1, 2)[:, None])  # heads hold rows of their own: each is rotated by its own positions
+        return own(k.transpose(2, 3)[..., None, :])[..., 0, :].transpose(2, 3)
+
+    def _mark(self, plan: Plan) -> None:
+        """Shut the frames that a plan shows to some heads only to the others, and open what the last plan had shut."""
+        for frame in [f for f in self._seen if f not in plan.seen]:
+            del self._seen[frame]
+            self._set_bias(frame, self._masses.get(frame, torch.zeros(1)))
+        for frame, seen in plan.seen.items():
+            self._seen[frame] = seen
+            shut = torch.zeros(seen.shape).masked_fill(~seen.cpu(), -torch.inf)[..., None].to(self._bias.device)
+            self._set_bias(frame, self._masses.get(frame, torch.zeros(1, device=shut.device)) + shut)
+
+    def _set_bias(self, frame: int, bias: Tensor) -> None:
+        if bias.dim() == 3 and bias.shape[1] > self._bias.shape[1]:
+            self._bias = self._bias.repeat(1, self.geometry.heads, 1)
+        self._bias[:, :, index(self._slots[frame])] = bias
 
     # -- the seam: what a backbone's self-attention calls
 
@@ -150,6 +178,10 @@ class ContextBuffer(Store):
         self._policy, self._chunk = policy, chunk.index
         self._raw: list[Tensor] = []
         self._bias[:, :, self._tail] = 0.0
+        self._sites, self.attended_rows = None, self._length
+        if self._masses or self._seen:
+            self._sites = [_bias_and_groups(bias, self.geometry.heads) for bias in self._bias[..., : self._length]]
+            self.attended_rows = round((self._bias[..., : self._length] > -torch.inf).float().mean().item() * self._length)
         self._step, self._clean, self._adopted = 0, False, 0
 
     def begin_pass(self, step: int, clean: bool) -> None:
@@ -163,8 +195,8 @@ class ContextBuffer(Store):
         if self._clean:
             self._raw.append(k)
         n = self._length
-        bias = self._bias[layer, 0, :n] if self._merged else None
-        site = Site(layer, self._step, self._clean, n - k.shape[1], self._chunk, bias)
+        bias, groups = self._sites[layer] if self._sites else (None, ())
+        site = Site(layer, self._step, self._clean, n - k.shape[1], self._chunk, bias, groups)
         return self._policy.attend(self._rotate(q), self._k[layer][:, :n], self._v[layer][:, :n], site)
 
     def chunk_kv(self) -> KV:
@@ -182,16 +214,15 @@ class ContextBuffer(Store):
         self._adopted += 1
 
     def get(self, frame: int) -> Page:
-        at = _index(self._slots[frame])
+        at = index(self._slots[frame])
         return Page(self._k[:, :, at].clone(), self._v[:, :, at].clone(), self._positions[frame])
 
     def size(self, frame: int) -> int:
         return len(self._slots[frame]) * self.geometry.row_bytes
 
     def drop(self, frame: int) -> None:
-        for table in (self._slots, self._times, self._positions, self._part):
+        for table in (self._slots, self._times, self._positions, self._part, self._masses, self._seen):
             table.pop(frame, None)
-        self._merged.discard(frame)
 
     def frames(self) -> Iterable[int]:
         return self._slots.keys()
@@ -207,16 +238,10 @@ class ContextBuffer(Store):
         return self._k.nbytes + self._v.nbytes + self._bias.nbytes
 
 
-def _first_run(free: np.ndarray, length: int, default: int) -> int:
-    """Start of the first run of `length` free slots, or `default`."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], free.astype(np.int8), [0]])))
-    starts, stops = edges[::2], edges[1::2]
-    fits = np.flatnonzero(stops - starts >= length)
-    return int(starts[fits[0]]) if len(fits) else default
-
-
-def _index(slots: np.ndarray) -> slice | Tensor:
-    """Slots as a slice when they are contiguous (the usual case: a view, not a gather)."""
-    if len(slots) and slots[-1] - slots[0] == len(slots) - 1 and (np.diff(slots) == 1).all():
-        return slice(int(slots[0]), int(slots[-1]) + 1)
-    return torch.from_numpy(slots)
+def _bias_and_groups(bias: Float[Tensor, "h|1 n"], heads: int) -> tuple[Float[Tensor, "*h n"] | None, Groups]:
+    """What attention is told of a layer: no bias where every row that is seen stands for itself."""
+    seen = bias > -torch.inf
+    groups = groups_of(seen.expand(heads, -1))
+    if not (seen & (bias != 0)).any():
+        return None, groups
+    return (bias.expand(heads, -1) if groups else bias[0] if len(bias) == 1 else bias), groups

@@ -28,7 +28,7 @@ class CachePolicy(ABC):
 
     def attend(self, q: Float[Tensor, "b m h d"], k: Float[Tensor, "b n h d"], v: Float[Tensor, "b n h d"], site: Site) -> Float[Tensor, "b m h d"]:
         """Attention of rotated q over [context | chunk]. Sparse policies act here and score-keepers look here."""
-        return dense(q, k, v, site.bias)
+        return dense(q, k, v, site.bias, site.groups)
 
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
         """After the clean pass. May merge, prune or drop; memory counts as saved only when rows really go."""

@@ -80,7 +80,7 @@ def rollout(
                 frames=g.chunk,
                 frames_px=len(frames[-1]),
                 forced=is_forced,
-                attended_rows=context.rows,
+                attended_rows=context.attended_rows,
                 window_bytes=context.rows * g.row_bytes,
                 bank_bytes_gpu=bank.nbytes("gpu"),
                 bank_bytes_cpu=bank.nbytes("cpu"),

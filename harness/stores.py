@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 
 from harness.codecs import Codec, Exact, Packed
-from harness.types import Page
+from harness.page import Page
 
 
 class Store(ABC):

@@ -17,7 +17,7 @@ from harness.rollout import chunks_of, rollout
 from harness.stores import Store
 from harness.types import KV, Chunk, Condition, Geometry, Plan, Site, Trajectory
 
-PARTS = ("plan", "assembly", "rope", "attention", "write", "network", "commit", "decode")
+PARTS: tuple[str, ...] = ("plan", "assembly", "rope", "attention", "write", "network", "commit", "decode")
 
 
 class Stopwatch:

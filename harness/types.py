@@ -1,4 +1,4 @@
-"""The words of the project as frozen dataclasses. Imported by all, imports none of ours.
+"""The words of the project as frozen dataclasses. Imported by all, imports none of ours (pages are in `harness.page`).
 
 Shape letters, everywhere: `b` rollouts that share a trajectory and therefore a plan, `f` latent frames, `s` tokens per
 frame, `n` context rows, `m` rows of the current chunk, `h` heads, `d` head dim, `l` layers. K/V is always `b n h d`,
@@ -82,61 +82,13 @@ class KV:
 
 
 @dataclass(frozen=True)
-class Page:
-    """Stored rows of one latent frame in all layers. Layers may keep different rows, but equally many.
-
-    k is rotated or raw, as the bank says. mass: how many original rows each row stands for; None means one.
-    """
-
-    k: Float[Tensor, "l b n h d"]
-    v: Float[Tensor, "l b n h d"]
-    positions: Float[Tensor, "l n 3"]
-    mass: Float[Tensor, "l n"] | None = None
-
-    @property
-    def rows(self) -> int:
-        return self.k.shape[2]
-
-    @property
-    def nbytes(self) -> int:
-        return self.k.nbytes + self.v.nbytes + (0 if self.mass is None else self.mass.nbytes)
-
-    def keep(self, rows: Int[Tensor, "l n"]) -> "Page":
-        """The page with only `rows` of each layer, in the given order."""
-        index = rows[:, None, :, None, None].to(self.k.device)
-        k, v = (torch.take_along_dim(x, index, 2) for x in (self.k, self.v))
-        mass = None if self.mass is None else torch.take_along_dim(self.mass, rows.to(self.mass.device), 1)
-        return Page(k, v, torch.take_along_dim(self.positions, rows[..., None].to(self.positions.device), 1), mass)
-
-    def merge(self, rows: Int[Tensor, "l n"], into: Int[Tensor, "l m"]) -> "Page":
-        """As `keep`, but no row is lost: row `i` of a layer joins kept row `into[i]`, whose value becomes the mean of its
-        members, weighted by their masses, and whose mass their sum. Keys and positions are those of the kept rows."""
-        here = into.to(self.v.device)
-        mass = torch.ones(here.shape, device=here.device) if self.mass is None else self.mass
-        total = mass.new_zeros(rows.shape).scatter_add_(1, here, mass)
-        weight = mass / total.gather(1, here)
-        kept = self.keep(rows.to(here.device))
-        values = torch.zeros_like(kept.v, dtype=torch.float32)
-        index = here[:, None, :, None, None].expand(self.v.shape)
-        values.scatter_add_(2, index, self.v.float() * weight[:, None, :, None, None])
-        return Page(kept.k, values.to(self.v.dtype), kept.positions, total)
-
-    @staticmethod
-    def joined(pages: "list[Page]") -> "Page":
-        """One page with the rows of several, in order."""
-        k, v = (torch.cat([getattr(p, name) for p in pages], 2) for name in ("k", "v"))
-        masses = [p.mass if p.mass is not None else torch.ones(p.positions.shape[:2], device=p.k.device) for p in pages]
-        mass = torch.cat(masses, 1) if any(p.mass is not None for p in pages) else None
-        return Page(k, v, torch.cat([p.positions for p in pages], 1), mass)
-
-
-@dataclass(frozen=True)
 class Plan:
     """Which stored latent frames the next chunk attends to, and where RoPE places them.
 
     frames: pages in the order of the window. times: temporal position of each of them; None keeps their own.
     start: temporal position of the chunk's first frame; None keeps its own. rows: for frames that are only attended to in
-    part, which of their stored rows, per layer; the others stay in the bank. candidates: frames that could have been
+    part, which of their stored rows, per layer or per head; the others stay in the bank. seen: for frames that only some
+    layers or heads attend to, which ones; the others pass over the frame's rows. candidates: frames that could have been
     chosen but were not; what is in neither is reported as unreachable history. retrieved: the part of `frames` that a
     selector chose, for the trace.
     """
@@ -144,7 +96,8 @@ class Plan:
     frames: tuple[int, ...]
     times: tuple[float, ...] | None = None
     start: float | None = None
-    rows: Mapping[int, Int[Tensor, "l n"]] = field(default_factory=dict)
+    rows: Mapping[int, Int[Tensor, "l n *h"]] = field(default_factory=dict)
+    seen: Mapping[int, Bool[Tensor, "l h"]] = field(default_factory=dict)
     candidates: frozenset[int] = frozenset()
     retrieved: tuple[int, ...] = ()
 
@@ -153,8 +106,8 @@ class Plan:
             raise ValueError(f"a plan attends to a frame twice: {self.frames}")
         if self.times is not None and len(self.times) != len(self.frames):
             raise ValueError(f"a plan of {len(self.frames)} frames has {len(self.times)} times: give one time per frame")
-        if unknown := self.rows.keys() - set(self.frames):
-            raise ValueError(f"a plan names rows of frames {sorted(unknown)}, which it does not attend to")
+        if unknown := (self.rows.keys() | self.seen.keys()) - set(self.frames):
+            raise ValueError(f"a plan names rows or heads of frames {sorted(unknown)}, which it does not attend to")
 
     @staticmethod
     def of_frames(frames: list[int] | tuple[int, ...], candidates: set[int] | frozenset[int] = frozenset()) -> "Plan":
@@ -170,7 +123,8 @@ class Site:
     clean: bool  # the pass at t = 0, whose K/V are kept
     context_rows: int  # the first rows of k and v; the rest is the chunk itself
     chunk: int
-    bias: Float[Tensor, "n"] | None = None  # log of the rows' masses, to be added to their logits; None: all are one
+    bias: Float[Tensor, "*h n"] | None = None  # log of the rows' masses, to be added to their logits; None: all are one
+    groups: tuple[tuple[Int[Tensor, "g"], Int[Tensor, "r"]], ...] = ()  # heads that see the same rows, and these rows; (): all see all
 
 
 @dataclass(frozen=True)

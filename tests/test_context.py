@@ -144,5 +144,5 @@ def test_plans_that_cannot_be_served_are_refused():
         Plan.of_frames([1, 1])
     with pytest.raises(ValueError, match="one time per frame"):
         Plan((1, 2), times=(0.0,))
-    with pytest.raises(ValueError, match=r"rows of frames \[3\]"):
+    with pytest.raises(ValueError, match=r"rows or heads of frames \[3\]"):
         Plan((1, 2), rows={3: torch.zeros(2, 1, dtype=torch.long)})

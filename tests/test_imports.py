@@ -10,12 +10,14 @@ OURS = ("harness", "policies", "backbones", "metrics")
 ENTRY = {"harness.run", "harness.train", "harness.bench", "harness.sweep"}  # entry points may import anything
 ALLOWED = {  # module prefix -> prefixes of ours that it may import
     "harness.types": (),
+    "harness.page": (),
+    "harness.slots": (),
     "harness.attention": (),
-    "harness.codecs": ("harness.types",),
-    "harness.stores": ("harness.types", "harness.codecs"),
-    "harness.bank": ("harness.types", "harness.stores"),
+    "harness.codecs": ("harness.page",),
+    "harness.stores": ("harness.page", "harness.codecs"),
+    "harness.bank": ("harness.types", "harness.page", "harness.stores"),
     "harness.policy": ("harness.types", "harness.attention", "harness.bank"),
-    "harness.context": ("harness.types", "harness.bank", "harness.policy", "harness.stores"),
+    "harness.context": ("harness.types", "harness.page", "harness.slots", "harness.attention", "harness.bank", "harness.policy", "harness.stores"),
     "harness.backbone": ("harness.types",),
     "harness.timing": ("harness",),
     "harness.sweeping": ("harness",),
@@ -31,7 +33,7 @@ ALLOWED = {  # module prefix -> prefixes of ours that it may import
     "harness.callbacks": ("harness",),
     "harness.evaluate": ("harness", "metrics"),
     "harness.training": ("harness", "backbones", "policies.full"),
-    "policies": ("harness.types", "harness.policy", "harness.attention", "harness.bank", "harness.worlds.poses", "policies"),
+    "policies": ("harness.types", "harness.page", "harness.policy", "harness.attention", "harness.bank", "harness.worlds.poses", "policies"),
     "backbones": ("harness.types", "harness.attention", "harness.backbone", "harness.worlds.poses", "backbones"),
     "metrics": ("harness.types", "metrics"),
 }

@@ -7,8 +7,9 @@ from harness.attention import dense, reference
 from harness.bank import KVBank
 from harness.codecs import Int8
 from harness.context import ContextBuffer
+from harness.page import Page
 from harness.stores import GpuStore
-from harness.types import KV, Chunk, Condition, Page, Plan
+from harness.types import KV, Chunk, Condition, Plan
 from policies.compress.anchor import AnchorCompressor
 from policies.compress.keydiff import KeyDiffCompressor
 from policies.compress.merge import MergeCompressor
