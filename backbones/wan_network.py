@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from harness.attention import dense
 from harness.backbone import KVSeam
 
 Control = Callable[[Float[Tensor, "b m w"]], Float[Tensor, "b m w"]]  # what a block does to its tokens besides
@@ -100,7 +99,7 @@ class WanBlock(nn.Module):
         if self.control == "after_self":
             x = control(x)
         h = F.layer_norm(x.float(), x.shape[-1:], self.norm3.weight.float(), self.norm3.bias.float(), EPS).to(self.dtype)
-        o = dense(self.cross_attn.queries(h), cross[0], cross[1]).flatten(2)
+        o = kv.cross(self.layer, self.cross_attn.queries(h), cross[0], cross[1]).flatten(2)
         x = x + self.cross_attn.o(o).to(x.dtype)
         if self.control == "after_cross":
             x = control(x)

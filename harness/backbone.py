@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -9,7 +10,17 @@ from torch import Tensor
 
 from harness.types import Chunk, Condition, Geometry, Trajectory
 
-KVSeam = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # (layer, q, k, v), each b m h d, un-rotated -> b m h d
+
+class KVSeam(Protocol):
+    """The seam: what a backbone's attention calls, and all that it knows of caches."""
+
+    def __call__(self, layer: int, q: Float[Tensor, "b m h d"], k: Float[Tensor, "b m h d"], v: Float[Tensor, "b m h d"], /) -> Float[Tensor, "b m h d"]:
+        """Self-attention of a chunk over its past and itself; q and k un-rotated, after qk-norm."""
+        ...
+
+    def cross(self, layer: int, q: Float[Tensor, "b m h d"], k: Float[Tensor, "b n h d"], v: Float[Tensor, "b n h d"], /) -> Float[Tensor, "b m h d"]:
+        """Cross-attention over the tokens of a prompt or an image."""
+        ...
 
 
 class Backbone(ABC):

@@ -196,8 +196,13 @@ class ContextBuffer(Store):
             self._raw.append(k)
         n = self._length
         bias, groups = self._sites[layer] if self._sites else (None, ())
-        site = Site(layer, self._step, self._clean, n - k.shape[1], self._chunk, bias, groups)
+        site = Site(layer, self._step, self._clean, n - k.shape[1], self._chunk, False, bias, groups)
         return self._policy.attend(self._rotate(q), self._k[layer][:, :n], self._v[layer][:, :n], site)
+
+    __call__ = kv  # a backbone is handed the buffer itself
+
+    def cross(self, layer: int, q: Float[Tensor, "b m h d"], k: Float[Tensor, "b n h d"], v: Float[Tensor, "b n h d"]) -> Float[Tensor, "b m h d"]:
+        return self._policy.attend(q, k, v, Site(layer, self._step, self._clean, 0, self._chunk, cross=True))
 
     def chunk_kv(self) -> KV:
         """K/V of the chunk after its clean pass; k and v are views of the tail."""

@@ -14,10 +14,11 @@ class CachePolicy(ABC):
     """Fields of a policy are its hyper-parameters; its state starts at `reset` and ends there.
 
     raw_keys: whether the bank keeps keys un-rotated, for placements that move rows and for policies that score or merge
-    keys; known after `reset`.
+    keys; known after `reset`. looks: whether `attend` keeps scores of what it sees, so that no wrapper may show it less.
     """
 
     raw_keys: bool = False
+    looks: bool = False
 
     def reset(self, geometry: Geometry) -> None:
         """Forget everything; check the fields against the geometry and raise ValueError naming both and the remedy."""
@@ -27,7 +28,7 @@ class CachePolicy(ABC):
         """What `chunk` attends to. Metadata in, indices out; moves no bytes; deterministic, ties broken by index."""
 
     def attend(self, q: Float[Tensor, "b m h d"], k: Float[Tensor, "b n h d"], v: Float[Tensor, "b n h d"], site: Site) -> Float[Tensor, "b m h d"]:
-        """Attention of rotated q over [context | chunk]. Sparse policies act here and score-keepers look here."""
+        """Attention of rotated q over [context | chunk], or over a prompt (`site.cross`). Sparse policies act here and score-keepers look here."""
         return dense(q, k, v, site.bias, site.groups)
 
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
@@ -42,7 +43,7 @@ class PolicyWrapper(CachePolicy):
 
     def reset(self, geometry: Geometry) -> None:
         self.inner.reset(geometry)
-        self.raw_keys = self.inner.raw_keys
+        self.raw_keys, self.looks = self.inner.raw_keys, self.inner.looks
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         return self.inner.plan(chunk, bank)

@@ -59,11 +59,11 @@ def rollout(
             x0 = x = draws[0]
             for step, t in enumerate(backbone.timesteps):
                 context.begin_pass(step, clean=False)
-                x0 = backbone.denoise(x, t, condition, context.kv)
+                x0 = backbone.denoise(x, t, condition, context)
                 if step + 1 < len(backbone.timesteps):
                     x = backbone.renoise(x0, backbone.timesteps[step + 1], draws[step + 1])
         context.begin_pass(len(backbone.timesteps), clean=True)
-        backbone.denoise(x0, 0.0, condition, context.kv)
+        backbone.denoise(x0, 0.0, condition, context)
         clock.lap("passes")
         policy.commit(chunk, context.chunk_kv(), bank)
         clock.lap("commit")

@@ -76,12 +76,26 @@ class TimedPolicy(PolicyWrapper):
             return super().plan(chunk, bank)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
-        with self.watch("attention"):
+        with self.watch("network" if site.cross else "attention"):
             return super().attend(q, k, v, site)
 
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
         with self.watch("commit"):
             super().commit(chunk, kv, bank)
+
+
+class TimedSeam:
+    """Times what self-attention's seam does besides attending; cross-attention is part of the network."""
+
+    def __init__(self, inner: KVSeam, watch: Stopwatch) -> None:
+        self.inner, self.watch = inner, watch
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with self.watch("write"):
+            return self.inner(layer, q, k, v)
+
+    def cross(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.inner.cross(layer, q, k, v)
 
 
 class TimedBackbone(Backbone):
@@ -104,12 +118,8 @@ class TimedBackbone(Backbone):
             return self.inner.condition(trajectory, chunk)
 
     def denoise(self, x: Tensor, t: float, condition: Condition, kv: KVSeam) -> Tensor:
-        def seam(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            with self.watch("write"):
-                return kv(layer, q, k, v)
-
         with self.watch("network"):
-            return self.inner.denoise(x, t, condition, seam)
+            return self.inner.denoise(x, t, condition, TimedSeam(kv, self.watch))
 
     def renoise(self, x0: Tensor, t: float, noise: Tensor) -> Tensor:
         with self.watch("network"):
@@ -181,7 +191,20 @@ def time_contiguous(backbone: Backbone, trajectory: Trajectory, rows: int) -> fl
         condition = backbone.condition(trajectory, chunk)
         x = backbone.noise(cpu)
         for t in (*backbone.timesteps, 0.0):
-            x = backbone.denoise(x, t, condition, lambda layer, q, _k, _v: dense(q, k[layer], v[layer]))
+            x = backbone.denoise(x, t, condition, _Contiguous(k, v))
         backbone.decode(x[0])
         watch.stop()
     return sum(watch.seconds.values())
+
+
+class _Contiguous:
+    """A seam whose window lies ready: what every policy is measured against."""
+
+    def __init__(self, k: Tensor, v: Tensor) -> None:
+        self._k, self._v = k, v
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return dense(q, self._k[layer], self._v[layer])
+
+    def cross(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return dense(q, k, v)

@@ -123,6 +123,7 @@ class Site:
     clean: bool  # the pass at t = 0, whose K/V are kept
     context_rows: int  # the first rows of k and v; the rest is the chunk itself
     chunk: int
+    cross: bool = False  # cross-attention: the rows are a prompt's tokens, none of them context
     bias: Float[Tensor, "*h n"] | None = None  # log of the rows' masses, to be added to their logits; None: all are one
     groups: tuple[tuple[Int[Tensor, "g"], Int[Tensor, "r"]], ...] = ()  # heads that see the same rows, and these rows; (): all see all
 

@@ -51,7 +51,7 @@ class RetrievalPolicy(CachePolicy):
         if self.compress not in ("store", "retrieve"):
             raise ValueError(f"retrieval: compress={self.compress!r}; use store or retrieve")
         self._geometry, self._kept, self._into = geometry, {}, {}
-        self.raw_keys = self.placement.moves
+        self.raw_keys, self.looks = self.placement.moves, self.selector.looks
         self.selector.reset(geometry)
         self.compressor.reset(geometry)
         if self.compress == "store" and self.compressor.slots > 1:
@@ -98,7 +98,8 @@ class RetrievalPolicy(CachePolicy):
         return order
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
-        self.selector.look(q, site)
+        if not site.cross:
+            self.selector.look(q, site)
         return super().attend(q, k, v, site)
 
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:

@@ -36,6 +36,11 @@ MATRIX = [
     ("random_rows", 18, False),
     ("uniform_rows", 18, False),
     ("merge", 18, False),
+    ("tempcache", INF, False),
+    ("tempcache_mean", INF, False),
+    ("annsa", INF, False),
+    ("annca", INF, False),
+    ("fast_ar", INF, False),
 ]
 
 
@@ -56,7 +61,7 @@ def test_invariants(name, budget, forgets, roll, backbone, trajectory):
     assert max(s.attended_rows for s in first.stats) <= budget * g.tokens + 1e-9, "the window exceeds its budget"
     assert any(s.unreachable_frames for s in first.stats) == forgets, "unreachable history is not what the policy says"
     for s in first.stats:
-        assert s.window_bytes == s.attended_rows * g.row_bytes
+        assert s.window_bytes >= s.attended_rows * g.row_bytes  # more where layers or heads hold different numbers of rows
         assert len(set(s.attended)) == len(s.attended)
         assert all(f < s.start for f in s.attended)
     other = make_world(["L90R90"], degrees=10.0).trajectory(0)

@@ -57,12 +57,16 @@ def test_one_chunk_equals_diffusers():
     grid = torch.meshgrid(torch.arange(3.0), torch.arange(4.0), torch.arange(3.0), indexing="ij")
     turn = turn_by(angles(torch.stack(grid, -1).flatten(0, 2), 20)[:, None])
 
-    def seam(layer, q, k, v):
-        return dense(rotate_adjacent(q, turn), rotate_adjacent(k, turn), v)
+    class Seam:
+        def __call__(self, layer, q, k, v):
+            return dense(rotate_adjacent(q, turn), rotate_adjacent(k, turn), v)
+
+        def cross(self, layer, q, k, v):
+            return dense(q, k, v)
 
     with torch.no_grad():
         for t in (999.0, 625.0, 0.0):
-            out = mine(latents, mine.time(t, torch.device("cpu")), mine.cross(text), [lambda x: x] * 2, seam)
+            out = mine(latents, mine.time(t, torch.device("cpu")), mine.cross(text), [lambda x: x] * 2, Seam())
             expected = theirs(latents, torch.tensor([t]), text, return_dict=False)[0]
             assert (out - expected).abs().max() < 5e-5
 

@@ -14,6 +14,8 @@ class AttentionSelector(Selector):
     """WorldKV's other signal (appendix C): the queries of the last chunk's clean pass, pooled over its rows, against the
     pooled keys of every banked frame; averaged over layers and heads, best frame of a chunk."""
 
+    looks = True
+
     def reset(self, geometry: Geometry) -> None:
         self._chunk, self._layers = geometry.chunk, geometry.layers
         self._keys: dict[int, Tensor] = {}

@@ -9,7 +9,10 @@ from harness.types import KV, Chunk, Geometry, Site
 
 
 class Selector(ABC):
-    """State starts at `reset`. Candidates and answers are chunk indices; ties are broken by index, older first."""
+    """State starts at `reset`. Candidates and answers are chunk indices; ties are broken by index, older first. looks:
+    whether it reads the queries that pass by."""
+
+    looks: bool = False
 
     def reset(self, geometry: Geometry) -> None: ...
 

@@ -21,6 +21,8 @@ class QuerySelector(Selector):
     per head or per query token and are trained for it; Quest's pages are 16 tokens.
     """
 
+    looks = True  # without annotation: not a field
+
     bound: str = "mean"
     heads: str = "vote"
     parts: int = 1

@@ -1,0 +1,41 @@
+"""Approximate nearest neighbours by sign random projections: rows that fall into one bucket are neighbours."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Hashing:
+    """`tables` hash tables of `bits` random hyperplanes each (Charikar 2002). With bits=0 there is one bucket: exact search.
+
+    Two vectors at angle a share a bucket of one table with probability (1 - a/pi)^bits. What shares no bucket is left out by
+    a mask, on the full matrix of similarities: at the sizes of this project that is faster than walking buckets.
+    """
+
+    bits: int = 8
+    tables: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.bits <= 62 or self.tables < 1:
+            raise ValueError(f"hashing: bits={self.bits}, tables={self.tables}; use 0 to 62 bits (0: no hashing) and at least one table")
+
+    def sides(self, x: Float[Tensor, "*g n d"]) -> Bool[Tensor, "*g n t b"]:
+        """On which side of every hyperplane a row lies; the share of equal sides falls linearly with the angle."""
+        planes = torch.randn(x.shape[-1], self.tables * self.bits, generator=torch.Generator().manual_seed(self.seed))
+        return (x.float() @ planes.to(x.device) > 0).unflatten(-1, (self.tables, self.bits))
+
+    def codes(self, x: Float[Tensor, "*g n d"]) -> Int[Tensor, "*g n t"]:
+        """The bucket of every row in every table."""
+        return (self.sides(x) * 2 ** torch.arange(self.bits, device=x.device)).sum(-1)
+
+    @staticmethod
+    def neighbours(a: Int[Tensor, "*g m t"], b: Int[Tensor, "*g n t"]) -> Bool[Tensor, "*g m n"]:
+        """Which rows share a bucket in at least one table; table by table, so that scratch stays at one matrix."""
+        near = torch.zeros(*a.shape[:-1], b.shape[-2], dtype=torch.bool, device=a.device)
+        for table in range(a.shape[-1]):
+            near |= a[..., :, None, table] == b[..., None, :, table]
+        return near

@@ -1,0 +1,101 @@
+"""TempCache: rows that stand for one another over time become one."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from harness.bank import KVBank
+from harness.page import Page
+from harness.policy import CachePolicy
+from harness.types import KV, Chunk, Geometry, Plan
+from policies.ann import Hashing
+
+
+@dataclass
+class TempCachePolicy(CachePolicy):
+    """TempCache of FAST-AR (arXiv 2602.01801): the past beyond sink and recent is a set of representatives; memory grows with
+    what is new, not with time.
+
+    A frame that leaves the recent window is matched row by row: the representative with the greatest cosine among those in
+    the same hash bucket, if it is at least `threshold`, takes the row in; other rows become representatives. A group of m
+    rows is attended to with logit q.k + log m and the mean of its values, which is exact where its keys are equal.
+
+    representative: `newest` (the key and position of the last row that joined; of one frame's rows, the most similar) or
+    `mean` (the members' mean key, at the newest position). joint: match the heads of a layer together, or each for itself.
+    limit: representatives a head may hold; beyond it the lightest go, of equals the oldest.
+
+    Uncertain, since no code is public: summaries look up each token's *query* among the last frame's keys, here its key is
+    looked up among all representatives, un-rotated (rotated keys confuse time with content); the paper's thresholds, bits and
+    tables are not known; whether log m is used at inference or only explains the method.
+    """
+
+    sink: int = 3
+    recent: int = 3
+    threshold: float = 0.9
+    representative: str = "newest"
+    joint: bool = True
+    limit: float = float("inf")
+    hashing: Hashing = field(default_factory=Hashing)
+
+    def reset(self, geometry: Geometry) -> None:
+        if min(self.sink, self.recent) < 0:
+            raise ValueError(f"tempcache: sink={self.sink}, recent={self.recent} frames; give 0 or more")
+        if self.representative not in ("newest", "mean"):
+            raise ValueError(f"tempcache: representative={self.representative!r}; use newest or mean")
+        if self.limit < 1:
+            raise ValueError(f"tempcache: limit={self.limit}; give at least 1 representative (inf for no limit)")
+        self.raw_keys, self._next = True, self.sink
+
+    def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
+        return Plan.of_frames(bank.frames, candidates=set(range(self.sink, self._next)))
+
+    def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
+        """The representatives live as one page, under the first frame after the sink."""
+        bank.append(chunk, kv)
+        while self._next <= chunk.frames[-1] - self.recent:
+            if self._next > self.sink:
+                bank.write(self.sink, self._take_in(bank.page(self.sink), bank.page(self._next)))
+                bank.drop(self._next)
+            self._next += 1
+
+    def _take_in(self, pool: Page, new: Page) -> Page:
+        """A frame's rows join representatives or become some. `g`: layers, or layers and heads."""
+        there = torch.ones(pool.positions.shape[:2], dtype=torch.bool) if pool.mass is None else pool.mass.cpu() > 0
+        there = (there if self.joint else _heads_first(there, pool.k.shape[3])).to(pool.k.device)
+        k, old = self._directions(new.k), self._directions(pool.k)
+        near = self.hashing.neighbours(self.hashing.codes(k), self.hashing.codes(old)) & there[..., None, :]
+        best, target = (k @ old.mT).masked_fill(~near, -2.0).max(-1)  # g s
+        joins = best >= self.threshold
+        target = torch.where(joins, target, there.sum(-1, keepdim=True) + (~joins).cumsum(-1) - 1)
+        size = max(pool.rows, int(target.max()) + 1)
+        own = torch.arange(pool.rows, device=k.device).expand(*target.shape[:-1], -1)
+        order = best.argsort(dim=-1, stable=True)  # the most similar last: it lends its key
+        rank = torch.full((*target.shape[:-1], size), -1, device=k.device).scatter_reduce(-1, target, order.argsort(-1), "amax")
+        lender = pool.rows + order.gather(-1, rank.clamp(min=0))
+        rows = torch.where(rank >= 0, lender, F.pad(own, (0, size - pool.rows)))
+        into = torch.cat([own, target], -1)
+        if not self.joint:
+            rows, into = rows.transpose(1, 2), into.transpose(1, 2)
+        both = Page.joined([pool, new])
+        page = both.merge(rows, into)
+        if self.representative == "mean":
+            page = replace(page, k=replace(both, k=both.v, v=both.k).merge(rows, into).v)
+        return page if page.rows <= self.limit else page.keep(_heaviest(page.mass, int(self.limit)))
+
+    def _directions(self, k: Float[Tensor, "l 1 n h d"]) -> Float[Tensor, "*g n c"]:
+        rows = k[:, 0].float()
+        return F.normalize(rows.flatten(2) if self.joint else rows.transpose(1, 2), dim=-1)
+
+
+def _heads_first(x: Tensor, heads: int) -> Tensor:
+    """`l n` or `l n h` as `l h n`."""
+    return (x if x.dim() == 3 else x[..., None].expand(-1, -1, heads)).transpose(1, 2)
+
+
+def _heaviest(mass: Float[Tensor, "l n *h"], count: int) -> Int[Tensor, "l c *h"]:
+    """The `count` rows of greatest mass, of equals the newest, in rising order."""
+    newest_first = mass.flip(1).argsort(dim=1, descending=True, stable=True)[:, :count]
+    return (mass.shape[1] - 1 - newest_first).sort(1).values

@@ -1,0 +1,193 @@
+"""FAST-AR's three methods against second routes: exact search, explicit groups, dense attention."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from harness.attention import dense, reference
+from harness.page import Page
+from harness.types import Geometry, Site
+from policies.ann import Hashing
+from policies.annca import AnnCaPolicy
+from policies.annsa import AnnSaPolicy
+from policies.full import FullPolicy
+from policies.tempcache import TempCachePolicy
+from tests.conftest import make_policy, make_world
+from tests.tolerances import SECOND_ROUTE
+
+G = Geometry(layers=2, heads=3, head_dim=8, tokens=6, chunk=3)
+EXACT = Hashing(bits=0, tables=1)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def page(k, t=0.0):
+    rows = k.shape[2]
+    return Page(k, normal(*k.shape, seed=int(t) + 7), torch.full((len(k), rows, 3), float(t)))
+
+
+def test_hashing_finds_what_is_near_and_only_that():
+    x = normal(500, 64)
+    near, far = x + 0.1 * normal(500, 64, seed=1), normal(500, 64, seed=2)
+    hashing = Hashing(bits=8, tables=4)
+    own = float(hashing.neighbours(hashing.codes(near), hashing.codes(x)).diagonal().float().mean())
+    others = float(hashing.neighbours(hashing.codes(far), hashing.codes(x)).float().mean())
+    angle = float(torch.acos(F.cosine_similarity(near, x)).mean()) / torch.pi
+    assert own == pytest.approx(1 - (1 - (1 - angle) ** 8) ** 4, abs=0.03), "Charikar's probability"
+    assert others == pytest.approx(1 - (1 - 0.5**8) ** 4, abs=0.01)
+    assert Hashing.neighbours(EXACT.codes(near), EXACT.codes(far)).all(), "no bits: one bucket"
+
+
+@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("mean", [True, False])
+def test_groups_are_those_of_an_exact_search_row_by_row(joint, mean):
+    """Four frames of noisy copies and novel rows, against dictionaries filled one row at a time in float64."""
+    policy = TempCachePolicy(threshold=0.8, representative="mean" if mean else "newest", joint=joint, hashing=EXACT)
+    policy.reset(G)
+    base = normal(2, 1, 6, 3, 8)
+    frames = []
+    for t in range(4):
+        k = base + 0.25 * normal(*base.shape, seed=10 + t)
+        k[:, :, t] = normal(2, 1, 3, 8, seed=20 + t)  # one novel row a frame
+        frames.append(page(k, t))
+    pool = frames[0]
+    for new in frames[1:]:
+        pool = policy._take_in(pool, new)
+    merged = 0
+    for layer in range(2):
+        for heads in [range(3)] if joint else [[h] for h in range(3)]:
+            pick = list(heads)
+            groups = [{"keys": [f], "values": [v], "key": f, "t": 0.0} for f, v in _rows(frames[0], layer, pick)]
+            for t, frame in enumerate(frames[1:], 1):
+                joined = {}
+                known = len(groups)
+                for key, value in _rows(frame, layer, pick):
+                    scores = [float(F.cosine_similarity(key.flatten(), g["key"].flatten(), dim=0)) for g in groups[:known]]
+                    best = max(range(known), key=lambda i: scores[i])
+                    if scores[best] >= 0.8:
+                        joined.setdefault(best, []).append((scores[best], key, value))
+                    else:
+                        groups.append({"keys": [key], "values": [value], "key": key, "t": float(t)})
+                for i, rows in joined.items():
+                    groups[i]["keys"] += [key for _, key, _ in rows]
+                    groups[i]["values"] += [value for _, _, value in rows]
+                    newest = max(rows, key=lambda row: row[0])[1]
+                    groups[i]["key"], groups[i]["t"] = (torch.stack(groups[i]["keys"]).mean(0) if mean else newest), float(t)
+            for i, group in enumerate(groups):
+                merged += len(group["keys"]) > 1
+                mass = pool.mass[layer, i] if pool.mass.dim() == 2 else pool.mass[layer, i, pick[0]]
+                t = pool.positions[layer, i, 0] if pool.positions.dim() == 3 else pool.positions[layer, i, pick[0], 0]
+                assert mass == len(group["keys"]) and t == group["t"]
+                assert torch.allclose(pool.k[layer, 0, i, pick].double(), group["key"], atol=1e-5)
+                assert torch.allclose(pool.v[layer, 0, i, pick].double(), torch.stack(group["values"]).mean(0), atol=1e-5)
+            rest = pool.mass[layer, len(groups) :] if pool.mass.dim() == 2 else pool.mass[layer, len(groups) :, pick[0]]
+            assert not rest.any(), "beyond a head's groups nothing is there"
+    assert merged > 10
+
+
+def _rows(frame, layer, heads):
+    return list(zip(frame.k[layer, 0][:, heads].double(), frame.v[layer, 0][:, heads].double(), strict=True))
+
+
+def test_groups_of_exact_duplicates_change_no_attention():
+    """The same rows in every frame, and TempCache's identity: exact, with a sixth of the rows."""
+    policy = TempCachePolicy(threshold=0.999)
+    policy.reset(G)
+    k = normal(2, 1, 6, 3, 8)
+    frames = [page(k[:, :, torch.randperm(6, generator=torch.Generator().manual_seed(t))], t) for t in range(6)]
+    pool = frames[0]
+    for new in frames[1:]:
+        pool = policy._take_in(pool, new)
+    whole, q = Page.joined(frames), normal(1, 5, 3, 8, seed=3)
+    assert pool.rows == 6 and whole.rows == 36
+    for layer in range(2):
+        out = dense(q, pool.k[layer], pool.v[layer], pool.mass[layer].log())
+        assert torch.allclose(out, reference(q, whole.k[layer], whole.v[layer]), atol=1e-5)
+
+
+def test_a_limit_keeps_the_heaviest_and_of_equals_the_newest():
+    policy = TempCachePolicy(threshold=0.99, limit=8)
+    policy.reset(G)
+    k = normal(2, 1, 6, 3, 8)
+    pool = policy._take_in(policy._take_in(page(k, 0), page(k, 1)), page(normal(2, 1, 6, 3, 8, seed=9), 2))
+    assert pool.rows == 8 and pool.mass[0].tolist() == [2.0] * 6 + [1.0] * 2
+    assert torch.equal(pool.k[0, 0, 6:], normal(2, 1, 6, 3, 8, seed=9)[0, 0, 4:])
+
+
+def test_without_a_match_tempcache_is_full(roll):
+    full = roll(make_policy("full")).latents
+    for joint in ("true", "false"):
+        out = roll(make_policy("tempcache", "policy.threshold=2", f"policy.joint={joint}")).latents
+        assert (out - full).abs().max() < SECOND_ROUTE * full.abs().max()
+
+
+def test_bytes_grow_with_what_is_new(roll, backbone):
+    """Round and round the same views, the untrained network's keys repeat: tempcache stands still where full KV grows."""
+    path = make_world(["R90L90R90L90R90L90"], degrees=15.0).trajectory(0)
+    stats = roll(make_policy("tempcache"), path=path).stats
+    bytes_ = [s.bank_bytes_gpu for s in stats]
+    half = len(stats) // 2
+    assert bytes_[-1] < 1.25 * bytes_[half] and stats[-1].attended_rows < 0.5 * (stats[-1].start + 3) * backbone.geometry.tokens
+
+
+@pytest.mark.parametrize("settings", [("policy.density=1",), ("policy.density=null", "policy.hashing.bits=0")])
+def test_annsa_with_all_open_is_dense(settings, roll):
+    full = roll(make_policy("full")).latents
+    assert (roll(make_policy("annsa", *settings, "policy.block=7")).latents - full).abs().max() < SECOND_ROUTE * full.abs().max()
+    assert (roll(make_policy("annsa", "policy.density=0.3")).latents - full).abs().max() > 1e-3
+
+
+def test_annsa_attends_to_the_nearest_rows():
+    """Against an explicit mask in float64: the rows with most equal hash bits, the chunk itself always, the bias with them."""
+    q, k, v = normal(1, 10, 3, 8), normal(1, 24, 3, 8, seed=1), normal(1, 24, 3, 8, seed=2)
+    policy = AnnSaPolicy(FullPolicy(), density=0.25, block=4)
+    policy.reset(G)
+    bias = normal(24, seed=3).abs()
+    out = policy.attend(q, k, v, Site(0, 0, False, 14, 0, bias=bias))
+    planes = torch.randn(24, 64, generator=torch.Generator().manual_seed(0))
+    keys = k[0, :14].flatten(1)
+    sides = (keys - keys.mean(0)) @ planes > 0
+    mask = torch.zeros(10, 24, dtype=torch.bool)
+    mask[:, 14:] = True
+    for start in range(0, 10, 4):
+        pooled = q[0, start : start + 4].flatten(1).mean(0) @ planes > 0
+        equal = (sides == pooled).sum(1).tolist()
+        mask[start : start + 4, sorted(range(14), key=lambda i: (-equal[i], i))[:4]] = True  # noqa: B023
+    logits = torch.einsum("bmhd,bnhd->bhmn", q.double(), k.double()) / 8**0.5 + bias.double()
+    expected = torch.einsum("bhmn,bnhd->bmhd", logits.masked_fill(~mask, -torch.inf).softmax(-1), v.double())
+    assert torch.allclose(out.double(), expected, atol=1e-5)
+
+
+def test_annsa_refuses_what_it_would_blind(backbone):
+    for name in ("attention", "query"):
+        with pytest.raises(ValueError, match="keeps scores of whole attention calls"):
+            AnnSaPolicy(make_policy(name)).reset(backbone.geometry)
+
+
+def test_annca_keeps_the_prompt_tokens_near_a_frames_queries():
+    q, k, v = normal(1, 18, 3, 8), normal(1, 9, 3, 8, seed=1), normal(1, 9, 3, 8, seed=2)
+    hashing, site = Hashing(bits=3, tables=2), Site(0, 0, False, 0, 0, cross=True)
+    policy = AnnCaPolicy(FullPolicy(), density=0.5, hashing=hashing)
+    policy.reset(G)
+    keys = k[0].flatten(1)
+    codes, out = hashing.codes(keys - keys.mean(0)), policy.attend(q, k, v, site)
+    for frame in range(3):
+        part = q[:, 6 * frame : 6 * frame + 6]
+        near = [[bool((a == b).any()) for b in codes] for a in hashing.codes(part[0].flatten(1))]
+        votes = [sum(row[i] for row in near) for i in range(9)]
+        kept = sorted(sorted(range(9), key=lambda i: (-votes[i], i))[:5])  # noqa: B023
+        expected = reference(part, k[:, kept], v[:, kept])
+        assert torch.allclose(out[:, 6 * frame : 6 * frame + 6], expected, atol=1e-5)
+    everything = AnnCaPolicy(FullPolicy(), density=None, hashing=Hashing(bits=0, tables=1))
+    everything.reset(G)
+    assert torch.allclose(everything.attend(q, k, v, site), reference(q, k, v), atol=1e-5)
+    own = Site(0, 0, False, 4, 0)
+    assert torch.equal(policy.attend(q, k, v, own), dense(q, k, v)), "self-attention is the inner policy's"
+
+
+@pytest.mark.parametrize("override", ["policy.density=0", "policy.block=0", "policy.hashing.bits=-1"])
+def test_wrong_fields_are_refused(override, backbone):
+    with pytest.raises(Exception, match="annsa|hashing"):
+        make_policy("annsa", override).reset(backbone.geometry)
