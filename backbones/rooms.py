@@ -91,7 +91,7 @@ class RoomsBackbone(Backbone):
     def renoise(self, x0: Tensor, t: float, noise: Tensor) -> Tensor:
         return torch.lerp(x0, noise, t)
 
-    def rope(self, positions: Float[Tensor, "*l n 3"]) -> Callable[[Tensor], Tensor]:
+    def rope(self, positions: Float[Tensor, "*l n 3"]) -> Callable[..., Tensor]:
         angles = ray_angles(positions)[..., None, :]
         return partial(rotate, cos=angles.cos(), sin=angles.sin())
 

@@ -144,7 +144,7 @@ class WanBackbone(Backbone):
         times = torch.tensor(list(frames), dtype=torch.float32)
         return torch.stack(torch.meshgrid(times, rows, cols, indexing="ij"), -1).flatten(0, 2).to(self.geometry.device)
 
-    def rope(self, positions: Float[Tensor, "*l n 3"]) -> Callable[[Tensor], Tensor]:
+    def rope(self, positions: Float[Tensor, "*l n 3"]) -> Callable[..., Tensor]:
         return partial(rotate_adjacent, turn=turn_by(angles(positions, self.geometry.head_dim)[..., None, :]))
 
     def flow(self, x: Float[Tensor, "b f s c"], t: float, condition: Condition, kv: KVSeam) -> Float[Tensor, "b f s c"]:

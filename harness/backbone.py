@@ -53,8 +53,8 @@ class Backbone(ABC):
         """Clean latents back to level `t` with fresh noise."""
 
     @abstractmethod
-    def rope(self, positions: Float[Tensor, "*l n 3"]) -> Callable[[Tensor], Tensor]:
-        """The rotation of rows at `positions` (t, y, x), for tensors `... n h d`."""
+    def rope(self, positions: Float[Tensor, "*l n 3"]) -> Callable[..., Tensor]:
+        """The rotation of rows at `positions` (t, y, x), for tensors `... n h d`; with `out=`, written there."""
 
     @abstractmethod
     def encode(self, frames: Float[Tensor, "p 3 y x"]) -> Float[Tensor, "f s c"]:

@@ -15,7 +15,7 @@ from harness.slots import first_run, index
 from harness.stores import Store
 from harness.types import KV, Chunk, Condition, Geometry, Plan, Site
 
-Rotation = Callable[[Tensor], Tensor]  # applies RoPE to `... n h d`
+Rotation = Callable[..., Tensor]  # applies RoPE to `... n h d`; out: where to
 Rope = Callable[[Float[Tensor, "*l n 3"]], Rotation]
 
 
@@ -190,7 +190,7 @@ class ContextBuffer(Store):
 
     def kv(self, layer: int, q: Float[Tensor, "b m h d"], k: Float[Tensor, "b m h d"], v: Float[Tensor, "b m h d"]) -> Float[Tensor, "b m h d"]:
         """The seam: rotate q and k, write the tail, attend over [context | chunk]."""
-        self._k[layer][:, self._tail] = self._rotate(k)
+        self._rotate(k, out=self._k[layer][:, self._tail])
         self._v[layer][:, self._tail] = v
         if self._clean:
             self._raw.append(k)

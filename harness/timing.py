@@ -129,13 +129,13 @@ class TimedBackbone(Backbone):
         with self.watch("network"):
             return self.inner.noise(generator)
 
-    def rope(self, positions: Tensor) -> Callable[[Tensor], Tensor]:
+    def rope(self, positions: Tensor) -> Callable[..., Tensor]:
         with self.watch("rope"):
             rotate = self.inner.rope(positions)
 
-        def timed(x: Tensor) -> Tensor:
+        def timed(x: Tensor, out: Tensor | None = None) -> Tensor:
             with self.watch("rope"):
-                return rotate(x)
+                return rotate(x, out=out)
 
         return timed
 

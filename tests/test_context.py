@@ -16,7 +16,7 @@ GEOMETRY = Geometry(layers=2, heads=2, head_dim=4, tokens=5, chunk=3)
 def rope(positions):
     angles = positions[..., None, :2] * 0.1
     cos, sin = angles.cos(), angles.sin()
-    return lambda x: rotate(x, cos, sin)
+    return lambda x, out=None: rotate(x, cos, sin, out)
 
 
 class Spy(CachePolicy):

@@ -63,12 +63,16 @@ class AnchorCompressor(Compressor):
     def _similarity(self, k: Float[Tensor, "l b f s h d"], at: int, others: list[int]) -> Float[Tensor, "l g s"]:
         """Cosine of the keys of the other frames to those of the anchor frame, heads concatenated, rollouts averaged."""
         keys = k.flatten(4).float()
-        anchor, rest = keys[:, :, at], F.normalize(keys[:, :, others], dim=-1)
-        if self.similarity == "centroid":
-            return torch.einsum("lbgsc,lbc->lgs", rest, F.normalize(anchor.mean(2), dim=-1)) / k.shape[1]
-        anchor = F.normalize(anchor, dim=-1)
-        if self.similarity == "mean":
-            return torch.einsum("lbgsc,lbc->lgs", rest, anchor.mean(2)) / k.shape[1]
-        if self.similarity == "colocated":
-            return torch.einsum("lbgsc,lbsc->lgs", rest, anchor) / k.shape[1]
-        return torch.stack([(rest[:, :, i] @ anchor.mT).amax(-1).mean(1) for i in range(len(others))], 1)  # a frame at a time: s x s scores
+        anchor = keys[:, :, at]
+        unit = F.normalize(anchor.mean(2) if self.similarity == "centroid" else anchor, dim=-1)
+        scores = []
+        for i in others:  # a frame at a time: less scratch
+            frame = keys[:, :, i]
+            if self.similarity == "colocated":
+                dot = (frame * unit).sum(-1)
+            elif self.similarity == "max":
+                dot = (frame @ unit.mT).amax(-1)
+            else:
+                dot = (frame @ (unit if self.similarity == "centroid" else unit.mean(2))[..., None])[..., 0]
+            scores.append((dot / frame.norm(dim=-1).clamp(min=1e-12)).mean(1))
+        return torch.stack(scores, 1)
