@@ -20,7 +20,10 @@ def dense(
         out = torch.empty_like(q)
         for heads, rows in groups:
             part = None if bias is None else bias[..., rows] if bias.dim() == 1 else bias[heads][:, rows]
-            out[:, :, heads] = dense(q[:, :, heads], k[:, rows][:, :, heads], v[:, rows][:, :, heads], part)
+            keys, values = k.index_select(1, rows), v.index_select(1, rows)
+            if len(heads) == q.shape[2]:
+                return dense(q, keys, values, part)
+            out[:, :, heads] = dense(q[:, :, heads], keys[:, :, heads], values[:, :, heads], part)
         return out
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     mask = None if bias is None else bias.to(q.dtype).reshape(1, -1, 1, k.shape[2])

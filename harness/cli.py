@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 _ROOT = Path(__file__).resolve().parents[1]
+BUDGET = "w18"  # the default of conf/config.yaml, which labels need not name
 CONF = next(p for p in (_ROOT / "conf", Path(__file__).parent / "_conf") if p.is_dir())
 
 
@@ -19,7 +20,7 @@ def check_overrides(conf: Path, arguments: Sequence[str]) -> None:
     """Exit with the valid names when `a.b=c` names a setting that does not exist. Groups are Hydra's own to check."""
     try:
         parsed = OverridesParser.create().parse_overrides([a for a in arguments if "=" in a and not a.startswith("-")])
-        groups = [o for o in parsed if (conf / o.key_or_group).is_dir() and not o.key_or_group.startswith("hydra")]
+        groups = [o for o in parsed if (conf / o.key_or_group.split("@")[0]).is_dir() and not o.key_or_group.startswith("hydra")]
         first = [f"{'+' if o.is_add() else ''}{o.key_or_group}={_one(o)}" for o in groups]
         with initialize_config_dir(str(conf), version_base="1.3"):
             cfg = compose("config", first)
@@ -51,10 +52,14 @@ def composed(conf: Path, overrides: Sequence[str]) -> tuple[DictConfig, dict[str
     return OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"]), choices
 
 
-def label_of(choices: dict[str, str], overrides: Sequence[str]) -> str:
-    """What tables call a run: its policy and what was changed in it. Of a store, only its codec changes results."""
+def label_of(cfg: DictConfig, choices: dict[str, str], overrides: Sequence[str]) -> str:
+    """What tables call a run: its policy and what was changed in it. Of a store, only its codec changes results; of a budget,
+    only a policy that has one takes notice."""
     tweaks = [o[len("policy.") :] for o in overrides if o.startswith(("policy.", "policy/"))]
+    tweaks += [o[len("policy@policy.") :] for o in overrides if o.startswith("policy@policy.")]
     tweaks += [o[len("store.") :] for o in overrides if o.startswith(("store.codec", "store/codec"))]
+    if choices["budget"] != BUDGET and "${budget" in OmegaConf.to_yaml(cfg.policy):
+        tweaks.append(f"budget={choices['budget']}")
     return " ".join([choices["policy"], *tweaks])
 
 

@@ -28,7 +28,7 @@ def _main(cfg: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     choices = {k: str(v) for k, v in hydra_config.runtime.choices.items()}
     try:
-        evaluate(cfg, choices, label_of(choices, hydra_config.overrides.task))
+        evaluate(cfg, choices, label_of(cfg, choices, hydra_config.overrides.task))
     except (ValueError, OSError, InstantiationException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

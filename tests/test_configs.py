@@ -10,7 +10,7 @@ from tests.conftest import CONF
 
 GROUPS = {
     g: sorted(p.stem for p in (CONF / g).glob("*.yaml"))
-    for g in ("policy", "backbone", "world", "store", "metric", "experiment", "policy/selector", "policy/compressor", "policy/placement", "store/codec")
+    for g in ("policy", "backbone", "world", "store", "metric", "experiment", "budget", "policy/selector", "policy/compressor", "policy/placement", "store/codec")
 }
 
 
@@ -19,7 +19,7 @@ def test_every_yaml_is_in_a_tested_group():
     assert known == {str(p.relative_to(CONF)) for p in CONF.rglob("*.yaml")}
 
 
-@pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names if g != "experiment"])
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names if g not in ("experiment", "budget")])
 def test_options_instantiate(group, name, tmp_path):
     overrides = [f"{group}={name}"]
     if group == "backbone" and not name.startswith("rooms"):  # published sizes need a GPU's memory
@@ -33,6 +33,16 @@ def test_options_instantiate(group, name, tmp_path):
         assert WEIGHTS.is_file()
     for thing in [instantiate(n, _convert_="all") for n in (node.values() if group == "metric" else [node])]:
         assert not any(isinstance(v, DictConfig | ListConfig) for v in vars(thing).values())
+
+
+@pytest.mark.parametrize("name", GROUPS["budget"])
+def test_budgets_are_windows_of_their_name(name):
+    """Sink 3, recent 3 and the chunk's 3 are the same everywhere; what lies between grows."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        policies = {p: compose("config", [f"budget={name}", f"policy={p}"]).policy for p in ("worldkv", "sink_recent", "sliding", "no_sink")}
+    frames = int(name[1:])
+    assert policies["worldkv"].retrieved + 9 == policies["no_sink"].retrieved + 6 == frames
+    assert policies["sink_recent"].recent + 6 == policies["sliding"].recent + 3 == frames
 
 
 @pytest.mark.parametrize("name", GROUPS["experiment"])

@@ -97,7 +97,7 @@ def work(overrides: Sequence[str], log: str, device: str | None) -> None:
     from harness.evaluate import evaluate  # imported before, by the process that this one is a fork of
 
     cfg, choices = composed(CONF, overrides)
-    results = evaluate(cfg, choices, label_of(choices, overrides), compare=False)
+    results = evaluate(cfg, choices, label_of(cfg, choices, overrides), compare=False)
     if failed := results["run"]["failed"]:
         raise SystemExit(f"{len(failed)} trajectories failed: {next(iter(failed.values()))}")
 
