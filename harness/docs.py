@@ -31,6 +31,21 @@ BLOCK = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.S)
 KEPT = ("quality/", "cost/")
 HERO = ("full", "worldkv", "sliding")
 SPEED = ("long",)
+BENCHES = {"policies": ("budget", ("w12", "w24"))}  # experiment: what its points differ in besides the policy, and its other values
+BENCH_BASE = "worldkv"  # what the benches' policies have to beat
+BENCH_KEPT = (
+    "psnr_revisit",
+    "psnr_floor",
+    "psnr_ceiling",
+    "lpips_revisit",
+    "lpips_floor",
+    "lpips_ceiling",
+    "attended_tokens",
+    "window_bytes",
+    "bank_bytes",
+    "fps_mean",
+    "unreachable",
+)
 
 
 def policy_table() -> str:
@@ -64,19 +79,20 @@ def collect(experiment: Path) -> None:
         raise SystemExit(f"{experiment} has no finished runs")
     if len({r.results["run"]["comparable"] for r in runs}) > 1:
         raise SystemExit(f"{experiment} mixes worlds, seeds or backbones; collect experiments whose runs differ by the policy alone")
-    base = next((r for r in runs if r.label == BASELINE), None)
+    bench = experiment.name in BENCHES
+    base = next((r for r in runs if r.label == (BENCH_BASE if bench else BASELINE)), None)
     first = runs[0].results["run"]
     table = {k: first[k] for k in ("world", "protocol", "seed", "trajectories", "device", "noise", "metrics", "fps_includes")}
     table["commits"] = sorted({r.results["run"]["git"]["commit"] for r in runs})
     table["runs"] = {
         r.label: {
-            "summary": {k: v for k, v in r.results["summary"].items() if k.startswith(KEPT)},
+            "summary": {k: v for k, v in r.results["summary"].items() if k.startswith(KEPT) and (not bench or any(name in k for name in BENCH_KEPT))},
             "difference": {k: paired(r.values, base.values, k) for k in ("quality/psnr_revisit", "quality/lpips_revisit")} if base else {},
         }
         for r in runs
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
-    if {r.label for r in runs} >= set(HERO) and table["protocol"] == "guided":
+    if not bench and {r.label for r in runs} >= set(HERO) and table["protocol"] == "guided":
         hero(runs)
     if experiment.name in SPEED:
         shutil.copy(experiment / "cost.png", ROOT / "docs" / "cost.png")
@@ -86,9 +102,10 @@ def collect(experiment: Path) -> None:
 def results_table(name: str) -> str:
     """The comparison of docs/results/NAME.json. SPEED tables show speed, which only a run with the machine to itself may."""
     table = json.loads((RESULTS / f"{name}.json").read_text())
-    columns = COST_COLUMNS if name in SPEED else QUALITY_COLUMNS
+    columns = COST_COLUMNS if name in SPEED else _bench_columns(name, table["runs"]) if name in BENCHES else QUALITY_COLUMNS
     rows = ["| policy | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
-    for label, run in sorted(table["runs"].items(), key=lambda item: -item[1]["summary"]["quality/psnr_revisit"]["mean"]):
+    shown = {label: run | {"label": label} for label, run in table["runs"].items() if name not in BENCHES or f" {BENCHES[name][0]}=" not in label}
+    for label, run in sorted(shown.items(), key=lambda item: -item[1]["summary"]["quality/psnr_revisit"]["mean"]):
         rows.append(f"| `{label}` | " + " | ".join(cell(run) for cell in columns.values()) + " |")
     one = next(iter(table["runs"].values()))["summary"]
     ends = ", ".join(f"{w} {one[f'quality/psnr_{w}']['mean']:.1f} dB / LPIPS {one[f'quality/lpips_{w}']['mean']:.3f}" for w in ("floor", "ceiling"))
@@ -141,6 +158,34 @@ COST_COLUMNS = {
     "assembly + commit": lambda run: f"{100 * (run['summary']['cost/share_assemble']['mean'] + run['summary']['cost/share_commit']['mean']):.1f} %",
     "PSNR revisit": _mean("quality/psnr_revisit", "{:.2f}"),
 }
+
+
+def _bench_columns(name: str, runs: dict[str, dict]) -> dict:
+    """A policy's row at the first value of the bench, and its PSNR at the others."""
+    key, others = BENCHES[name]
+
+    def at(value: str):
+        def cell(run: dict) -> str:
+            other = runs.get(f"{run['label']} {key}={value}")
+            return f"{other['summary']['quality/psnr_revisit']['mean']:.2f}" if other else ""
+
+        return cell
+
+    def speed(run: dict) -> str:
+        return f"{run['summary']['cost/fps_mean']['mean'] / runs[BASELINE]['summary']['cost/fps_mean']['mean']:.1f}x"
+
+    columns = {
+        "PSNR revisit": _interval("quality/psnr_revisit", "{:.2f}"),
+        f"to {BENCH_BASE}": _difference("quality/psnr_revisit", "{:+.2f}"),
+        "LPIPS revisit": _mean("quality/lpips_revisit", "{:.3f}"),
+        f"to {BENCH_BASE} ": _difference("quality/lpips_revisit", "{:+.3f}"),
+        "tokens": _mean("cost/attended_tokens", "{:.0f}"),
+        "window MB": _mean("cost/window_bytes", "{:.1f}", 1e-6),
+        "bank MB": _bank,
+        "lost": _mean("cost/unreachable_frames", "{:.1f}"),
+        f"FPS to {BASELINE}": speed,
+    }
+    return columns | {f"PSNR, {key}={value}": at(value) for value in others}
 
 
 def render(readme: str) -> str:
