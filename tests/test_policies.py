@@ -36,6 +36,10 @@ MATRIX = [
     ("random_rows", 18, False),
     ("uniform_rows", 18, False),
     ("merge", 18, False),
+    ("places", 18, True),
+    ("ema", 18, True),
+    ("landmark", 18, True),
+    ("reencode", 18, False),
 ]
 
 
