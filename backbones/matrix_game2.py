@@ -153,6 +153,8 @@ class MatrixGame2Backbone(WanBackbone):
     checkpoint; the demo's step is 0.1).
     """
 
+    repeatable = False  # a clean pass moves the action cache on
+
     def __init__(
         self,
         network: MatrixGame2Network,

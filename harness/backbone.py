@@ -29,6 +29,7 @@ class Backbone(ABC):
     geometry: Geometry
     timesteps: tuple[float, ...]  # noise level of every denoising pass, falling; the clean pass at 0 follows
     channels: int  # of a latent
+    repeatable: bool = True  # whether a chunk's clean pass may run again later: not if it leaves more behind than K/V
 
     def begin(self, trajectory: Trajectory) -> None:
         """A rollout starts: forget the last one's state (a streaming decoder, auxiliary caches) and prepare what all its

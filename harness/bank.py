@@ -1,6 +1,7 @@
 """The page table: which frames are remembered, how many rows each has, where they are, and what moving them costs."""
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from harness.page import Page
@@ -20,33 +21,66 @@ class KVBank:
         self.geometry, self.raw_keys = geometry, raw_keys
         self._window, self._below = window, below
         self._rows: dict[int, int] = {}
+        self._latents: dict[int, Tensor] = {}  # frame -> `b s c`, of frames that can be encoded again
         self.bytes_moved = 0
         below.reset(geometry.device)
 
     @property
     def frames(self) -> list[int]:
         """Every remembered frame, oldest first."""
-        return sorted(self._rows)
+        return sorted(self._rows.keys() | self._latents.keys())
 
     def rows(self, frame: int) -> int:
-        """Rows a layer stores of `frame`; 0 for a frame that was dropped or never was."""
-        return self._rows.get(frame, 0)
+        """Rows a layer stores of `frame`, or has of it once it is encoded again; 0 for a frame that was dropped or never was."""
+        return self._rows.get(frame, self.geometry.tokens if frame in self._latents else 0)
 
     def nbytes(self, tier: str) -> int:
         """Bytes in a tier, the window not included."""
-        return self._below.nbytes if self._below.tier == tier else 0
+        return self._below.nbytes + sum(x.nbytes for x in self._latents.values()) if self._below.tier == tier else 0
 
     def append(self, chunk: Chunk, kv: KV) -> None:
         """Remember a chunk's frames. Rotated keys stay where the seam wrote them, at the tail of the window."""
-        rows = self.geometry.tokens
+        for frame, page in self.adopt(chunk, kv).items():
+            self._rows[frame] = page.rows
+            if self.raw_keys:
+                self._store(frame, Page(page.k.clone(), page.v.clone(), page.positions))
+
+    def adopt(self, chunk: Chunk, kv: KV) -> dict[int, Page]:
+        """Leave a chunk's rows in the window, where the seam wrote them. On its own, for frames that were encoded again: these
+        rows are not stored, and gone when a plan leaves them out or places them elsewhere."""
+        pages, rows = {}, self.geometry.tokens
         for i, frame in enumerate(chunk.frames):
             part = slice(i * rows, (i + 1) * rows)
             positions = kv.positions[part].expand(self.geometry.layers, -1, -1)
-            page = Page((kv.k_raw if self.raw_keys else kv.k)[:, :, part], kv.v[:, :, part], positions)
-            self._rows[frame] = rows
-            self._window.put(frame, page)
-            if self.raw_keys:
-                self._store(frame, Page(page.k.clone(), page.v.clone(), positions))
+            pages[frame] = Page((kv.k_raw if self.raw_keys else kv.k)[:, :, part], kv.v[:, :, part], positions)
+            self._window.put(frame, pages[frame])
+        return pages
+
+    def note(self, chunk: Chunk, kv: KV) -> None:
+        """Keep the latents of a chunk's remembered frames beside their rows; they take bytes of the store's tier from here on."""
+        if kv.latents is None:
+            raise ValueError(f"chunk {chunk.index}: nothing to note, its K/V came without latents; pass them to `chunk_kv`")
+        device = "cpu" if self._below.tier == "cpu" else kv.latents.device
+        for frame, x in zip(chunk.frames, kv.latents.unbind(1), strict=True):
+            if frame in self._rows:
+                self._latents[frame] = x.to(device, copy=True)
+                self.bytes_moved += x.nbytes
+
+    def strip(self, frame: int) -> None:
+        """Forget a frame's rows in every tier and keep its latents alone."""
+        if frame not in self._latents:
+            raise ValueError(f"frame {frame} cannot lose its rows, it has nothing else: note its chunk first")
+        self._forget_rows(frame)
+
+    def bare(self, frame: int) -> bool:
+        """Whether a remembered frame has only latents, so that it must be encoded again for a plan that names it."""
+        return frame in self._latents and frame not in self._rows
+
+    def latents(self, chunk: Chunk) -> Float[Tensor, "b f s c"]:
+        """The noted latents of a chunk, on the backbone's device; a transfer."""
+        x = torch.stack([self._latents[f] for f in chunk.frames], 1)
+        self.bytes_moved += x.nbytes
+        return x.to(self.geometry.device)
 
     def replace(self, frames: tuple[int, ...], rows: Int[Tensor, "l n *h"], into: Int[Tensor, "l m *h"] | None = None) -> None:
         """Keep only `rows` of the concatenated rows of `frames` from now on, as one page under the first of them.
@@ -62,15 +96,21 @@ class KVBank:
 
     def write(self, frame: int, page: Page) -> None:
         """Keep `page` as the stored form of a remembered frame; the old one is gone from every tier."""
-        self.drop(frame)
+        self._forget_rows(frame)
         self._store(frame, page)
         self._rows[frame] = page.rows
 
     def drop(self, frame: int) -> None:
         """Forget a frame in every tier."""
+        if not self.rows(frame):
+            raise KeyError(frame)
+        self._latents.pop(frame, None)
+        self._forget_rows(frame)
+
+    def _forget_rows(self, frame: int) -> None:
         self._window.drop(frame)
         self._below.drop(frame)
-        del self._rows[frame]
+        self._rows.pop(frame, None)
 
     def demote(self, frame: int) -> None:
         """Called when a plan leaves out a frame that is in the window: move it below unless a copy is there."""

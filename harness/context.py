@@ -204,9 +204,9 @@ class ContextBuffer(Store):
     def cross(self, layer: int, q: Float[Tensor, "b m h d"], k: Float[Tensor, "b n h d"], v: Float[Tensor, "b n h d"]) -> Float[Tensor, "b m h d"]:
         return self._policy.attend(q, k, v, Site(layer, self._step, self._clean, 0, self._chunk, cross=True))
 
-    def chunk_kv(self) -> KV:
-        """K/V of the chunk after its clean pass; k and v are views of the tail."""
-        return KV(self._k[:, :, self._tail], torch.stack(self._raw), self._v[:, :, self._tail], self._own)
+    def chunk_kv(self, latents: Float[Tensor, "b f s c"] | None = None) -> KV:
+        """K/V of the chunk after its clean pass on `latents`; k and v are views of the tail."""
+        return KV(self._k[:, :, self._tail], torch.stack(self._raw), self._v[:, :, self._tail], self._own, latents)
 
     # -- the tier
 
@@ -214,7 +214,8 @@ class ContextBuffer(Store):
         """Adopt a frame of the chunk whose rows lie at the tail; nothing is copied."""
         at = self._tail.start + self._adopted * page.rows
         self._slots[frame] = np.arange(at, at + page.rows)
-        self._times[frame] = None if self._start is None else self._start + self._adopted
+        time = None if self._start is None else self._start + self._adopted
+        self._times[frame] = None if time == frame else time
         self._positions[frame] = page.positions
         self._adopted += 1
 

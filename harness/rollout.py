@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harness.again import Encoder
 from harness.backbone import Backbone
 from harness.bank import KVBank
 from harness.context import ContextBuffer
@@ -36,6 +37,7 @@ def rollout(
     backbone.begin(trajectory)
     context = ContextBuffer(g, 1, backbone.rope, limit_rows=len(chunks) * g.chunk * g.tokens)
     bank = KVBank(g, context, store, policy.raw_keys)
+    again = Encoder(backbone, trajectory, chunks, context, bank)
     given = 0 if forced is None else len(forced) // g.chunk
     frames, latents, stats, fingerprint = [], [], [], hashlib.sha256()
     peak = _PeakMemory(g.device)
@@ -45,6 +47,7 @@ def rollout(
         moved, rotated = bank.bytes_moved, context.rows_rotated
         plan = policy.plan(chunk, bank)
         clock.lap("plan")
+        again.serve(plan, policy)
         condition = backbone.condition(trajectory, chunk)
         context.assemble(plan, bank, chunk, condition, policy)
         clock.lap("assemble")
@@ -65,7 +68,7 @@ def rollout(
         context.begin_pass(len(backbone.timesteps), clean=True)
         backbone.denoise(x0, 0.0, condition, context)
         clock.lap("passes")
-        policy.commit(chunk, context.chunk_kv(), bank)
+        policy.commit(chunk, context.chunk_kv(x0), bank)
         clock.lap("commit")
         frames.append(backbone.decode(x0[0]))
         clock.lap("decode")

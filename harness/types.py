@@ -72,13 +72,15 @@ class Condition:
 class KV:
     """Keys and values of the rows of one chunk in all layers, from its clean pass.
 
-    k is rotated at the rows' own positions, k_raw is not (after qk-norm). positions: (t, y, x).
+    k is rotated at the rows' own positions, k_raw is not (after qk-norm). positions: (t, y, x). latents: the clean ones that
+    the pass was given.
     """
 
     k: Float[Tensor, "l b m h d"]
     k_raw: Float[Tensor, "l b m h d"]
     v: Float[Tensor, "l b m h d"]
     positions: Float[Tensor, "m 3"]
+    latents: Float[Tensor, "b f s c"] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class Plan:
     part, which of their stored rows, per layer or per head; the others stay in the bank. seen: for frames that only some
     layers or heads attend to, which ones; the others pass over the frame's rows. candidates: frames that could have been
     chosen but were not; what is in neither is reported as unreachable history. retrieved: the part of `frames` that a
-    selector chose, for the trace.
+    selector chose, for the trace. Frames that the bank remembers by their latents alone are encoded again for the plan, each
+    chunk of them in the context of what the plan has before it (`harness.again`).
     """
 
     frames: tuple[int, ...]

@@ -68,6 +68,7 @@ class RetrievalPolicy(CachePolicy):
         if self.fallback and not candidates:
             return Plan.of_frames(bank.frames)
         pages = {c: [f for f in range(c * size, (c + 1) * size) if bank.rows(f)] for c in candidates}
+        candidates = [c for c in candidates if pages[c]]  # a wrapper may have dropped chunks
         order = self.selector.order(chunk, candidates, [*sink, *recent])
         parts = [self._parts(c, slot) for slot, c in enumerate(order)]
         chosen = self._within_budget(order, parts, pages, bank)

@@ -10,7 +10,20 @@ from tests.conftest import CONF
 
 GROUPS = {
     g: sorted(p.stem for p in (CONF / g).glob("*.yaml"))
-    for g in ("policy", "backbone", "world", "store", "metric", "experiment", "budget", "policy/selector", "policy/compressor", "policy/placement", "store/codec")
+    for g in (
+        "policy",
+        "backbone",
+        "world",
+        "store",
+        "metric",
+        "experiment",
+        "budget",
+        "policy/selector",
+        "policy/compressor",
+        "policy/placement",
+        "policy/likeness",
+        "store/codec",
+    )
 }
 
 
@@ -21,7 +34,7 @@ def test_every_yaml_is_in_a_tested_group():
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names if g not in ("experiment", "budget")])
 def test_options_instantiate(group, name, tmp_path):
-    overrides = [f"{group}={name}"]
+    overrides = ["policy=places"] * (group == "policy/likeness") + [f"{group}={name}"]
     if group == "backbone" and not name.startswith("rooms"):  # published sizes need a GPU's memory
         overrides += ["backbone.weights=random", "backbone.size=[32,32]", "backbone.sizes={dim: 32, heads: 2, layers: 1, ffn: 8, context_dim: 8}"]
     if group == "world" and name in ("recorded", "scenes"):

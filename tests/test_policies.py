@@ -41,6 +41,10 @@ MATRIX = [
     ("annsa", INF, False),
     ("annca", INF, False),
     ("fast_ar", INF, False),
+    ("places", 18, True),
+    ("ema", 18, True),
+    ("landmark", 18, True),
+    ("reencode", 18, False),
 ]
 
 

@@ -1,0 +1,68 @@
+"""The past as two moving averages: constant memory that has no geometry."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from harness.bank import KVBank
+from harness.page import Page
+from harness.policy import CachePolicy
+from harness.types import KV, Chunk, Geometry, Plan
+
+
+@dataclass
+class EmaPolicy(CachePolicy):
+    """MemRoPE (arXiv 2603.12513): sink, a long and a short moving average of all that left the window, recent frames.
+
+    Raw keys and values of every place of the image, in every layer, average over the frames x_1, x_2, ... that leave the
+    window: M_1 = x_1 and M_i = (1 - a) M_(i-1) + a x_i with a = `long` and a = `short`. The two averages are pages of one
+    frame each; the window is numbered anew from 0 (sink, long, short, recent, chunk), so no position ever grows. The
+    paper's window of 12 has 3 sink, 4 recent and 3 new frames.
+
+    The control that loses geometry: a moving camera smears. Averaged frames count as unreachable, but for the two under
+    whose numbers the averages are kept. Averages are taken in float32 and kept in the cache's precision. Where rows of
+    a place differ in position (the `rooms` model rotates by the direction of view) positions average too, without regard to
+    the turn of an angle. Not done: the option of an `a` for each token, by motion. Uncertain: the start M_1.
+    """
+
+    sink: int = 3
+    recent: int = 10
+    long: float = 0.01
+    short: float = 0.1
+    raw_keys = True
+
+    def reset(self, geometry: Geometry) -> None:
+        if min(self.sink, self.recent) < 0:
+            raise ValueError(f"ema: sink={self.sink}, recent={self.recent} frames; give 0 or more")
+        if not (0 <= self.long <= 1 and 0 <= self.short <= 1):
+            raise ValueError(f"ema: long={self.long}, short={self.short}; the share of a new frame lies between 0 and 1")
+        self._means: list[int] = []  # frames under which the long and the short average are kept
+
+    def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
+        frames = tuple(bank.frames)
+        return Plan(frames, tuple(float(i) for i in range(len(frames))), float(len(frames)))
+
+    def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
+        bank.append(chunk, kv)
+        for frame in [f for f in bank.frames if self.sink <= f <= chunk.frames[-1] - self.recent and f not in self._means]:
+            self._fold(frame, bank)
+
+    def _fold(self, frame: int, bank: KVBank) -> None:
+        if not self._means:  # the first frame that leaves is both averages
+            self._means = [frame]
+            return
+        new, old = bank.page(frame), [bank.page(f) for f in self._means]
+        if len(old) == 1:
+            self._means, old = [*self._means, frame], old * 2
+        else:
+            bank.drop(frame)
+        for mean, page, share in zip(self._means, old, (self.long, self.short), strict=True):
+            bank.write(mean, averaged(page, new, share))
+
+
+def averaged(old: Page, new: Page, share: float) -> Page:
+    """The page a `share` of the way from `old` to `new`, row by row."""
+    k, v, positions = (
+        torch.lerp(a.float(), b.float(), share).to(a.dtype) for a, b in ((old.k, new.k), (old.v, new.v), (old.positions, new.positions.to(old.positions)))
+    )
+    return replace(old, k=k, v=v, positions=positions)
