@@ -34,6 +34,12 @@ class KVBank:
         """Rows a layer stores of `frame`, or has of it once it is encoded again; 0 for a frame that was dropped or never was."""
         return self._rows.get(frame, self.geometry.tokens if frame in self._latents else 0)
 
+    def size(self, frame: int) -> int:
+        """Bytes that remembering a frame takes, its working copy in the window not counted."""
+        where = self._below if frame in self._below.frames() else self._window
+        rows = where.size(frame) if frame in self._rows else 0
+        return rows + (self._latents[frame].nbytes if frame in self._latents else 0)
+
     def nbytes(self, tier: str) -> int:
         """Bytes in a tier, the window not included."""
         return self._below.nbytes + sum(x.nbytes for x in self._latents.values()) if self._below.tier == tier else 0

@@ -41,6 +41,7 @@ MATRIX = [
     ("annsa", INF, False),
     ("annca", INF, False),
     ("fast_ar", INF, False),
+    ("capped", 18, True),
     ("places", 18, True),
     ("ema", 18, True),
     ("landmark", 18, True),
@@ -162,3 +163,33 @@ def test_release_selects_by_its_own_formula(roll, trajectory):
 def test_bad_fields_are_refused_at_reset(override, message, roll):
     with pytest.raises(ValueError, match=message.replace(".", r"\.")):
         roll(make_policy("worldkv", override))
+
+
+def test_a_cap_is_kept_and_forgets_what_is_idle(roll, backbone):
+    """Bytes of the remembered frames after every chunk, and which of them are gone, against a list kept here."""
+    g = backbone.geometry
+    for forget in ("lru", "oldest"):
+        policy = make_policy("capped", "policy.frames=19", f"policy.forget={forget}", "policy/compressor@policy.inner.compressor=none")
+        remembered, used, held = [], {}, []
+
+        class Watched(type(policy)):
+            def plan(self, chunk, bank):
+                plan = super().plan(chunk, bank)
+                used.update({f // 3: chunk.index for f in plan.frames})  # noqa: B023
+                return plan
+
+            def commit(self, chunk, kv, bank):
+                super().commit(chunk, kv, bank)
+                used[chunk.index] = chunk.index  # noqa: B023
+                remembered.append(chunk.index)  # noqa: B023
+                while len(remembered) > 6:  # noqa: B023
+                    idle = [c for c in remembered if used[c] < chunk.index]  # noqa: B023
+                    remembered.remove(min(idle, key=lambda c: (used[c] if forget == "lru" else 0, c)))  # noqa: B023
+                assert bank.frames == [f for c in sorted(remembered) for f in range(3 * c, 3 * c + 3)]  # noqa: B023
+                held.append(sum(bank.size(f) for f in bank.frames))  # noqa: B023
+
+        stats = roll(Watched(policy.inner, policy.frames, policy.forget)).stats
+        assert max(held) == 18 * g.frame_bytes and any(s.unreachable_frames for s in stats)
+    assert same(roll(make_policy("capped", "policy.frames=inf")), roll(make_policy("worldkv")))
+    with pytest.raises(ValueError, match="give frames="):
+        roll(make_policy("capped", "policy.frames=5"))
