@@ -1,6 +1,7 @@
 """TempCache: rows that stand for one another over time become one."""
 
 from dataclasses import dataclass, field, replace
+from math import inf
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ class TempCachePolicy(CachePolicy):
 
     representative: `newest` (the key and position of the last row that joined; of one frame's rows, the most similar) or
     `mean` (the members' mean key, at the newest position). joint: match the heads of a layer together, or each for itself.
-    limit: representatives a head may hold; beyond it the lightest go, of equals the oldest.
+    limit: representatives a head may hold, in frames' worth; beyond it the lightest go, of equals the oldest.
 
     Uncertain, since no code is public: summaries look up each token's *query* among the last frame's keys, here its key is
     looked up among all representatives, un-rotated (rotated keys confuse time with content); the paper's thresholds, bits and
@@ -37,7 +38,7 @@ class TempCachePolicy(CachePolicy):
     threshold: float = 0.9
     representative: str = "newest"
     joint: bool = True
-    limit: float = float("inf")
+    limit: float = inf
     hashing: Hashing = field(default_factory=Hashing)
 
     def reset(self, geometry: Geometry) -> None:
@@ -45,8 +46,9 @@ class TempCachePolicy(CachePolicy):
             raise ValueError(f"tempcache: sink={self.sink}, recent={self.recent} frames; give 0 or more")
         if self.representative not in ("newest", "mean"):
             raise ValueError(f"tempcache: representative={self.representative!r}; use newest or mean")
-        if self.limit < 1:
-            raise ValueError(f"tempcache: limit={self.limit}; give at least 1 representative (inf for no limit)")
+        if self.limit * geometry.tokens < 1:
+            raise ValueError(f"tempcache: limit={self.limit} frames; give at least one representative, 1/{geometry.tokens} (inf for no limit)")
+        self._most = self.limit if self.limit == inf else int(self.limit * geometry.tokens)
         self.raw_keys, self._next = True, self.sink
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
@@ -83,7 +85,7 @@ class TempCachePolicy(CachePolicy):
         page = both.merge(rows, into)
         if self.representative == "mean":
             page = replace(page, k=replace(both, k=both.v, v=both.k).merge(rows, into).v)
-        return page if page.rows <= self.limit else page.keep(_heaviest(page.mass, int(self.limit)))
+        return page if page.rows <= self._most else page.keep(_heaviest(page.mass, int(self._most)))
 
     def _directions(self, k: Float[Tensor, "l 1 n h d"]) -> Float[Tensor, "*g n c"]:
         rows = k[:, 0].float()

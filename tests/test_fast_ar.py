@@ -108,7 +108,7 @@ def test_groups_of_exact_duplicates_change_no_attention():
 
 
 def test_a_limit_keeps_the_heaviest_and_of_equals_the_newest():
-    policy = TempCachePolicy(threshold=0.99, limit=8)
+    policy = TempCachePolicy(threshold=0.99, limit=8 / 6)
     policy.reset(G)
     k = normal(2, 1, 6, 3, 8)
     pool = policy._take_in(policy._take_in(page(k, 0), page(k, 1)), page(normal(2, 1, 6, 3, 8, seed=9), 2))

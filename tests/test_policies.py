@@ -38,6 +38,7 @@ MATRIX = [
     ("merge", 18, False),
     ("tempcache", INF, False),
     ("tempcache_mean", INF, False),
+    ("tempcache_bounded", 18, False),
     ("annsa", INF, False),
     ("annca", INF, False),
     ("fast_ar", INF, False),
