@@ -26,9 +26,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--no-page", action="store_true", help="print only")
     chosen = parser.parse_args(arguments)
 
-    from harness.reporting import data, groups, page, text  # after the arguments: --help and typos are answered at once
+    from harness.reporting import data, groups, text  # after the arguments: --help and typos are answered at once
 
     try:
+        write_page = None if chosen.no_page else _page_writer()
         runs, unfinished = groups.read_runs(chosen.experiment)
         report = data.report(chosen.experiment.resolve().name, runs, unfinished, chosen.baseline)
     except ValueError as error:
@@ -40,9 +41,20 @@ def main(arguments: list[str] | None = None) -> None:
         print(json.dumps(report, indent=1))
     else:
         print(written[chosen.format](runs, report["baseline"]))
-    if not chosen.no_page:
-        index = page.write_page(chosen.out or chosen.experiment / "report", chosen.experiment, report, chosen.films)
+    if write_page is not None:
+        index = write_page(chosen.out or chosen.experiment / "report", chosen.experiment, report, chosen.films)
         print(f"report: {index}", file=sys.stderr)
+
+
+def _page_writer():
+    """The page's writer, unless plotly is missing: known before anything is computed."""
+    try:
+        from harness.reporting.page import write_page
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "plotly":
+            raise
+        raise ValueError("the page needs plotly: pip install -e '.[report]', or print the table alone with --no-page") from None
+    return write_page
 
 
 if __name__ == "__main__":

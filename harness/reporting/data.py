@@ -31,7 +31,7 @@ def report(experiment: str, runs: Sequence[Run], unfinished: Sequence[str], base
     settings = varying(runs)
     return {
         "experiment": experiment,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "columns": [asdict(c) for c in columns],
         "speed": SPEED,
         "baseline": baseline or (BASELINE if BASELINE in labels else labels[0]),
@@ -127,22 +127,21 @@ def _against(run: Run, where: Callable[[dict], float], most: int = 12) -> dict[s
     values = np.unique(x)
     edges = values if len(values) <= most else np.unique(np.quantile(x, np.linspace(0, 1, most + 1))[:-1])
     bins = np.searchsorted(edges, x, side="right") - 1
-    found: dict[str, list] = {"x": [_round(float(x[bins == b].mean())) for b in range(len(edges)) if (bins == b).any()], "n": []}
+    names = sorted({name for name, _ in pairs})
+    who = np.array([names.index(name) for name, _ in pairs])
+    shape, flat = (len(edges), len(names)), bins * len(names) + who
+    counts = np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape)
+    full = counts.any(1)
+    n = (counts > 0).sum(1)[full]
+    found: dict[str, list] = {"x": [_round(v) for v in (np.bincount(bins, x, len(edges))[full] / counts.sum(1)[full])], "n": n.tolist()}
     for metric in ("psnr", "ssim", "lpips"):
         if f"{metric}_revisit" not in pairs[0][1]:
             continue
-        means, errors, counts = [], [], []
-        for b in range(len(edges)):
-            by_name: dict[str, list[float]] = {}
-            for (name, pair), inside in zip(pairs, bins == b, strict=True):
-                if inside:
-                    by_name.setdefault(name, []).append(pair[f"{metric}_revisit"])
-            if by_name:
-                each = np.array([np.mean(v) for v in by_name.values()])
-                means.append(_round(float(each.mean())))
-                errors.append(_round(float(1.96 * each.std(ddof=1) / len(each) ** 0.5)) if len(each) > 1 else None)
-                counts.append(len(each))
-        found |= {f"quality/{metric}_revisit": means, f"error/{metric}_revisit": errors, "n": counts}
+        sums = np.bincount(flat, [p[f"{metric}_revisit"] for _, p in pairs], shape[0] * shape[1]).reshape(shape)
+        each = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)[full]  # a trajectory's mean in a bin
+        spread = np.sqrt(np.nansum((each - np.nanmean(each, 1, keepdims=True)) ** 2, 1) / np.maximum(n - 1, 1))
+        found[f"quality/{metric}_revisit"] = [_round(v) for v in np.nanmean(each, 1)]
+        found[f"error/{metric}_revisit"] = [_round(1.96 * s / k**0.5) if k > 1 else None for s, k in zip(spread, n, strict=True)]
     return found
 
 
@@ -165,7 +164,9 @@ def _film_data(run: Run, name: str) -> dict:
         "tokens": [row["attended_rows"] for row in chunks],
         "memory": asdict(memory(chunks)),
         "metrics": metrics,
-        "pairs": [[int(p["first"]), int(p["revisit"]), *(_round(p[f"{m}_revisit"]) for m in metrics)] for p in sorted(record.pairs, key=lambda p: p["revisit"])],
+        "pairs": [
+            [int(p["first"]), int(p["revisit"]), *(_round(p[f"{m}_revisit"]) for m in metrics)] for p in sorted(record.pairs, key=lambda p: p["revisit"])
+        ],
     }
 
 
@@ -174,5 +175,6 @@ def _setting(value: object) -> object:
     return value if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and np.isfinite(value)) else str(value)
 
 
-def _round(value: float) -> float:
-    return float(f"{value:.7g}")
+def _round(value: float) -> float | None:
+    """Seven digits; None for what JSON has no number for."""
+    return float(f"{value:.7g}") if np.isfinite(value) else None

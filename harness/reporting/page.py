@@ -39,8 +39,9 @@ def write_page(folder: Path, experiment: Path, data: dict, films: int | None = N
         if file.suffix in (".html", ".css", ".js"):
             write_atomic(folder / file.name, file.read_text())
     plotly = folder / "plotly.min.js"
-    if not plotly.exists() or plotly.stat().st_size != len(text := get_plotlyjs().encode()):
-        write_atomic(plotly, get_plotlyjs())
+    library = get_plotlyjs()
+    if not plotly.exists() or plotly.stat().st_size != len(library.encode()):
+        write_atomic(plotly, library)
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     write_atomic(folder / "data.js", f"const REPORT = {text};\n")
     return folder / "index.html"

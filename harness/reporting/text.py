@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -13,18 +14,29 @@ from harness.reporting.groups import Run, groups_of, reasons
 from harness.results import paired
 
 
-def rows(runs: list[Run], columns: list[Column], baseline: str) -> list[dict]:
-    """One row a run: name, cells (text by column key), differences to the run of that name with the same world, seed and
-    noise (text by column key, with how many trajectories), and best: the keys in which no comparable run is better."""
+@dataclass(frozen=True)
+class Row:
+    """A run's row. cells, differences: text by column key; the difference is to the run of the baseline's name with the same
+    world, seed and noise (`base`), with how many trajectories. best: the keys in which no comparable run is better."""
+
+    run: Run
+    base: Run | None
+    cells: dict[str, str]
+    differences: dict[str, str]
+    best: set[str]
+
+
+def rows(runs: list[Run], columns: list[Column], baseline: str) -> list[Row]:
+    """By group, the best PSNR first."""
     found = []
     for group in groups_of(runs):
         base = next((r for r in group if r.label == baseline), None)
+        tops = {c.key: top for c in columns if (top := _best(group, c)) is not None}
         for run in sorted(group, key=lambda r: (-_mean(r, "quality/psnr_revisit", 0.0), r.name)):
-            best = {c.key for c in columns if c.better and _is_best(run, group, c)}
+            best = {c.key for c in columns if (mine := entry_of(run, c.key)) and c.show(mine["mean"]) == tops.get(c.key)}
             differences = {c.key: _difference(run, base, c) for c in columns if c.difference}
             cells = {c.key: _cell(run, c) for c in columns}
-            other_device = base is not None and run.about["device"] != base.about["device"]
-            found.append({"run": run, "cells": cells, "differences": differences, "best": best, "base": base, "other_device": other_device})
+            found.append(Row(run, base, cells, differences, best))
     return found
 
 
@@ -67,14 +79,14 @@ def terminal(title: str, runs: list[Run], baseline: str) -> Group:
             table.add_column(heading, justify="right" if i else "left", overflow="fold")
         group = 0
         for row in rows(runs, chosen, baseline):
-            if row["run"].group != group:
+            if row.run.group != group:
                 table.add_section()
-                group = row["run"].group
+                group = row.run.group
             cells = []
             for c in chosen:
-                cells.append(Text(row["cells"][c.key], style="green bold" if c.key in row["best"] else ""))
-                cells += [Text(row["differences"][c.key])] if c.difference else []
-            table.add_row(Text(row["run"].name), *cells)
+                cells.append(Text(row.cells[c.key], style="green bold" if c.key in row.best else ""))
+                cells += [Text(row.differences[c.key])] if c.difference else []
+            table.add_row(Text(row.run.name), *cells)
         parts.append(table)
     return Group(*parts, *(Text(f"note: {n}") for n in notes(runs, baseline)))
 
@@ -105,9 +117,9 @@ def comma_separated(runs: list[Run], baseline: str) -> str:
     parts = ("mean", "low", "high", "n")
     writer.writerow(["run", "folder", "group", *(f"{c.key}{d}/{p}" for c in columns for d in (("", "/difference") if c.difference else ("",)) for p in parts)])
     for row in rows(runs, columns, baseline):
-        cells = [row["run"].name, row["run"].path.name, row["run"].group]
+        cells = [row.run.name, row.run.path.name, row.run.group]
         for c in columns:
-            for entry in (entry_of(row["run"], c.key), _paired(row["run"], row["base"], c)) if c.difference else (entry_of(row["run"], c.key),):
+            for entry in (entry_of(row.run, c.key), _paired(row.run, row.base, c)) if c.difference else (entry_of(row.run, c.key),):
                 cells += [entry["mean"], *(entry["ci95"] or ("", "")), entry["n"]] if entry else [""] * 4
         writer.writerow(cells)
     return text.getvalue().rstrip("\n")
@@ -131,11 +143,12 @@ def _mean(run: Run, key: str, default: float) -> float:
     return default if entry is None else entry["mean"]
 
 
-def _is_best(run: Run, group: list[Run], c: Column) -> bool:
-    if c.key in SPEED and len({r.about["device"] for r in group}) > 1:
-        return False
+def _best(group: list[Run], c: Column) -> str | None:
+    """The best value as it is shown, so that runs which look equal are both marked; None where nothing can be best."""
+    if not c.better or (c.key in SPEED and len({r.about["device"] for r in group}) > 1):
+        return None
     values = [e["mean"] * c.better for r in group if (e := entry_of(r, c.key))]
-    return len(values) > 1 and (mine := entry_of(run, c.key)) is not None and c.show(mine["mean"]) == c.show(max(values) * c.better)
+    return c.show(max(values) * c.better) if len(values) > 1 else None
 
 
 def _cell(run: Run, c: Column) -> str:
@@ -158,13 +171,14 @@ def _difference(run: Run, base: Run | None, c: Column) -> str:
     return f"{c.show(entry['mean'], sign=True)} [{low}, {high}] ({entry['n']})"
 
 
-def _flat(row: dict, columns: list[Column]) -> Iterable[tuple[str, bool]]:
-    yield row["run"].name, False
+def _flat(row: Row, columns: list[Column]) -> Iterable[tuple[str, bool]]:
+    yield row.run.name, False
     for c in columns:
-        yield row["cells"][c.key], c.key in row["best"]
+        yield row.cells[c.key], c.key in row.best
         if c.difference:
-            yield row["differences"][c.key], False
+            yield row.differences[c.key], False
 
 
 def _tex(text: str) -> str:
-    return "".join({"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#"}.get(ch, ch) for ch in text)
+    escaped = {ch: "\\" + ch for ch in "_%&#${}"} | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"}
+    return "".join(escaped.get(ch, ch) for ch in text)

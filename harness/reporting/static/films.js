@@ -153,7 +153,7 @@ function drawFrame() {
   $("slider").value = state.frame;
   const chunk = chunkAt(film, state.frame);
   const kind = film.forced[chunk] === "1" ? "given" : pairAt(film, state.frame) ? "revisit" : "generated";
-  $("where").textContent = `frame ${state.frame} of ${lengthOf(film) - 1}, chunk ${chunk}, ${kind}`;
+  $("where").textContent = `frame ${state.frame}/${lengthOf(film) - 1}, chunk ${chunk}, ${kind}`;
   $("slider").setAttribute("aria-valuetext", $("where").textContent);
 }
 

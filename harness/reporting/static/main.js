@@ -19,7 +19,7 @@ function theme(name) {
 function about() {
   const first = RUNS[0];
   const rows = [
-    ["made", REPORT.made.replace("T", " ")],
+    ["made", REPORT.made],
     ...REPORT.groups.map((group, i) => [REPORT.groups.length > 1 ? `group ${i + 1}` : "evaluation", `${group.title}${Object.keys(group.ends).length ? `; floor (unrelated views) and ceiling (codec round trip): ${Object.entries(group.ends).map(([k, v]) => `${k.replace("_", " ")} ${v.toFixed(v > 5 ? 1 : 3)}`).join(", ")}` : ""}`]),
     ["devices", [...new Set(RUNS.map((run) => run.device))].join("; ")],
     ["commits", [...new Set(RUNS.map((run) => run.commit))].join(", ") + (RUNS.some((run) => run.commit.endsWith("+")) ? " (+: with changes that were not committed)" : "")],
@@ -92,6 +92,7 @@ function start() {
   bind("grid-y", gridAxes().map((key) => [key, key]), "gridY");
   bind("grid-z", REPORT.columns.map((column) => [column.key, title(column)]), "gridZ");
   bind("against", [["first", "first visit"], ["truth", "true view"]], "against");
+  $("filter").value = state.filter;
   $("film").addEventListener("change", () => set({ film: $("film").value, frame: 0 }));
   $("filter").addEventListener("input", () => set({ filter: $("filter").value }));
   $("slider").addEventListener("input", () => set({ frame: Number($("slider").value) }));
@@ -106,6 +107,7 @@ function start() {
   when(["baseline", "hidden", "sort"], drawTable);
   when(["filter", "group", "colour"], drawRows);
   when(["followed"], markRows);
+  when(["followed", "colour"], drawKeys);
   when(["baseline"], notes);
   when(["followed", "film"], drawFilms);
   when(["frame", "against", "focus"], drawFrame);
@@ -119,6 +121,7 @@ function start() {
   notes();
   drawTable();
   drawLegend();
+  drawKeys();
   about();
   document.documentElement.dataset.ready = "table";
   const plotly = make("script", { src: "plotly.min.js", onload: plots }); // 5 MB: after the table is there

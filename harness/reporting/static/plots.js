@@ -10,7 +10,16 @@ const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: [
 const title = (column) => (column.unit ? `${column.heading} (${column.unit})` : column.heading);
 const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const clipped = (name) => (name.length > 26 ? `${name.slice(0, 25)}…` : name);
+
+/** A name without the words that all runs share: short enough to stand beside a point. */
+function brief(run) {
+  const own = run.name.split(" ").filter((word) => RUNS.some((other) => !other.name.split(" ").includes(word)));
+  return clipped(own.map((word) => word.split(".").slice(word.includes("=") ? word.split("=")[0].split(".").length - 1 : 0).join(".")).join(" ") || run.name);
+}
 const followedOnly = (run) => state.followed.includes(run.id);
+
+const AGAINST = { "cost/stored_bytes": "bytes stored", "cost/attended_tokens": "tokens attended", "cost/fps_mean": "FPS" };
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
 /** The values of the setting that colours stand for, in order. */
 function kinds() {
@@ -60,6 +69,38 @@ function front(points, lessCost, moreQuality) {
   return ordered.filter((p) => good(p) > best && ((best = good(p)), true));
 }
 
+/** Which points get their name, and on which side: the first side, of those wanted, where it hides no other name or point. */
+function labelled(id, points, wanted) {
+  const { clientWidth: width, clientHeight: height } = $(id);
+  const extent = (values, least) => { const low = Math.min(...values, least); return [low, Math.max(...values) - low || 1]; };
+  const [x0, dx] = extent(points.map((p) => p.x), 0);
+  const [y0, dy] = extent(points.flatMap((p) => p.bar), Infinity);
+  const at = (p) => [58 + ((p.x - x0) / dx) * (width - 90), 50 + (1 - (p.y - y0) / dy) * (height - 130)];
+  const taken = points.map((p) => { const [x, y] = at(p); return { p, l: x - 7, r: x + 7, t: y - 8, b: y + 8 }; });
+  const found = new Map();
+  for (const p of new Set(wanted)) {
+    const [x, y] = at(p);
+    const w = brief(p.run).length * 6.4;
+    for (const [side, l, t] of [["top center", x - w / 2, y - 24], ["bottom center", x - w / 2, y + 9], ["middle right", x + 10, y - 7], ["middle left", x - w - 10, y - 7], ["top left", x - w - 4, y - 22], ["bottom left", x - w - 4, y + 8], ["top right", x + 4, y - 22], ["bottom right", x + 4, y + 8]]) {
+      const box = { p, l, r: l + w, t, b: t + 15 };
+      if (l < 48 || box.r > width - 4 || taken.some((o) => o.p !== p && o.l < box.r && box.l < o.r && o.t < box.b && box.t < o.b)) continue;
+      found.set(p, side);
+      taken.push({ ...box, p: null });
+      break;
+    }
+  }
+  return found;
+}
+
+/** The followed runs' marks and names, above plots without a legend. */
+function drawKeys() {
+  const runs = followedRuns();
+  for (const node of document.querySelectorAll(".key")) node.replaceChildren(...runs.map((run) => make("span", {}, mark(run), run.name)));
+  const all = kinds();
+  const like = (kind) => RUNS.find((run) => (run.settings[state.colour] ?? run[state.colour] ?? "–") === kind);
+  $("kinds").replaceChildren(...(all.length > 24 ? [] : all.map((kind) => make("span", {}, mark(like(kind)), String(kind)))));
+}
+
 function drawPareto() {
   ["pareto-a", "pareto-b"].forEach((id, i) => (QUALITIES[i] ? pareto(id, COLUMN.get(QUALITIES[i])) : nothing(id, "These runs have no LPIPS.")));
 }
@@ -68,23 +109,21 @@ function pareto(id, quality) {
   const cost = COLUMN.get(state.cost);
   const home = homeGroup();
   const points = visible().filter((run) => mean(run, cost.key) !== null && mean(run, quality.key) !== null)
-    .map((run) => ({ run, x: mean(run, cost.key) * cost.factor, y: mean(run, quality.key) * quality.factor, home: run.group === home || !Number.isFinite(home) }));
+    .map((run) => ({ run, x: mean(run, cost.key) * cost.factor, y: mean(run, quality.key) * quality.factor, bar: [run.cells[quality.key][1], run.cells[quality.key][2]].map((v) => (v ?? mean(run, quality.key)) * quality.factor), home: run.group === home || !Number.isFinite(home) }));
   const best = front(points.filter((p) => p.home), cost.better < 0, quality.better > 0);
-  const roomy = points.length <= 12 && $(id).clientWidth > 420;
-  const named = new Set([...(roomy ? best : []), ...points.filter((p) => followedOnly(p.run))]);
-  const high = points.map((p) => p.x).sort((a, b) => a - b)[Math.floor(points.length / 2)];
+  const labels = labelled(id, points, [...points.filter((p) => followedOnly(p.run)), ...best]);
   const traces = [{ x: best.map((p) => p.x), y: best.map((p) => p.y), mode: "lines", line: { color: token("--soft"), width: 1.5, dash: "dot", shape: (cost.better < 0) ? "hv" : "vh" }, hoverinfo: "skip", name: "front" }];
   const few = points.length <= 60;
   traces.push({
     x: points.map((p) => p.x), y: points.map((p) => p.y), customdata: points.map((p) => p.run.id), mode: "markers+text",
-    text: points.map((p) => (named.has(p) ? clipped(p.run.name) : "")), textposition: points.map((p, i) => `${i % 2 ? "bottom" : "top"} ${p.x > high ? "left" : "right"}`), textfont: { size: 11, color: token("--ink") }, cliponaxis: false,
+    text: points.map((p) => (labels.has(p) ? brief(p.run) : "")), textposition: points.map((p) => labels.get(p) ?? "top center"), textfont: { size: 11, color: token("--ink") }, cliponaxis: false,
     hovertext: points.map((p) => `<b>${p.run.name}</b><br>${quality.heading} ${show(quality, mean(p.run, quality.key))}<br>${cost.heading} ${show(cost, mean(p.run, cost.key))} ${cost.unit}${p.home ? "" : "<br>not comparable with the baseline's runs"}`), hoverinfo: "text",
     marker: { size: few ? 11 : 7, color: points.map((p) => look(p.run).colour), symbol: points.map((p) => look(p.run).symbol + (p.home ? "" : "-open")), opacity: points.map((p) => (p.home ? 1 : 0.5)),
       line: { width: points.map((p) => (followedOnly(p.run) ? 3 : 0.5)), color: points.map((p) => (followedOnly(p.run) ? token("--ink") : token("--paper"))) } },
     error_y: few ? { type: "data", symmetric: false, array: points.map((p) => (p.run.cells[quality.key][2] - p.run.cells[quality.key][0]) * quality.factor || 0), arrayminus: points.map((p) => (p.run.cells[quality.key][0] - p.run.cells[quality.key][1]) * quality.factor || 0), thickness: 1, width: 3, color: token("--stored") } : undefined,
   });
   const arrow = (column) => (column.better > 0 ? "more is better" : "less is better");
-  return plot(id, traces, { title: { text: `${quality.heading} against ${cost.heading}`, font: { size: 13 } }, xaxis: { title: { text: `${title(cost)}, ${arrow(cost)}` }, rangemode: "tozero" }, yaxis: { title: { text: `${title(quality)}, ${arrow(quality)}` } } });
+  return plot(id, traces, { title: { text: `${quality.heading} against ${AGAINST[cost.key]}`, font: { size: 13 } }, xaxis: { title: { text: `${title(cost)}, ${arrow(cost)}` }, rangemode: "tozero" }, yaxis: { title: { text: `${title(quality)}, ${arrow(quality)}` } } });
 }
 
 /** A grid: every pair of swept settings, the mean where runs share a cell. */
@@ -135,7 +174,7 @@ function drawRollout() {
     const column = COLUMN.get(key);
     if (!column) return nothing(`rollout-${"abc"[i]}`, "Not recorded.");
     const series = (run) => ({ x: run.rollout.frame, y: run.rollout[key].map((value) => value * column.factor) });
-    lines(`rollout-${"abc"[i]}`, visible(), series, { title: { text: column.heading, font: { size: 13 } }, xaxis: { title: { text: "latent frame" } }, yaxis: { title: { text: column.unit || "tokens" }, rangemode: "tozero" } });
+    lines(`rollout-${"abc"[i]}`, visible(), series, { title: { text: capital(AGAINST[key]), font: { size: 13 } }, xaxis: { title: { text: "latent frame" } }, yaxis: { title: { text: column.unit || "tokens" }, rangemode: "tozero" } });
   });
 }
 
@@ -145,8 +184,11 @@ function drawRevisits() {
   const yaxis = { title: { text: title(column) } };
   for (const [id, part, text] of [["revisit-gap", "gap", "video frames between the visits"], ["revisit-when", "when", "video frame of the revisit"]]) {
     const series = (run) => ({ x: run[part].x ?? [], y: run[part][state.quality] ?? [], error: run[part][error], n: run[part].n });
-    lines(id, visible(), series, { title: { text: part === "gap" ? "against the revisit gap" : "against the time in the rollout", font: { size: 13 } }, xaxis: { title: { text } }, yaxis });
+    lines(id, visible(), series, { title: { text: part === "gap" ? "Against the revisit gap" : "Against the time in the rollout", font: { size: 13 } }, xaxis: { title: { text } }, yaxis });
   }
+  const lengths = new Set(visible().map((run) => mean(run, "frames")));
+  if (!lengths.size) { nothing("revisit-length", "No run passes the filter."); return; }
+  if (lengths.size < 2) { nothing("revisit-length", `All runs have rollouts of one length (${[...lengths].map((n) => n?.toFixed(0) ?? "unknown")} video frames), so there is no curve over lengths to draw.`); return; }
   const names = [...new Set(visible().map((run) => run.policy))];
   const traces = names.map((name) => {
     const runs = visible().filter((run) => run.policy === name && mean(run, state.quality) !== null).sort((a, b) => mean(a, "frames") - mean(b, "frames"));
@@ -154,5 +196,5 @@ function drawRevisits() {
     return { x: runs.map((run) => mean(run, "frames")), y: runs.map((run) => mean(run, state.quality)), customdata: runs.map((run) => run.id), name, hovertext: runs.map((run) => run.name), hoverinfo: "text+x+y", mode: "lines+markers", line: { color: colour, width: 1 },
       marker: { symbol, color: colour, size: runs.map((run) => (followedOnly(run) ? 12 : 8)), line: { color: token("--ink"), width: runs.map((run) => (followedOnly(run) ? 2 : 0)) } } };
   });
-  plot("revisit-length", traces, { title: { text: "against the rollout length", font: { size: 13 } }, xaxis: { title: { text: "video frames of a rollout" }, rangemode: "tozero" }, yaxis });
+  plot("revisit-length", traces, { title: { text: "Against the rollout length", font: { size: 13 } }, xaxis: { title: { text: "video frames of a rollout" }, rangemode: "tozero" }, yaxis });
 }

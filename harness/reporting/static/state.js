@@ -22,7 +22,7 @@ function set(changes) {
   const keys = Object.keys(changes).filter((key) => state[key] !== changes[key]);
   Object.assign(state, changes);
   for (const [wanted, draw] of listeners) if (keys.some((key) => wanted.has(key))) draw();
-  if (keys.some((key) => ["baseline", "followed", "film", "frame"].includes(key))) remember();
+  if (keys.some((key) => ["baseline", "followed", "film", "frame", "filter", "sort"].includes(key))) remember();
 }
 
 /** Follow a run through plots and videos, or stop to. Of too many the oldest goes. */
@@ -37,7 +37,7 @@ let pending = 0;
 function remember() {
   clearTimeout(pending);
   pending = setTimeout(() => {
-    const view = new URLSearchParams({ runs: state.followed.join(","), film: state.film ?? "", frame: state.frame, baseline: state.baseline });
+    const view = new URLSearchParams({ runs: state.followed.join(","), film: state.film ?? "", frame: state.frame, baseline: state.baseline, filter: state.filter, sort: `${state.sort.down ? "-" : ""}${state.sort.key}` });
     history.replaceState(null, "", `#${view}`);
   }, 300);
 }
@@ -46,6 +46,9 @@ function recalled() {
   const view = new URLSearchParams(location.hash.slice(1));
   const followed = (view.get("runs") ?? "").split(",").filter((id) => BY_ID.has(id));
   if (RUNS.some((run) => run.label === view.get("baseline"))) state.baseline = view.get("baseline");
+  state.filter = view.get("filter") ?? "";
+  const sort = view.get("sort");
+  if (sort) state.sort = { key: sort.replace(/^-/, ""), down: sort.startsWith("-") };
   return { followed, film: view.get("film"), frame: Number(view.get("frame")) || 0 };
 }
 

@@ -1,7 +1,7 @@
 // The table of runs: sorted, filtered, with differences to the baseline of each run's own group.
 "use strict";
 
-const QUIET = new Set(["quality/ssim_revisit", "cost/latency_p95_ms", "cost/window_bytes", "cost/bank_bytes", "cost/bytes_moved", "frames"]);
+const QUIET = new Set(["quality/ssim_revisit", "cost/fps_last", "cost/latency_p95_ms", "cost/window_bytes", "cost/bank_bytes", "cost/bytes_moved", "frames"]);
 
 /** Runs that the filter and the chosen group leave. Words must occur in name or settings; `short>number` compares. */
 function visible() {
@@ -66,7 +66,7 @@ function drawTable() {
   const head = [["name", "run", ""], ...shownSettings().map((key) => [key, short(key), key.split(".").slice(1, -1).join(".")])];
   for (const column of shownColumns()) {
     head.push([column.key, column.heading, column.unit, column.about, column.better]);
-    if (column.difference) head.push([`${column.key}/difference`, `to ${state.baseline}`, column.unit, `paired difference to ${state.baseline}`, column.better]);
+    if (column.difference) head.push([`${column.key}/difference`, `to ${state.baseline.length > 14 ? "baseline" : state.baseline}`, column.unit, `paired difference to ${state.baseline}`, column.better]);
   }
   document.querySelector("#table thead").replaceChildren(make("tr", {}, ...head.map(headCell)));
   drawRows();
@@ -97,7 +97,7 @@ function row(run, best) {
   const why = Number.isFinite(home) ? REPORT.reasons[run.group][home] : [];
   const box = make("input", { type: "checkbox", "aria-label": `follow ${run.name}`, onclick: (event) => { event.stopPropagation(); follow(run.id); } });
   box.checked = state.followed.includes(run.id);
-  const name = make("span", {}, run.name);
+  const name = make("span", { class: "name" }, ...run.name.split(/(?<=_)/).flatMap((part) => [part, make("wbr")]));
   if (why.length) name.append(make("span", { class: "badge", title: why.join("\n") }, `≠ ${why[0]}${why.length > 1 ? ", …" : ""}`));
   if (base && base.device !== run.device) name.append(make("span", { class: "badge", title: `${run.device}, baseline on ${base.device}` }, "speed on another device"));
   if (Object.keys(run.failed).length) name.append(make("span", { class: "badge", title: Object.values(run.failed).join("\n") }, `${Object.keys(run.failed).length} failed`));
@@ -129,7 +129,7 @@ function valueCell(run, column, best) {
   const title = low === null ? `n = ${n}` : `95 % interval ${show(column, low)} to ${show(column, high)}, n = ${n}`;
   const isBest = best.get(`${run.group} ${column.key}`) === text;
   const node = make("td", { title }, make("span", { class: isBest ? "best" : "" }, text));
-  if (column.difference && low !== null) node.append(make("small", {}, ` [${show(column, low)}, ${show(column, high)}]`));
+  if (column.difference && low !== null) node.append(make("small", {}, `[${show(column, low)}, ${show(column, high)}]`));
   return node;
 }
 
@@ -141,7 +141,7 @@ function differenceCell(run, base, column) {
   const sure = d.low > 0 || d.high < 0;
   const verdict = !sure ? "unsure" : d.mean * column.better > 0 ? "better" : "worse";
   const sign = { unsure: "≈ ", better: "▲ ", worse: "▼ " }[verdict];
-  return make("td", {}, make("span", { class: verdict }, sign + show(column, d.mean, true)), make("small", {}, ` [${show(column, d.low, true)}, ${show(column, d.high, true)}] ${d.n}`));
+  return make("td", {}, make("span", { class: verdict }, sign + show(column, d.mean, true)), make("small", {}, `[${show(column, d.low, true)}, ${show(column, d.high, true)}], n ${d.n}`));
 }
 
 function openFilms(id) {
