@@ -138,6 +138,7 @@ function plots() {
   lazily("whole", ["focus", "film", "frame", "followed", "theme"], drawWhole);
   lazily("films", [], drawFilms);
   document.documentElement.dataset.ready = "yes";
+  performance.mark("ready");
 }
 
 start();

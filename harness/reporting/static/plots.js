@@ -24,7 +24,7 @@ const capital = (text) => text[0].toUpperCase() + text.slice(1);
 /** The values of the setting that colours stand for, in order. */
 function kinds() {
   const values = [...new Set(RUNS.map((run) => run.settings[state.colour] ?? run[state.colour] ?? "–"))];
-  return values.sort((a, b) => String(a).localeCompare(String(b), undefined, { numeric: true }));
+  return values.sort((a, b) => (typeof a === "number" && typeof b === "number" ? a - b : 0) || String(a).localeCompare(String(b), undefined, { numeric: true }));
 }
 
 function look(run) {

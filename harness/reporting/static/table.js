@@ -78,7 +78,7 @@ function headCell([key, text, unit, about, better]) {
     set({ sort: { key, down: active ? !state.sort.down : key !== "name" && better !== -1 } });
     document.querySelector(`#table thead button[data-key="${CSS.escape(key)}"]`)?.focus();
   };
-  const arrow = active ? (state.sort.down ? " ↓" : " ↑") : "";
+  const arrow = active ? (state.sort.down ? "\u00a0↓" : "\u00a0↑") : "";
   const button = make("button", { type: "button", "data-key": key, title: about || `sort by ${text}`, onclick: turn }, text + arrow);
   return make("th", { scope: "col", "aria-sort": active ? (state.sort.down ? "descending" : "ascending") : "none" }, button, make("small", {}, unit || " "));
 }
@@ -97,7 +97,7 @@ function row(run, best) {
   const why = Number.isFinite(home) ? REPORT.reasons[run.group][home] : [];
   const box = make("input", { type: "checkbox", "aria-label": `follow ${run.name}`, onclick: (event) => { event.stopPropagation(); follow(run.id); } });
   box.checked = state.followed.includes(run.id);
-  const name = make("span", { class: "name" }, ...run.name.split(/(?<=_)/).flatMap((part) => [part, make("wbr")]));
+  const name = make("span", { class: "name", title: run.name }, ...shorter(run).split(/(?<=_)/).flatMap((part) => [part, make("wbr")]));
   if (why.length) name.append(make("span", { class: "badge", title: why.join("\n") }, `≠ ${why[0]}${why.length > 1 ? ", …" : ""}`));
   if (base && base.device !== run.device) name.append(make("span", { class: "badge", title: `${run.device}, baseline on ${base.device}` }, "speed on another device"));
   if (Object.keys(run.failed).length) name.append(make("span", { class: "badge", title: Object.values(run.failed).join("\n") }, `${Object.keys(run.failed).length} failed`));
@@ -111,6 +111,12 @@ function row(run, best) {
   const open = () => { follow(run.id); };
   const line = make("tr", { "data-run": run.id, class: [why.length ? "other" : "", box.checked ? "followed" : ""].join(" ").trim(), onclick: open }, head, ...cells);
   return line;
+}
+
+/** The run's name without the settings that have a column of their own here. */
+function shorter(run) {
+  const told = new Set(shownSettings().map(short));
+  return run.name.split(" ").filter((word) => !word.includes("=") || !told.has(short(word.split("=")[0]))).join(" ");
 }
 
 /** The run's colour and shape in the plots. */
