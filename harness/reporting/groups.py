@@ -1,0 +1,123 @@
+"""Which runs may be compared: same backbone, world, metrics, seed and noise. And for the others, why not."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.cli import flatten
+from harness.reporting.columns import values_of
+from harness.results import DECIDES, Record, RunFolder
+
+SHARED = ("backbone", "world", "metric", "seed")  # what must agree; the policy, its store and features may differ
+
+
+@dataclass
+class Run:
+    """A finished run of an experiment. values: its columns by trajectory. settings: flat, with the names of the choices."""
+
+    path: Path
+    about: dict
+    summary: dict
+    records: list[Record]
+    settings: dict[str, object]
+    values: dict[str, dict[str, float]] = field(init=False)
+    group: int = 0
+    name: str = ""  # unique in the experiment
+
+    def __post_init__(self) -> None:
+        self.values = {r.name: values_of(r) for r in self.records}
+
+    @property
+    def label(self) -> str:
+        return self.about["label"]
+
+
+def read_runs(experiment: Path) -> tuple[list[Run], list[str]]:
+    """Finished runs, grouped and named, and the names of folders that hold unfinished ones. Raises ValueError without any."""
+    if not experiment.is_dir():
+        raise ValueError(f"{experiment} is not a folder; give one that holds runs, such as outputs/NAME")
+    runs, unfinished = [], []
+    for path in sorted(p for p in experiment.iterdir() if (p / "trajectories").is_dir()):
+        folder = RunFolder(path)
+        results = folder.results()
+        if results is None:
+            unfinished.append(path.name)
+            continue
+        about = results["run"]
+        settings = flatten({k: about["config"][k] for k in DECIDES if about["config"].get(k) is not None})
+        settings = {k: v for k, v in settings.items() if not k.endswith("_target_")}
+        settings |= {k: about[k] for k in ("policy", "backbone", "world", "store")}
+        good = [r for r in folder.records() if not r.error]
+        runs.append(Run(path, about, results["summary"], good, settings))
+    if not runs:
+        also = f" and {len(unfinished)} unfinished" if unfinished else ""
+        raise ValueError(f"{experiment} has no finished runs{also}; run harness/run.py name={experiment.name} first")
+    _group(runs)
+    _name(runs)
+    return runs, unfinished
+
+
+def varying(runs: Sequence[Run]) -> list[str]:
+    """Settings that differ between runs, the policy's first."""
+    keys = dict.fromkeys(k for run in runs for k in run.settings)
+    found = [k for k in keys if len({json.dumps(r.settings.get(k)) for r in runs}) > 1]
+    return sorted(found, key=lambda k: (k != "policy", not k.startswith("policy"), k))
+
+
+def swept(runs: Sequence[Run]) -> list[str]:
+    """Settings that differ between runs of one policy: the axes of a grid."""
+    found = dict.fromkeys(k for policy in {r.about["policy"] for r in runs} for k in varying([r for r in runs if r.about["policy"] == policy]))
+    return [k for k in varying(runs) if k in found]
+
+
+def reasons(mine: Run, other: Run) -> list[str]:
+    """Why two runs of different groups are not comparable; empty for runs of one group."""
+    if mine.group == other.group:
+        return []
+    keys = dict.fromkeys([*mine.settings, *other.settings])
+    differ = [k for k in keys if k.split(".")[0] in SHARED and mine.settings.get(k) != other.settings.get(k)]
+    found = [f"{k}: {_short(mine.settings.get(k))} / {_short(other.settings.get(k))}" for k in differ]
+    found += [f"metric {k}: version {v} / {w}" for k, v in mine.about["metrics"].items() if (w := other.about["metrics"].get(k)) != v]
+    return found or ["other noise"]
+
+
+def groups_of(runs: Sequence[Run]) -> list[list[Run]]:
+    return [[r for r in runs if r.group == g] for g in sorted({r.group for r in runs})]
+
+
+def _group(runs: Sequence[Run]) -> None:
+    """Number the groups, the largest first. Settings and metric versions must agree, and the noise of every trajectory that two runs share."""
+    noise: list[tuple[tuple, dict[str, str]]] = []
+    for run in runs:
+        key = (run.about["comparable"], run.about["backbone"], json.dumps(run.about["metrics"], sort_keys=True))
+        mine = {r.name: r.noise for r in run.records}
+        for number, (known, theirs) in enumerate(noise):
+            if known == key and all(theirs[n] == mine[n] for n in mine.keys() & theirs.keys()):
+                run.group = number
+                theirs |= mine
+                break
+        else:
+            run.group = len(noise)
+            noise.append((key, mine))
+    sizes = Counter(r.group for r in runs)
+    order = {group: rank for rank, group in enumerate(sorted(sizes, key=lambda g: (-sizes[g], g)))}
+    for run in runs:
+        run.group = order[run.group]
+
+
+def _name(runs: Sequence[Run]) -> None:
+    """A run's label; where several share it, with the settings in which these differ."""
+    for run in runs:
+        same = [r for r in runs if r.label == run.label]
+        differ = [k for k in varying(same) if k not in ("policy", "backbone", "world", "store")]
+        run.name = " ".join([run.label, *(f"{k.rpartition('.')[2]}={_short(run.settings.get(k))}" for k in differ[:3])])
+    for run in runs:
+        if sum(r.name == run.name for r in runs) > 1:
+            run.name += f" ({run.path.name.rpartition('-')[2]})"
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."

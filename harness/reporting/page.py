@@ -1,0 +1,81 @@
+"""The folder that opens from disk: the data as a script, the page's own files, plotly's, the videos and their stills."""
+
+import json
+import shutil
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+from plotly.offline import get_plotlyjs
+
+from harness.files import aside, write_atomic
+
+STATIC = Path(__file__).parent / "static"
+STILL = 64  # pixels, the height of a chunk's still
+COLUMNS = 16  # stills side by side in a sheet
+
+
+def write_page(folder: Path, experiment: Path, data: dict, films: int | None = None) -> Path:
+    """Write `folder`/index.html and what it needs. films: at most so many videos a run are copied (None: all).
+
+    Nothing of an earlier report is left behind; nothing else in the folder is touched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    media = folder / "media"
+    wanted = set()
+    for run in data["runs"]:
+        run["films"] = [f for f in run["films"][:films] if f["frames_px"]]
+        for film in run["films"]:
+            source = experiment / run["id"] / "videos" / f"{film['name']}.mp4"
+            video = media / run["id"] / source.name
+            film["still"] = _copy(source, video, film)
+            film["video"] = f"media/{run['id']}/{source.name}"
+            film["stills"] = f"media/{run['id']}/{source.stem}.jpg"
+            wanted |= {video, video.with_suffix(".jpg")}
+    for old in media.rglob("*"):
+        if old.is_file() and old not in wanted:
+            old.unlink()
+    for file in sorted(STATIC.iterdir()):
+        if file.suffix in (".html", ".css", ".js"):
+            write_atomic(folder / file.name, file.read_text())
+    plotly = folder / "plotly.min.js"
+    library = get_plotlyjs()
+    if not plotly.exists() or plotly.stat().st_size != len(library.encode()):
+        write_atomic(plotly, library)
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    write_atomic(folder / "data.js", f"const REPORT = {text};\n")
+    return folder / "index.html"
+
+
+def _copy(source: Path, video: Path, film: dict) -> list[int]:
+    """Copy a video and make its sheet of stills, one a chunk, unless both are there. Returns a still's size."""
+    sheet = video.with_suffix(".jpg")
+    count = len(film["frames_px"])
+    if not (video.exists() and sheet.exists() and video.stat().st_mtime >= source.stat().st_mtime):
+        video.parent.mkdir(parents=True, exist_ok=True)
+        with aside(video) as temporary:
+            shutil.copyfile(source, temporary)
+        ends = np.cumsum(film["frames_px"])
+        middle = ends - (np.array(film["frames_px"]) + 1) // 2
+        frames = iio.imread(source, plugin="pyav")
+        stills = [_shrunk(frames[min(i, len(frames) - 1)], film["truth"]) for i in middle]
+        lines = -(-count // COLUMNS)
+        height, width = stills[0].shape[:2]
+        canvas = np.zeros((lines * height, min(count, COLUMNS) * width, 3), np.uint8)
+        for i, still in enumerate(stills):
+            y, x = i // COLUMNS * height, i % COLUMNS * width
+            canvas[y : y + height, x : x + width] = still
+        with aside(sheet) as temporary:
+            iio.imwrite(temporary, canvas, quality=85)
+    height, width = iio.improps(sheet).shape[:2]
+    return [width // min(count, COLUMNS), height // -(-count // COLUMNS), min(count, COLUMNS)]
+
+
+def _shrunk(frame: np.ndarray, truth: bool) -> np.ndarray:
+    """A frame (its left half where the true view stands on the right) by averaging whole blocks, about STILL pixels high."""
+    if truth:
+        frame = frame[:, : frame.shape[1] // 2]
+    step = max(1, frame.shape[0] // STILL)
+    height, width = (n // step * step for n in frame.shape[:2])
+    blocks = frame[:height, :width].reshape(height // step, step, width // step, step, 3)
+    return blocks.mean((1, 3)).round().astype(np.uint8)

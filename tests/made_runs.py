@@ -1,0 +1,80 @@
+"""Run folders with invented numbers, through the code that writes real ones: what the report's tests read."""
+
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+
+from harness.results import Record, RunFolder, config_hash
+
+NAMES = ("test0000_turn", "test0001_walk", "test0002_zigzag", "test0003_turn", "test0004_walk")
+DEVICE = "a test's machine"
+
+
+def make_run(
+    experiment: Path, policy: str = "full", *, quality: float = 30.0, cost: float = 1e6, seed: int = 0, world: str = "rooms", version: str = "1",
+    device: str = DEVICE, names: tuple[str, ...] = NAMES, noise: str = "n", film: bool = False, settings: dict[str, float] | None = None, chunks: int = 6,
+) -> Path:  # fmt: skip
+    """One finished run: PSNR about `quality`, `cost` bytes in the window. settings: of the policy. film: with a small video."""
+    settings = settings or {}
+    label = " ".join([policy, *(f"{k}={v}" for k, v in settings.items())])
+    config = {
+        "policy": {"_target_": f"policies.{policy}", **settings},
+        "backbone": {"dtype": "float32"},
+        "world": {"name": world, "trajectories": len(names)},
+        "store": {},
+    }
+    config |= {"metric": {"psnr": {}}, "features": None, "seed": seed}
+    folder = RunFolder(experiment / f"{policy}-{config_hash(config | {'version': version, 'device': device, 'noise': noise})}")
+    folder.create()
+    draw = np.random.default_rng([seed, int(quality * 1000), len(settings)])
+    for i, name in enumerate(names):
+        folder.write(_record(name, quality + i + 0.3 * draw.normal(), cost * (1 + 0.01 * i), noise, policy, chunks))
+        if film:
+            _film(folder.path / "videos" / f"{name}.mp4", chunks * 3, draw)
+    about = {
+        "label": label, "policy": policy, "backbone": "rooms", "world": world, "store": "gpu", "protocol": "guided", "seed": seed, "config": config,
+        "comparable": config_hash({"world": world, "seed": seed}), "metrics": {"psnr": version}, "git": {"commit": "0" * 40, "dirty": False},
+        "versions": {"python": "3"}, "device": device, "finished": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    folder.finish(about, names)
+    return folder.path
+
+
+def _record(name: str, quality: float, cost: float, noise: str, policy: str, chunks: int) -> Record:
+    values = {"quality/psnr_revisit": quality, "quality/lpips_revisit": 2 / quality, "cost/fps_mean": 1e7 / cost, "cost/attended_tokens": cost / 1e3}
+    values |= {"cost/window_bytes": cost, "cost/bank_bytes_gpu": cost / 2, "cost/bank_bytes_cpu": 0.0, "cost/unreachable_frames": 0.0}
+    rows = [_chunk(i, cost, policy) for i in range(chunks)]
+    pairs = [
+        {"first": 3 + i, "revisit": 3 * chunks - 1 - i, "gap_frames": 3 * chunks - 4 - 2 * i, "psnr_revisit": quality + 0.1 * i, "lpips_revisit": 0.05}
+        for i in range(4)
+    ]
+    camera = [[0.1 * i, 0.05 * i, 10.0 * i] for i in range(3 * chunks)]
+    return Record(name, values, pairs, rows, noise=f"{noise}{name}", camera=camera)
+
+
+def _chunk(i: int, cost: float, policy: str) -> dict[str, float | str]:
+    """Chunk 0 and the last one are in the window; `full` has all, `worldkv` brings chunk 1 back at half of its rows, others lose the rest."""
+    past = list(range(3 * i))
+    window = past if policy == "full" else [f for f in past if f < 3 or f >= 3 * (i - 1)]
+    back = [f for f in (3, 4, 5) if policy == "worldkv" and f in past and f not in window]
+    lost = [f for f in past if f not in window] if policy == "sliding" else []
+    attended = sorted(window + back)
+    text = {
+        "attended": attended,
+        "retrieved": back,
+        "unreachable": lost,
+        "stored": [16 if f in back else 0 if f in lost else 32 for f in past],
+        "taken": [16 if f in back else 32 for f in attended],
+    }
+    return {
+        "chunk": i, "start": 3 * i, "frames": 3, "frames_px": 3, "forced": i < 2, "attended_rows": 96 + 32 * len(attended), "window_bytes": cost,
+        "bank_bytes_gpu": cost * i / 10, "unreachable_frames": len(lost), "seconds_passes": 0.1, "seconds_decode": 0.05,
+    } | {k: " ".join(map(str, v)) for k, v in text.items()}  # fmt: skip
+
+
+def _film(path: Path, frames: int, draw: np.random.Generator) -> None:
+    """A small video whose right half would be the true view, marked as such beside it."""
+    pictures = draw.integers(0, 255, (frames, 4, 8, 3)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
+    iio.imwrite(path, pictures, plugin="pyav", codec="libx264", fps=8, out_pixel_format="yuv420p")
+    iio.imwrite(path.with_name(f"{path.stem}_true.png"), pictures[0])

@@ -1,0 +1,220 @@
+"""The report in headless Chromium, from disk. Screenshots for people: outputs/screenshots/, or the folder SCREENSHOTS."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3 as iio
+import pytest
+
+from harness.reporting import data, groups
+from tests.conftest import ROOT
+from tests.made_runs import NAMES, make_run
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs Python's playwright: pip install -e '.[dev]'")
+pytest.importorskip("plotly", reason="needs plotly: pip install -e '.[report]'")
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium on the path: apt-get install chromium, or set CHROMIUM to an executable")
+SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or ROOT / "outputs" / "screenshots")
+WIDE, PHONE = (1280, 900), (390, 844)
+SECTIONS = ("tradeoffs", "rollout", "revisits", "films")
+
+
+def write(experiment):
+    from harness.reporting.page import write_page  # needs plotly
+
+    write_page(experiment / "report", experiment, data.report(experiment.name, *groups.read_runs(experiment)))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a report from disk with the network off; at the end nothing may have been complained about."""
+    complaints, contexts = [], []
+
+    def go(folder, size=WIDE, scheme="light", view=""):
+        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, offline=True)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("requestfailed", lambda request: complaints.append(request.url) if not request.url.endswith(".mp4") else None)  # a seek cancels a read
+        page.goto(f"{(folder / 'index.html').as_uri()}{view}")
+        page.wait_for_selector("html[data-ready=yes]")
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert not complaints
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Three policies with videos, a grid of four, and a run of another seed."""
+    folder = tmp_path_factory.mktemp("report") / "made"
+    for policy, quality, cost in (("full", 33.0, 4e6), ("worldkv", 32.5, 2e6), ("sliding", 22.0, 1e6)):
+        make_run(folder, policy, quality=quality, cost=cost, film=True)
+    for retrieved in (3, 6):
+        for ratio in (0.25, 0.5):
+            make_run(folder, "grid", quality=29 + retrieved / 3 + ratio, cost=1e6 * (1 + ratio), settings={"retrieved": retrieved, "ratio": ratio})
+    make_run(folder, "full", quality=33.3, seed=1)
+    write(folder)
+    return folder / "report"
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """What the main job really writes, with the smallest model."""
+    folder = tmp_path_factory.mktemp("real")
+    settings = ["backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "threads=1", "progress=false", "logger=none", "videos=1", "name=real"]
+    command = [sys.executable, str(ROOT / "harness" / "run.py"), "-m", "policy=full,sliding,worldkv", *settings]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
+    write(folder / "outputs" / "real")
+    return folder / "outputs" / "real" / "report"
+
+
+def names(page):
+    return page.eval_on_selector_all("#table tbody tr[data-run] .name", "found => found.map((name) => name.title)")
+
+
+def every_plot(page):
+    """Scroll through, so that what is drawn when it comes into view is drawn."""
+    for section in SECTIONS:
+        page.locator(f"#{section}").scroll_into_view_if_needed()
+        page.evaluate(f"document.getElementById('{section}').scrollIntoView()")
+        page.wait_for_function(f"document.querySelectorAll('#{section} .plot .main-svg, #{section} .plot.empty').length > 0")
+
+
+def keep(page, name):
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.evaluate("scrollTo(0, 0)")
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+def test_it_sorts_and_filters(visit, made):
+    page = visit(made)
+    first = names(page)
+    assert len(first) == 8 and first[-1] == "sliding"  # the best PSNR first
+    page.click("#table button[data-key='quality/psnr_revisit']")
+    assert names(page)[0] == "sliding"
+    assert page.get_attribute("#table th[aria-sort=ascending] button", "data-key") == "quality/psnr_revisit"
+    page.click("#table button[data-key='quality/psnr_revisit/difference']")
+    page.fill("#filter", "psnr>30 stored<3")
+    assert page.inner_text("#count") == "5 of 8 runs"
+    page.fill("#filter", "nothing-like-it")
+    assert "No run" in page.inner_text("#table tbody")
+    page.keyboard.press("Escape")
+    assert len(names(page)) == 8
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "filter"
+
+
+def test_what_is_not_comparable_is_marked(visit, made):
+    page = visit(made)
+    assert "not comparable" in page.inner_text("#notes") and "seed: 1 / 0" in page.inner_text("#notes")
+    assert page.locator("#table .badge").count() == 1
+    page.select_option("#baseline", "worldkv")
+    row = page.locator("#table tr", has=page.locator("input[aria-label='follow worldkv']"))
+    assert "baseline" in row.inner_text()
+    assert page.locator("#table td", has_text="not comparable").count() == 2  # PSNR and LPIPS of the other seed
+
+
+def test_the_pages_intervals_are_pythons(visit, made):
+    """The page computes differences for any baseline itself: the same resamples, so the same digits."""
+    from harness.reporting import text
+
+    page = visit(made)
+    runs, _ = groups.read_runs(made.parent)
+    for row in text.rows(runs, text.shown(runs), "worldkv"):
+        if row.base is None or row.base is row.run:
+            continue
+        found = page.evaluate("([id, base]) => paired(BY_ID.get(id), BY_ID.get(base), 'quality/psnr_revisit')", [row.run.path.name, row.base.path.name])
+        assert row.differences["quality/psnr_revisit"] == f"{found['mean']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}] ({found['n']})"
+
+
+def test_a_point_selects_its_run_and_a_run_opens_its_videos(visit, made):
+    page = visit(made)
+    every_plot(page)
+    page.evaluate("set({ followed: [], focus: null })")
+    page.evaluate("document.getElementById('tradeoffs').scrollIntoView()")
+    which = page.evaluate("$('pareto-a').data[1].customdata.findIndex((id) => BY_ID.get(id).name === 'sliding')")
+    page.locator("#pareto-a .scatterlayer .trace").nth(1).locator(".point").nth(which).hover(force=True)
+    page.wait_for_selector("#pareto-a .hoverlayer .hovertext")
+    page.mouse.down()
+    page.mouse.up()
+    page.wait_for_function("state.followed.length === 1 && BY_ID.get(state.followed[0]).name === 'sliding'")
+    page.click("button[aria-label='videos of worldkv']")
+    assert page.eval_on_selector_all("#cards .card h3", "found => found.map((h) => h.textContent)") == ["sliding", "worldkv"]
+    assert page.evaluate("$('grid').data[0].z.flat().filter((v) => v !== null).length") == 4
+    assert page.evaluate("$('pareto-a').data[0].x.length") > 1  # the front
+
+
+def test_it_scrubs_videos_and_memory(visit, made):
+    page = visit(made)
+    for name in ("worldkv", "sliding"):
+        page.locator(f"input[aria-label='follow {name}']").check()
+    page.evaluate("document.getElementById('films').scrollIntoView()")
+    page.wait_for_selector("#cards canvas")
+    page.focus("#slider")
+    page.keyboard.press("End")
+    assert "frame 17/17" in page.inner_text("#where") and "revisit" in page.inner_text("#where")
+    page.wait_for_function("[...cards.values()].every((card) => card.now.at === 17 && card.first.at === card.pair[0])")  # one slider moves all
+    for view in page.locator("#cards canvas").all():
+        assert iio.imread(view.screenshot())[..., :3].std() > 10, view.get_attribute("aria-label")  # a picture, not a blank
+    card = page.locator(".card", has=page.get_by_text("worldkv", exact=True))
+    assert card.locator(".cell").evaluate_all("all => all.map((c) => c.dataset.state)") == ["A", "R", "S", "S", "A", "now"]
+    assert card.locator(".cell b").nth(1).inner_text() == "50 %"
+    lost = page.locator(".card", has=page.get_by_text("sliding", exact=True)).locator(".said").inner_text()
+    assert "3 unreachable (1–3)" in lost
+    page.keyboard.press("p")
+    assert "frame 16/17" in page.inner_text("#where")
+    page.wait_for_selector("#map .main-svg")
+    page.wait_for_function("location.hash.includes('frame=16')")
+    again = visit(made, view=page.evaluate("location.hash"))
+    again.evaluate("document.getElementById('films').scrollIntoView()")
+    again.wait_for_selector("#cards canvas")
+    assert "frame 16/17" in again.inner_text("#where")  # a link brings the view back
+
+
+@pytest.mark.parametrize(("name", "size", "scheme"), [("light", WIDE, "light"), ("dark", WIDE, "dark"), ("phone", PHONE, "light")])
+def test_it_can_be_read(visit, real, name, size, scheme):
+    """A real run at every size: nothing is wider than the window; screenshots for people to look at."""
+    page = visit(real, size, scheme)
+    every_plot(page)
+    page.click("#next")
+    page.wait_for_function("[...cards.values()].every((card) => card.now.at === state.frame)")
+    page.wait_for_selector("#map .main-svg")
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    assert page.evaluate("document.documentElement.dataset.theme") == scheme
+    keep(page, f"report_{name}")
+
+
+def test_200_runs_open_in_three_seconds(visit, tmp_path):
+    """From the start of loading until the table and the plotting library are there: by the clock, the best of three, or, where
+    other work slows the machine, by the processor time that the page took."""
+    folder = tmp_path / "many"
+    for i in range(200):
+        make_run(folder, "worldkv", quality=25 + i / 40, cost=1e6 + 1e4 * i, names=NAMES[:3], film=i < 3, settings={"retrieved": i})
+    write(folder)
+    seconds = []
+    while len(seconds) < 6 and (not seconds or min(seconds) >= 3):
+        page = visit(folder / "report")
+        metrics = page.context.new_cdp_session(page)
+        metrics.send("Performance.enable")
+        taken = {m["name"]: m["value"] for m in metrics.send("Performance.getMetrics")["metrics"]}
+        seconds += [page.evaluate("performance.getEntriesByName('ready')[0].startTime") / 1000, taken["ProcessTime"]]
+    assert min(seconds) < 3, seconds
+    assert len(names(page)) == 200
+    every_plot(page)
+    keep(page, "report_200")
