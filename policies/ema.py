@@ -57,12 +57,13 @@ class EmaPolicy(CachePolicy):
         else:
             bank.drop(frame)
         for mean, page, share in zip(self._means, old, (self.long, self.short), strict=True):
-            bank.write(mean, averaged(page, new, share))
+            bank.write(mean, averaged(mean, page, new, share))
 
 
-def averaged(old: Page, new: Page, share: float) -> Page:
-    """The page a `share` of the way from `old` to `new`, row by row."""
+def averaged(frame: int, old: Page, new: Page, share: float) -> Page:
+    """The page a `share` of the way from `old` to `new`, row by row, to stand for `frame` in time."""
     k, v, positions = (
         torch.lerp(a.float(), b.float(), share).to(a.dtype) for a, b in ((old.k, new.k), (old.v, new.v), (old.positions, new.positions.to(old.positions)))
     )
+    positions[..., 0] = frame
     return replace(old, k=k, v=v, positions=positions)
