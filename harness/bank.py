@@ -1,26 +1,29 @@
 """The page table: which frames are remembered, how many rows each has, where they are, and what moving them costs."""
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
 from jaxtyping import Int
 from torch import Tensor
 
+from harness.codecs import Packed
 from harness.page import Page
-from harness.stores import Store
-from harness.types import KV, Chunk, Geometry
+from harness.stores import PackedStore, Store
+from harness.types import KV, Chunk, Geometry, Plan
 
 
 class KVBank:
-    """Frames over two tiers: the window (the context buffer) and one store below it.
+    """Frames over the window (the context buffer) and the store below it, which may have several tiers.
 
     With rotated keys a page that is in the window is not stored a second time; it moves below when a plan leaves it out.
     A page that a plan brings back is a working copy: the store keeps its own, so that leaving again costs nothing.
     With raw keys (un-rotated) the store holds every page and the window only working copies.
     """
 
-    def __init__(self, geometry: Geometry, window: Store, below: Store, raw_keys: bool) -> None:
+    def __init__(self, geometry: Geometry, window: Store, below: PackedStore, raw_keys: bool) -> None:
         self.geometry, self.raw_keys = geometry, raw_keys
         self._window, self._below = window, below
         self._rows: dict[int, int] = {}
-        self.bytes_moved = 0
+        self._moved = 0
         below.reset(geometry.device)
 
     @property
@@ -34,7 +37,21 @@ class KVBank:
 
     def nbytes(self, tier: str) -> int:
         """Bytes in a tier, the window not included."""
-        return self._below.nbytes if self._below.tier == tier else 0
+        return self._below.bytes_in(tier)
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes moved so far between window, tiers and devices."""
+        return self._moved + self._below.moved
+
+    def placed(self, plan: Plan) -> tuple[dict[int, float | None], dict[int, int]]:
+        """Where a plan places each frame (None: its own position, where its keys need not be rotated again), and its rows."""
+        times = dict.fromkeys(plan.frames) | {f: t for f, t in zip(plan.frames, plan.times or (), strict=False) if t != f}
+        return times, {f: plan.rows[f].shape[1] if f in plan.rows else self.rows(f) for f in plan.frames}
+
+    def prefetch(self, frames: Sequence[int]) -> None:
+        """The next chunk's window will load these frames, in this order: the store may fetch them meanwhile."""
+        self._below.ahead([f for f in frames if f in self._below.frames()])
 
     def append(self, chunk: Chunk, kv: KV) -> None:
         """Remember a chunk's frames. Rotated keys stay where the seam wrote them, at the tail of the window."""
@@ -81,10 +98,25 @@ class KVBank:
     def page(self, frame: int) -> Page:
         """The stored form of a frame on the backbone's device; reading below the window counts as a transfer."""
         if frame in self._below.frames():
-            self.bytes_moved += self._below.size(frame)
+            self._moved += self._below.size(frame)
             return self._below.get(frame)
         return self._window.get(frame)
 
+    @property
+    def row_table(self) -> dict[int, int]:
+        """Rows by remembered frame."""
+        return dict(self._rows)
+
+    def stored(self) -> Iterator[tuple[int, Packed]]:
+        """The pages below the window, oldest first, in the form that they are kept in."""
+        return ((frame, self._below.held(frame)) for frame in sorted(self._below.frames()))
+
+    def restore(self, rows: Mapping[int, int], stored: Iterable[tuple[int, Packed]]) -> None:
+        """Become a bank that was saved: rows by frame, and its `stored` pages. The window restores itself."""
+        self._rows = dict(rows)
+        for frame, packed in stored:
+            self._below.put_packed(frame, packed.to(self.geometry.device))
+
     def _store(self, frame: int, page: Page) -> None:
         self._below.put(frame, page)
-        self.bytes_moved += self._below.size(frame)
+        self._moved += self._below.size(frame)

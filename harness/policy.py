@@ -14,10 +14,12 @@ class CachePolicy(ABC):
     """Fields of a policy are its hyper-parameters; its state starts at `reset` and ends there.
 
     raw_keys: whether the bank keeps keys un-rotated, for placements that move rows and for policies that score or merge
-    keys; known after `reset`.
+    keys; known after `reset`. plans_ahead: whether a chunk may be planned as soon as the one before it is committed, so
+    that its pages are fetched while that one is decoded; False for a policy that looks at something later.
     """
 
     raw_keys: bool = False
+    plans_ahead: bool = True
 
     def reset(self, geometry: Geometry) -> None:
         """Forget everything; check the fields against the geometry and raise ValueError naming both and the remedy."""
@@ -43,6 +45,7 @@ class PolicyWrapper(CachePolicy):
     def reset(self, geometry: Geometry) -> None:
         self.inner.reset(geometry)
         self.raw_keys = self.inner.raw_keys
+        self.plans_ahead = type(self).plans_ahead and self.inner.plans_ahead
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         return self.inner.plan(chunk, bank)
