@@ -87,7 +87,9 @@ def rollout(
         session.add(chunk, frames, x0[0])
         changed = {"bytes_moved": bank.bytes_moved - moved, "rows_rotated": context.rows_rotated - rotated}
         about = {"chunk": chunk.index, "start": chunk.start, "frames": g.chunk, "frames_px": len(frames), "forced": is_forced}
-        session.stats.append(ChunkStats(**about, **changed, **_held(bank, context, backbone, peak), **clock.take(chunk.index), **_seen(plan, taken, stored, chunk)))
+        session.stats.append(
+            ChunkStats(**about, **changed, **_held(bank, context, backbone, peak), **clock.take(chunk.index), **_seen(plan, taken, stored, chunk))
+        )
         observe(session.stats[-1])
         plan = coming
     memory.end(session)
@@ -117,7 +119,7 @@ def _seen(plan: Plan, taken: dict[int, int], stored: tuple[int, ...] | None, chu
         "attended": plan.frames,
         "taken": tuple(taken[f] for f in plan.frames),
         "unreachable_frames": lost,
-        "unreachable": None if stored is None else tuple(sorted(set(range(chunk.start)) - set(plan.frames) - set(plan.candidates))),
+        "unreachable": None if stored is None else tuple(sorted(set(range(chunk.start)) - set(plan.frames) - plan.candidates)),
         "stored": stored,
     }
 

@@ -127,7 +127,7 @@ class Site:
     groups: tuple[tuple[Int[Tensor, "g"], Int[Tensor, "r"]], ...] = ()  # heads that see the same rows, and these rows; (): all see all
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ChunkStats:
     """Cost and memory of one chunk. Seconds, bytes and counts; `forced` chunks run the clean pass only.
 
