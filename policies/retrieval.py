@@ -64,7 +64,8 @@ class RetrievalPolicy(CachePolicy):
         sink = [f for f in range(self.sink) if f < chunk.start]
         recent = list(range(max(self.sink, chunk.start - self.recent), chunk.start))
         last = (chunk.start - self.recent - self.blind) // size
-        candidates = list(range(self.sink // size, max(self.sink // size, last)))
+        banked = {f // size for f in bank.frames}  # a wrapper may have dropped chunks
+        candidates = [c for c in range(self.sink // size, last) if c in banked]
         if self.fallback and not candidates:
             return Plan.of_frames(bank.frames)
         order = self.selector.order(chunk, candidates, [*sink, *recent])
@@ -73,7 +74,7 @@ class RetrievalPolicy(CachePolicy):
         retrieved = [self._pages(c, bank) for c in (chosen if self.placement.by_similarity else sorted(chosen))]
         times = self.placement.times(sink, retrieved, recent, chunk.start, size)
         flat = tuple(f for group in retrieved for f in group)
-        reachable = frozenset(range(candidates[0] * size, (candidates[-1] + 1) * size)) if candidates else frozenset()
+        reachable = frozenset(f for c in candidates for f in range(c * size, (c + 1) * size))
         return Plan((*sink, *flat, *recent), times, rows=rows, candidates=reachable, retrieved=flat)
 
     def _pages(self, chunk: int, bank: KVBank) -> list[int]:
