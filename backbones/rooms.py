@@ -76,6 +76,10 @@ class RoomsBackbone(Backbone):
             found = f"{trajectory.name} gives {trajectory.given} image(s), but this model starts from a whole chunk of {need}"
             raise ValueError(f"{found}; hold the first one: world.lead_in={need - 1} (world=recorded)")
 
+    def state(self) -> dict:
+        """Nothing: frames are decoded one by one, and the past is in the window and the bank alone."""
+        return {}
+
     def condition(self, trajectory: Trajectory, chunk: Chunk) -> Condition:
         device, dtype = self.geometry.device, self.geometry.dtype
         c2w = relative(chunk.c2w, trajectory.c2w[0])

@@ -44,7 +44,7 @@ class Encoder:
         condition = self._backbone.condition(self._trajectory, chunk)
         self._context.assemble(plan, self._bank, chunk, condition, policy)
         self._context.begin_pass(len(self._backbone.timesteps), clean=True)
-        self._backbone.denoise(self._bank.latents(chunk), 0.0, condition, self._context.kv)
+        self._backbone.denoise(self._bank.latents(chunk), 0.0, condition, self._context)
         self._bank.adopt(chunk, self._context.chunk_kv())
 
     def _check(self, plan: Plan, at: int, chunk: Chunk) -> None:

@@ -38,6 +38,15 @@ def groups_of(seen: Bool[Tensor, "h n"]) -> Groups:
     return tuple(((kind == i).nonzero()[:, 0], rows.nonzero()[:, 0]) for i, rows in enumerate(kinds))
 
 
+def bias_and_groups(bias: Float[Tensor, "h|1 n"], heads: int) -> tuple[Float[Tensor, "*h n"] | None, Groups]:
+    """What attention is told of a layer: no bias where every row that is seen stands for itself."""
+    seen = bias > -torch.inf
+    groups = groups_of(seen.expand(heads, -1))
+    if not (seen & (bias != 0)).any():
+        return None, groups
+    return (bias.expand(heads, -1) if groups else bias[0] if len(bias) == 1 else bias), groups
+
+
 def reference(
     q: Float[Tensor, "b m h d"], k: Float[Tensor, "b n h d"], v: Float[Tensor, "b n h d"], mask: Bool[Tensor, "m n"] | None = None
 ) -> Float[Tensor, "b m h d"]:

@@ -40,6 +40,15 @@ class Backbone(ABC):
         """Bytes of the state that a rollout keeps besides self-attention's K/V, such as a model's own action caches."""
         return 0
 
+    def state(self) -> dict:
+        """What chunks leave behind besides self-attention's K/V, between two chunks, for a memory that is saved: tensors and
+        plain values. Raises ValueError where a backbone cannot say."""
+        name = type(self).__name__
+        raise ValueError(f"{name} keeps state between chunks that it cannot save (a streaming decoder, caches of its own); use memory.save=null with it")
+
+    def restore(self, state: dict) -> None:
+        """After `begin`: go on from a saved `state`."""
+
     @abstractmethod
     def condition(self, trajectory: Trajectory, chunk: Chunk) -> Condition:
         """Everything a chunk's passes share: RoPE positions and network inputs, computed once."""

@@ -1,28 +1,32 @@
 """The page table: which frames are remembered, how many rows each has, where they are, and what moving them costs."""
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from harness.codecs import Packed
 from harness.page import Page
-from harness.stores import Store
-from harness.types import KV, Chunk, Geometry
+from harness.stores import PackedStore, Store
+from harness.types import KV, Chunk, Geometry, Plan
 
 
 class KVBank:
-    """Frames over two tiers: the window (the context buffer) and one store below it.
+    """Frames over the window (the context buffer) and the store below it, which may have several tiers.
 
     With rotated keys a page that is in the window is not stored a second time; it moves below when a plan leaves it out.
     A page that a plan brings back is a working copy: the store keeps its own, so that leaving again costs nothing.
     With raw keys (un-rotated) the store holds every page and the window only working copies.
     """
 
-    def __init__(self, geometry: Geometry, window: Store, below: Store, raw_keys: bool) -> None:
+    def __init__(self, geometry: Geometry, window: Store, below: PackedStore, raw_keys: bool) -> None:
         self.geometry, self.raw_keys = geometry, raw_keys
         self._window, self._below = window, below
         self._rows: dict[int, int] = {}
         self._latents: dict[int, Tensor] = {}  # frame -> `b s c`, of frames that can be encoded again
-        self.bytes_moved = 0
+        self._latents_tier = "cpu" if below.tier == "cpu" else "gpu"
+        self._moved = 0
         below.reset(geometry.device)
 
     @property
@@ -42,7 +46,22 @@ class KVBank:
 
     def nbytes(self, tier: str) -> int:
         """Bytes in a tier, the window not included."""
-        return self._below.nbytes + sum(x.nbytes for x in self._latents.values()) if self._below.tier == tier else 0
+        latents = sum(x.nbytes for x in self._latents.values()) if tier == self._latents_tier else 0
+        return self._below.bytes_in(tier) + latents
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes moved so far between window, tiers and devices."""
+        return self._moved + self._below.moved
+
+    def placed(self, plan: Plan) -> tuple[dict[int, float | None], dict[int, int]]:
+        """Where a plan places each frame (None: its own position, where its keys need not be rotated again), and its rows."""
+        times = dict.fromkeys(plan.frames) | {f: t for f, t in zip(plan.frames, plan.times or (), strict=False) if t != f}
+        return times, {f: plan.rows[f].shape[1] if f in plan.rows else self.rows(f) for f in plan.frames}
+
+    def prefetch(self, frames: Sequence[int]) -> None:
+        """The next chunk's window will load these frames, in this order: the store may fetch them meanwhile."""
+        self._below.ahead([f for f in frames if f in self._below.frames()])
 
     def append(self, chunk: Chunk, kv: KV) -> None:
         """Remember a chunk's frames. Rotated keys stay where the seam wrote them, at the tail of the window."""
@@ -66,11 +85,11 @@ class KVBank:
         """Keep the latents of a chunk's remembered frames beside their rows; they take bytes of the store's tier from here on."""
         if kv.latents is None:
             raise ValueError(f"chunk {chunk.index}: nothing to note, its K/V came without latents; pass them to `chunk_kv`")
-        device = "cpu" if self._below.tier == "cpu" else kv.latents.device
+        device = "cpu" if self._latents_tier == "cpu" else kv.latents.device
         for frame, x in zip(chunk.frames, kv.latents.unbind(1), strict=True):
             if frame in self._rows:
                 self._latents[frame] = x.to(device, copy=True)
-                self.bytes_moved += x.nbytes
+                self._moved += x.nbytes
 
     def strip(self, frame: int) -> None:
         """Forget a frame's rows in every tier and keep its latents alone."""
@@ -85,7 +104,7 @@ class KVBank:
     def latents(self, chunk: Chunk) -> Float[Tensor, "b f s c"]:
         """The noted latents of a chunk, on the backbone's device; a transfer."""
         x = torch.stack([self._latents[f] for f in chunk.frames], 1)
-        self.bytes_moved += x.nbytes
+        self._moved += x.nbytes
         return x.to(self.geometry.device)
 
     def replace(self, frames: tuple[int, ...], rows: Int[Tensor, "l n *h"], into: Int[Tensor, "l m *h"] | None = None) -> None:
@@ -127,10 +146,27 @@ class KVBank:
     def page(self, frame: int) -> Page:
         """The stored form of a frame on the backbone's device; reading below the window counts as a transfer."""
         if frame in self._below.frames():
-            self.bytes_moved += self._below.size(frame)
+            self._moved += self._below.size(frame)
             return self._below.get(frame)
         return self._window.get(frame)
 
+    @property
+    def row_table(self) -> dict[int, int]:
+        """Rows by remembered frame. Raises ValueError where frames are remembered by their latents."""
+        if self._latents:
+            raise ValueError("a session whose past is kept as latents cannot be saved; use a policy that keeps rows, or leave out memory.save")
+        return dict(self._rows)
+
+    def stored(self) -> Iterator[tuple[int, Packed]]:
+        """The pages below the window, oldest first, in the form that they are kept in."""
+        return ((frame, self._below.held(frame)) for frame in sorted(self._below.frames()))
+
+    def restore(self, rows: Mapping[int, int], stored: Iterable[tuple[int, Packed]]) -> None:
+        """Become a bank that was saved: rows by frame, and its `stored` pages. The window restores itself."""
+        self._rows = dict(rows)
+        for frame, packed in stored:
+            self._below.put_packed(frame, packed.to(self.geometry.device))
+
     def _store(self, frame: int, page: Page) -> None:
         self._below.put(frame, page)
-        self.bytes_moved += self._below.size(frame)
+        self._moved += self._below.size(frame)

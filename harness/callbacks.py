@@ -169,7 +169,7 @@ def _mean_by_chunk(trajectories: Sequence[list[dict]]) -> list[dict[str, float]]
                 "chunk_cost/fps": mean("frames_px") / seconds,
                 "chunk_cost/attended_tokens": mean("attended_rows"),
                 "chunk_cost/window_bytes": mean("window_bytes"),
-                "chunk_cost/bank_bytes": mean("bank_bytes_gpu") + mean("bank_bytes_cpu"),
+                "chunk_cost/bank_bytes": sum(mean(key) for key in rows[0] if key.startswith("bank_bytes_")),
                 "policy/unreachable_frames": mean("unreachable_frames"),
                 "policy/retrieved_frames": sum(len(r["retrieved"].split()) for r in rows) / len(rows),
             }

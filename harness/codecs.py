@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -35,6 +35,12 @@ class Packed:
     def map(self, move: Callable[[Tensor], Tensor]) -> "Packed":
         """With its bytes elsewhere; positions and masses stay, being few."""
         return Packed(tuple(map(move, self.k)), tuple(map(move, self.v)), self.positions, self.dtype, self.mass, self.present)
+
+    def to(self, device: torch.device) -> "Packed":
+        """All of it on a device, without waiting."""
+        whole = self.map(lambda x: x.to(device, non_blocking=True))
+        few = {name: x.to(device) for name in ("positions", "mass", "present") if (x := getattr(self, name)) is not None}
+        return replace(whole, **few)
 
 
 class Codec(ABC):

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.attention import Groups, groups_of
+from harness.attention import bias_and_groups
 from harness.bank import KVBank
 from harness.page import Page
 from harness.policy import CachePolicy
@@ -43,14 +43,15 @@ class ContextBuffer(Store):
         self._times: dict[int, float | None] = {}  # frame -> temporal position it was rotated at (None: its own)
         self._part: dict[int, Tensor] = {}  # frame -> the part of its stored rows that is here, if not all
         self._positions: dict[int, Tensor] = {}
+        self._tables: tuple[dict, ...] = (self._slots, self._times, self._positions, self._part, self._masses, self._seen)
         self._tail = slice(0, 0)
         self._length = 0
         self.rows_rotated = 0
 
     # -- assembly: once per chunk
 
-    def assemble(self, plan: Plan, bank: KVBank, chunk: Chunk, condition: Condition, policy: CachePolicy) -> None:
-        """Bring the planned pages in, let the others go, find a place for the chunk.
+    def assemble(self, plan: Plan, bank: KVBank, chunk: Chunk, condition: Condition, policy: CachePolicy) -> dict[int, int]:
+        """Bring the planned pages in, let the others go, find a place for the chunk. Returns the rows taken of each frame.
 
         Raises ValueError for a plan that names a frame the bank does not have, or that moves rows whose keys are kept
         rotated.
@@ -60,9 +61,7 @@ class ContextBuffer(Store):
             raise ValueError(f"chunk {chunk.index}: the plan attends to frames {missing}, the bank has {bank.frames}; plan only remembered frames")
         if (plan.times is not None or plan.start is not None) and not bank.raw_keys:
             raise ValueError(f"chunk {chunk.index}: the plan places rows anew, but the bank keeps rotated keys; set raw_keys in the policy's reset")
-        own = dict.fromkeys(plan.frames)  # None: a row's own position, where its keys need not be rotated again
-        times = own | {f: t for f, t in zip(plan.frames, plan.times or (), strict=False) if t != f}
-        rows = {f: plan.rows[f].shape[1] if f in plan.rows else bank.rows(f) for f in plan.frames}
+        times, rows = bank.placed(plan)
         for frame in [f for f in self._slots if f not in rows or not self._stays(f, times[f], rows[f], plan)]:
             bank.demote(frame)
         self._lay_out(rows, len(condition.positions))
@@ -75,6 +74,12 @@ class ContextBuffer(Store):
                 self._load(frame, page, times[frame], bank.raw_keys)
         self._mark(plan)
         self._begin(plan, chunk, condition, policy)
+        return rows
+
+    def absent(self, plan: Plan, bank: KVBank) -> list[int]:
+        """Which of the planned frames assembly will load."""
+        times, rows = bank.placed(plan)
+        return [f for f in plan.frames if f not in self._slots or not self._stays(f, times[f], rows[f], plan)]
 
     def _stays(self, frame: int, time: float | None, rows: int, plan: Plan) -> bool:
         """Whether the rows of a frame that is here are the planned ones, at their planned position."""
@@ -180,7 +185,7 @@ class ContextBuffer(Store):
         self._bias[:, :, self._tail] = 0.0
         self._sites, self.attended_rows = None, self._length
         if self._masses or self._seen:
-            self._sites = [_bias_and_groups(bias, self.geometry.heads) for bias in self._bias[..., : self._length]]
+            self._sites = [bias_and_groups(bias, self.geometry.heads) for bias in self._bias[..., : self._length]]
             self.attended_rows = round((self._bias[..., : self._length] > -torch.inf).float().mean().item() * self._length)
         self._step, self._clean, self._adopted = 0, False, 0
 
@@ -227,11 +232,25 @@ class ContextBuffer(Store):
         return len(self._slots[frame]) * self.geometry.row_bytes
 
     def drop(self, frame: int) -> None:
-        for table in (self._slots, self._times, self._positions, self._part, self._masses, self._seen):
+        for table in self._tables:
             table.pop(frame, None)
 
     def frames(self) -> Iterable[int]:
         return self._slots.keys()
+
+    def state(self) -> dict:
+        """Between chunks: these rows and whose they are. Slots are kept, since their order decides the order of sums."""
+        at = np.concatenate([*self._slots.values(), np.empty(0, dtype=np.int64)])
+        return {"size": self._k.shape[2], "at": at, "rows": [x[:, :, at] for x in (self._k, self._v, self._bias)], "tables": list(self._tables)}
+
+    def restore(self, state: dict) -> None:
+        self.reset(self.geometry.device)
+        self._grow(state["size"])
+        self._bias = self._bias.repeat(1, state["rows"][2].shape[1], 1)
+        for x, rows in zip((self._k, self._v, self._bias), state["rows"], strict=True):
+            x[:, :, state["at"]] = rows
+        for table, saved in zip(self._tables, state["tables"], strict=True):
+            table |= saved
 
     @property
     def rows(self) -> int:
@@ -242,12 +261,3 @@ class ContextBuffer(Store):
     def nbytes(self) -> int:
         """Bytes allocated."""
         return self._k.nbytes + self._v.nbytes + self._bias.nbytes
-
-
-def _bias_and_groups(bias: Float[Tensor, "h|1 n"], heads: int) -> tuple[Float[Tensor, "*h n"] | None, Groups]:
-    """What attention is told of a layer: no bias where every row that is seen stands for itself."""
-    seen = bias > -torch.inf
-    groups = groups_of(seen.expand(heads, -1))
-    if not (seen & (bias != 0)).any():
-        return None, groups
-    return (bias.expand(heads, -1) if groups else bias[0] if len(bias) == 1 else bias), groups

@@ -132,7 +132,7 @@ def _difference(key: str, form: str):
 
 
 def _bank(run: dict) -> str:
-    return f"{sum(run['summary'][f'cost/bank_bytes_{tier}']['mean'] for tier in ('gpu', 'cpu')) / 1e6:.1f}"
+    return f"{sum(entry['mean'] for key, entry in run['summary'].items() if key.startswith('cost/bank_bytes_')) / 1e6:.1f}"
 
 
 QUALITY_COLUMNS = {

@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from harness.callbacks import ChunkProgress, ResultWriter, log_to_wandb
 from harness.cli import flatten
 from harness.files import write_atomic
 from harness.media import contact_sheet, cost_plot, filmstrips
-from harness.results import DECIDES, RunFolder, config_hash, provenance, run_path
+from harness.memory import Memory, is_saved
+from harness.results import DECIDES, RunFolder, config_hash, deciding, provenance, run_path
 from harness.runner import EvalModule, loader
 from harness.table import Run, comparison, finished_runs
 from metrics.fid import frechet
@@ -41,7 +43,6 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
         torch.set_num_threads(cfg.threads)
     settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(settings, dict)
-    deciding = {k: settings[k] for k in DECIDES}
     path = run_path(settings, choices["policy"])
     console = Console()
     if not console.is_terminal:
@@ -49,10 +50,12 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
     folder = RunFolder(path)
     if cfg.overwrite:
         folder.clear()
-    _check_same(folder, deciding)
+    _check_same(folder, deciding(settings))
     world = instantiate(cfg.world, _convert_="all")
     results = folder.results()
     done = folder.done() & set(world.names)
+    if cfg.memory.save:
+        done = {name for name in done if is_saved(Path(cfg.memory.save), name)}
     fresh = results is None or len(done) < len(world.names)
     if results is None or fresh:
         folder.create()
@@ -106,15 +109,18 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
     """Roll out the trajectories that have no record yet."""
     device = _device(settings)
     progress = ChunkProgress(len(world.names), len(done), cfg.progress and cfg.devices == 1)
+    store = instantiate(cfg.store, _convert_="all")
+    store.settle(folder.path / "bank")
     module = EvalModule(
         partial(_build, settings["backbone"]),
         instantiate(cfg.policy, _convert_="all"),
-        instantiate(cfg.store, _convert_="all"),
+        store,
         world,
         [instantiate(m, _convert_="all") for m in cfg.metric.values()],
         cfg.seed,
         progress.observe if cfg.devices == 1 else _ignore,
         None if extractor is None else extractor.extract,
+        _memory(settings),
     )
     callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos)]
     if cfg.devices == 1:
@@ -131,7 +137,21 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
         enable_model_summary=False,
         inference_mode=False,
     )
-    trainer.predict(module, loader([i for i, n in enumerate(world.names) if n not in done]), return_predictions=False)
+    try:
+        trainer.predict(module, loader([i for i, n in enumerate(world.names) if n not in done]), return_predictions=False)
+    finally:
+        store.close()
+        with suppress(OSError):  # there was none, or another process uses it
+            (folder.path / "bank").rmdir()
+
+
+def _memory(settings: dict) -> Memory:
+    """What `memory` asks for. It belongs to a policy, a backbone on its device, and the form of its pages."""
+    memory = settings["memory"]
+    if memory["chunks"] is not None and memory["chunks"] < 1:
+        raise ValueError(f"memory.chunks={memory['chunks']}; stop after 1 chunk or more, or null for the whole trajectory")
+    about = {"policy": settings["policy"], "backbone": {k: v for k, v in settings["backbone"].items() if k != "device"}, "codec": settings["store"]["codec"]}
+    return Memory(*(Path(memory[k]) if memory[k] else None for k in ("save", "load")), memory["chunks"], about)
 
 
 def _ignore(name: str, stats) -> None:
@@ -151,13 +171,14 @@ def _device(settings: dict) -> torch.device:
     return torch.device(wanted)
 
 
-def _check_same(folder: RunFolder, deciding: dict) -> None:
+def _check_same(folder: RunFolder, settings: dict) -> None:
     """A run folder holds one evaluation: refuse to mix another one into it."""
     file = folder.path / "config.yaml"
     if file.exists():
         old = OmegaConf.to_container(OmegaConf.load(file))
         assert isinstance(old, dict)
-        if differ := [k for k in DECIDES if old.get(k) != deciding[k]]:
+        theirs = deciding(old)
+        if differ := [k for k in sorted(settings.keys() | theirs.keys()) if theirs.get(k) != settings.get(k)]:
             raise ValueError(f"{folder.path} holds a run with other settings of {', '.join(differ)}; choose another run_dir, or overwrite=true to replace it")
 
 

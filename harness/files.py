@@ -55,6 +55,18 @@ def write_once(path: Path, text: str) -> bool:
         temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, data: bytes, remedy: str, flush: bool = False) -> None:
+    """Write aside and rename. flush: to the device first, for what must outlive a power cut. Raises OSError with `remedy`."""
+    try:
+        with aside(path) as temporary, temporary.open("wb") as file:
+            file.write(data)
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, f"could not write {path} ({len(data)} bytes): {error.strerror}; {remedy}") from error
+
+
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
 

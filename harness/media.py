@@ -89,7 +89,7 @@ def cost_plot(path: Path, series: dict[str, list[list[dict]]], title: str) -> No
     panels = (
         ("frames a second", lambda r: r["frames"] / max(1e-9, sum(v for k, v in r.items() if k.startswith("seconds_")))),
         ("tokens attended", lambda r: r["attended_rows"]),
-        ("bytes: window + bank (MB)", lambda r: (r["window_bytes"] + r["bank_bytes_gpu"] + r["bank_bytes_cpu"]) / 1e6),
+        ("bytes: window + bank (MB)", lambda r: (r["window_bytes"] + sum(v for k, v in r.items() if k.startswith("bank_bytes_"))) / 1e6),
     )
     for axis, (label, value) in zip(axes, panels, strict=True):
         for name, trajectories in series.items():

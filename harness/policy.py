@@ -15,10 +15,13 @@ class CachePolicy(ABC):
 
     raw_keys: whether the bank keeps keys un-rotated, for placements that move rows and for policies that score or merge
     keys; known after `reset`. looks: whether `attend` keeps scores of what it sees, so that no wrapper may show it less.
+    plans_ahead: whether a chunk may be planned as soon as the one before it is committed, so that its pages are fetched while
+    that one is decoded; False for a policy that looks at something later.
     """
 
     raw_keys: bool = False
     looks: bool = False
+    plans_ahead: bool = True
 
     def reset(self, geometry: Geometry) -> None:
         """Forget everything; check the fields against the geometry and raise ValueError naming both and the remedy."""
@@ -44,6 +47,7 @@ class PolicyWrapper(CachePolicy):
     def reset(self, geometry: Geometry) -> None:
         self.inner.reset(geometry)
         self.raw_keys, self.looks = self.inner.raw_keys, self.inner.looks
+        self.plans_ahead = type(self).plans_ahead and self.inner.plans_ahead
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         return self.inner.plan(chunk, bank)

@@ -45,7 +45,7 @@ class RunFolder:
     """All paths and files of one run. Nothing here is ever half-written: files appear whole, by rename."""
 
     FILES = ("config.yaml", "results.json", "pairs.csv", "chunks.csv", "trajectories.jsonl", "frames.png", "chunks.png")
-    FOLDERS = ("trajectories", "videos", "wandb")
+    FOLDERS = ("trajectories", "videos", "wandb", "bank")
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -197,7 +197,13 @@ def run_path(settings: dict, policy: str) -> Path:
     """Where an evaluation's results lie: the same settings find them again. policy: its config's name."""
     if settings["run_dir"]:
         return Path(settings["run_dir"])
-    return Path("outputs") / settings["name"] / f"{policy}-{config_hash({k: settings[k] for k in DECIDES})}"
+    return Path("outputs") / settings["name"] / f"{policy}-{config_hash(deciding(settings))}"
+
+
+def deciding(settings: dict) -> dict:
+    """The settings that decide a result. A memory does when one is opened, or when a rollout stops early for one."""
+    memory = {k: v for k, v in settings.get("memory", {}).items() if k != "save" and v is not None}
+    return {k: settings.get(k) for k in DECIDES} | ({"memory": memory} if memory else {})
 
 
 def config_hash(config: dict) -> str:

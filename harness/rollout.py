@@ -1,7 +1,6 @@
 """The chunk loop: one policy, one backbone, one trajectory. Everything else in the project serves this page."""
 
 import hashlib
-import time
 from collections.abc import Callable
 
 import torch
@@ -12,45 +11,56 @@ from harness.again import Encoder
 from harness.backbone import Backbone
 from harness.bank import KVBank
 from harness.context import ContextBuffer
+from harness.gauges import Clock, PeakMemory, host_bytes, open_files
+from harness.memory import FORGETFUL, Memory
 from harness.policy import CachePolicy
-from harness.stores import Store
-from harness.types import Chunk, ChunkStats, Geometry, Rollout, Trajectory
+from harness.session import Reel, Session
+from harness.stores import PackedStore
+from harness.types import Chunk, ChunkStats, Geometry, Plan, Rollout, Trajectory
+
+TRACED = 1500  # latent frames; the trace of every past frame at every chunk grows with their square
 
 
 @torch.no_grad()
 def rollout(
     backbone: Backbone,
     policy: CachePolicy,
-    store: Store,
+    store: PackedStore,
     trajectory: Trajectory,
     seed: int,
     forced: Float[Tensor, "f s c"] | None = None,
     observe: Callable[[ChunkStats], None] = lambda stats: None,
+    memory: Memory = FORGETFUL,
 ) -> Rollout:
     """Generate a trajectory under a policy. Chunks within `forced` latents only run their clean pass.
 
+    memory: whether to go on from a saved session, to stop early and to save. The result has the saved chunks too.
     Raises FloatingPointError when the model produces NaN or infinity, ValueError when trajectory and backbone disagree.
     """
     g = backbone.geometry
-    chunks = chunks_of(trajectory, g)
+    chunks = chunks_of(trajectory, g)[: memory.chunks]
     policy.reset(g)
     backbone.begin(trajectory)
     context = ContextBuffer(g, 1, backbone.rope, limit_rows=len(chunks) * g.chunk * g.tokens)
     bank = KVBank(g, context, store, policy.raw_keys)
     again = Encoder(backbone, trajectory, chunks, context, bank)
+    latent_frames = len(chunks) * g.chunk
+    session = Session(backbone, policy, context, bank, trajectory, Reel(g.frames_px(latent_frames)), Reel(latent_frames))
+    memory.begin(session, len(chunks))
     given = 0 if forced is None else len(forced) // g.chunk
-    frames, latents, stats, fingerprint = [], [], [], hashlib.sha256()
-    peak = _PeakMemory(g.device)
-    for chunk in chunks:
-        stored = tuple(bank.rows(f) for f in range(chunk.start))
-        clock = _Clock(g.device)
+    clock, peak, plan = Clock(g.device), PeakMemory(g.device), None
+    for chunk in chunks[session.done :]:
+        stored = tuple(bank.rows(f) for f in range(chunk.start)) if latent_frames <= TRACED else None
         moved, rotated = bank.bytes_moved, context.rows_rotated
-        plan = policy.plan(chunk, bank)
-        clock.lap("plan")
+        clock.start()
+        if plan is None:
+            plan = policy.plan(chunk, bank)
+            clock.lap(chunk.index, "plan")
+            bank.prefetch(context.absent(plan, bank))
         again.serve(plan, policy)
         condition = backbone.condition(trajectory, chunk)
-        context.assemble(plan, bank, chunk, condition, policy)
-        clock.lap("assemble")
+        taken = context.assemble(plan, bank, chunk, condition, policy)
+        clock.lap(chunk.index, "assemble")
         is_forced = chunk.index < given
         if is_forced:
             assert forced is not None
@@ -58,7 +68,7 @@ def rollout(
         else:
             rng = _generator(seed, trajectory.name, chunk.index)
             draws = [backbone.noise(rng) for _ in backbone.timesteps]  # all before the first pass: a copy to the GPU waits for it
-            fingerprint.update(draws[0].cpu().numpy().tobytes())
+            session.drew(draws[0])
             x0 = x = draws[0]
             for step, t in enumerate(backbone.timesteps):
                 context.begin_pass(step, clean=False)
@@ -67,43 +77,54 @@ def rollout(
                     x = backbone.renoise(x0, backbone.timesteps[step + 1], draws[step + 1])
         context.begin_pass(len(backbone.timesteps), clean=True)
         backbone.denoise(x0, 0.0, condition, context)
-        clock.lap("passes")
+        clock.lap(chunk.index, "passes")
         policy.commit(chunk, context.chunk_kv(x0), bank)
-        clock.lap("commit")
-        frames.append(backbone.decode(x0[0]))
-        clock.lap("decode")
-        if not torch.isfinite(x0).all():
-            raise FloatingPointError(f"{trajectory.name}: NaN or infinity in chunk {chunk.index}; check weights and precision")
-        latents.append(x0[0].cpu())
-        history = set(range(chunk.start)) - set(plan.frames) - plan.candidates
-        stats.append(
-            ChunkStats(
-                chunk=chunk.index,
-                start=chunk.start,
-                frames=g.chunk,
-                frames_px=len(frames[-1]),
-                forced=is_forced,
-                attended_rows=context.attended_rows,
-                window_bytes=context.rows * g.row_bytes,
-                bank_bytes_gpu=bank.nbytes("gpu"),
-                bank_bytes_cpu=bank.nbytes("cpu"),
-                bytes_moved=bank.bytes_moved - moved,
-                rows_rotated=context.rows_rotated - rotated,
-                unreachable_frames=len(history),
-                state_bytes=backbone.state_bytes,
-                peak_bytes=peak.read(context.nbytes + bank.nbytes("gpu") + backbone.state_bytes),
-                **clock.laps,
-                retrieved=plan.retrieved,
-                attended=plan.frames,
-                unreachable=tuple(sorted(history)),
-                stored=stored,
-                taken=tuple(plan.rows[f].shape[1] if f in plan.rows else stored[f] for f in plan.frames),
-            )
+        clock.lap(chunk.index, "commit")
+        coming = None
+        if policy.plans_ahead and chunk.index + 1 < len(chunks):  # its pages come while this chunk is decoded
+            coming = policy.plan(chunks[chunk.index + 1], bank)
+            clock.lap(chunk.index + 1, "plan")
+            bank.prefetch(context.absent(coming, bank))
+        frames = backbone.decode(x0[0])
+        clock.lap(chunk.index, "decode")
+        session.add(chunk, frames, x0[0])
+        changed = {"bytes_moved": bank.bytes_moved - moved, "rows_rotated": context.rows_rotated - rotated}
+        about = {"chunk": chunk.index, "start": chunk.start, "frames": g.chunk, "frames_px": len(frames), "forced": is_forced}
+        session.stats.append(
+            ChunkStats(**about, **changed, **_held(bank, context, backbone, peak), **clock.take(chunk.index), **_seen(plan, taken, stored, chunk))
         )
-        observe(stats[-1])
-    video = torch.cat(frames)
+        observe(session.stats[-1])
+        plan = coming
+    memory.end(session)
+    video = session.frames.made
     generated = torch.arange(len(video)) >= g.frames_px(given * g.chunk)
-    return Rollout(video, generated, tuple(stats), fingerprint.hexdigest()[:16], torch.cat(latents))
+    return Rollout(video, generated, tuple(session.stats), session.noise, session.latents.made)
+
+
+def _held(bank: KVBank, context: ContextBuffer, backbone: Backbone, peak: PeakMemory) -> dict[str, int]:
+    """Columns of what is held after a chunk."""
+    bank_bytes = {f"bank_bytes_{tier}": bank.nbytes(tier) for tier in ("gpu", "cpu", "disk")}
+    return bank_bytes | {
+        "attended_rows": context.attended_rows,
+        "window_bytes": context.rows * backbone.geometry.row_bytes,
+        "state_bytes": backbone.state_bytes,
+        "peak_bytes": peak.read(context.nbytes + bank.nbytes("gpu") + backbone.state_bytes),
+        "host_bytes": host_bytes(),
+        "open_files": open_files(),
+    }
+
+
+def _seen(plan: Plan, taken: dict[int, int], stored: tuple[int, ...] | None, chunk: Chunk) -> dict:
+    """Columns of what a chunk attended to. stored: rows of every past frame, if the trace is kept."""
+    lost = chunk.start - len(plan.candidates) - sum(f not in plan.candidates for f in plan.frames)
+    return {
+        "retrieved": plan.retrieved,
+        "attended": plan.frames,
+        "taken": tuple(taken[f] for f in plan.frames),
+        "unreachable_frames": lost,
+        "unreachable": None if stored is None else tuple(sorted(set(range(chunk.start)) - set(plan.frames) - plan.candidates)),
+        "stored": stored,
+    }
 
 
 def chunks_of(trajectory: Trajectory, g: Geometry) -> list[Chunk]:
@@ -123,35 +144,3 @@ def chunks_of(trajectory: Trajectory, g: Geometry) -> list[Chunk]:
 def _generator(seed: int, name: str, chunk: int) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}/{name}/{chunk}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-class _Clock:
-    """Wall time of the parts of a chunk; on a GPU each lap waits for the device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        self.laps: dict[str, float] = {}
-        self._last = self._now()
-
-    def _now(self) -> float:
-        if self._cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = self._now()
-        self.laps[f"seconds_{name}"] = now - self._last
-        self._last = now
-
-
-class _PeakMemory:
-    """Peak device memory of a rollout: the allocator's figure on a GPU, the cache's own bytes elsewhere."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda, self._peak = device.type == "cuda", 0
-        if self._cuda:
-            torch.cuda.reset_peak_memory_stats(device)
-
-    def read(self, cache_bytes: int) -> int:
-        self._peak = torch.cuda.max_memory_allocated() if self._cuda else max(self._peak, cache_bytes)
-        return self._peak

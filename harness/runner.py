@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from harness.backbone import Backbone
+from harness.memory import FORGETFUL, Memory
+from harness.pages import DamagedPage
 from harness.policy import CachePolicy
 from harness.results import Record
 from harness.rollout import rollout
-from harness.stores import Store
+from harness.stores import PackedStore
 from harness.types import ChunkStats, Rollout, Trajectory
 from harness.worlds.base import World
 from metrics.cost import cost
@@ -60,16 +62,18 @@ class EvalModule(L.LightningModule):
         self,
         make_backbone: Callable[[str], Backbone],
         policy: CachePolicy,
-        store: Store,
+        store: PackedStore,
         world: World,
         metrics: Sequence[FrameMetric],
         seed: int,
         observe: Callable[[str, ChunkStats], None] = lambda name, stats: None,
         features: Callable[[Tensor], Tensor] | None = None,
+        memory: Memory = FORGETFUL,
     ) -> None:
         super().__init__()
         self.make_backbone, self.policy, self.store, self.world = make_backbone, policy, store, world
         self.frame_metrics, self.seed, self.observe, self.features = list(metrics), seed, observe, features
+        self.memory = memory
 
     def setup(self, stage: str) -> None:
         self.backbone = self.make_backbone(str(self.trainer.strategy.root_device))
@@ -79,11 +83,11 @@ class EvalModule(L.LightningModule):
         name = self.world.names[index]
         try:
             return self._evaluate(self.world.trajectory(index))
-        except (FloatingPointError, FileNotFoundError) as error:
+        except (FloatingPointError, FileNotFoundError, DamagedPage) as error:
             return Outcome(Record(name, {}, error=str(error)))
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
-            remedy = "use store=cpu, a smaller policy budget, shorter trajectories or backbone.dtype=bfloat16"
+            remedy = "use store=cpu or store=tiered, a smaller policy budget, shorter trajectories or backbone.dtype=bfloat16"
             return Outcome(Record(name, {}, error=f"out of memory ({error}); {remedy}"))
 
     def _evaluate(self, trajectory: Trajectory) -> Outcome:
@@ -96,6 +100,7 @@ class EvalModule(L.LightningModule):
             self.seed,
             forced,
             lambda stats: self.observe(trajectory.name, stats),
+            self.memory,
         )
         truth = trajectory.reference
         roundtrip = None if truth is None else self.backbone.roundtrip(truth)
@@ -110,10 +115,10 @@ class EvalModule(L.LightningModule):
 
 
 def chunk_row(stats: ChunkStats) -> dict[str, float | str]:
-    """A chunk's row in chunks.csv; lists (of frames, or of rows a frame) as space-separated text."""
+    """A chunk's row in chunks.csv; lists (of frames, or of rows a frame) as space-separated text, if they were traced."""
     lists = ("retrieved", "attended", "unreachable", "stored", "taken")
     row = {k: getattr(stats, k) for k in stats.__dataclass_fields__ if k not in lists}
-    return row | {k: " ".join(map(str, getattr(stats, k))) for k in lists}
+    return row | {k: " ".join(map(str, getattr(stats, k))) for k in lists if getattr(stats, k) is not None}
 
 
 def top_view(c2w: Float[Tensor, "p 4 4"]) -> list[list[float]]:

@@ -1,7 +1,9 @@
 """Tiers: where the pages of frames that left the window live. A tier never changes a result; a codec does."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from math import inf
+from pathlib import Path
 
 import torch
 
@@ -10,7 +12,7 @@ from harness.page import Page
 
 
 class Store(ABC):
-    """Pages by latent frame. `tier` names where the bytes are: gpu (the backbone's device, whatever it is) or cpu."""
+    """Pages by latent frame. `tier` names where the bytes are: gpu (the backbone's device, whatever it is), cpu or disk."""
 
     tier: str
 
@@ -40,12 +42,52 @@ class Store(ABC):
     def reset(self, device: torch.device) -> None:
         """Forget everything; pages will come from and go to `device`."""
 
+    def bytes_in(self, tier: str) -> int:
+        """Bytes in a tier, pages that were fetched ahead and copies on the way included."""
+        return self.nbytes if tier == self.tier else 0
 
-class _Pages(Store):
-    """The bookkeeping that both tiers share. codec: the form of the pages; None keeps them as they are."""
+    @property
+    def moved(self) -> int:
+        """Bytes that were moved between this store's own tiers since `reset`."""
+        return 0
+
+    def ahead(self, frames: Sequence[int]) -> None:
+        """The next plan takes these frames, the most urgent first: a store may fetch them already. Changes no result."""
+
+    def settle(self, folder: Path) -> None:
+        """Where files go, if there are any and nobody has said where."""
+
+    def close(self) -> None:
+        """The last rollout has ended: give back files and threads."""
+
+
+class PackedStore(Store):
+    """A store whose pages have a form. codec: which; None keeps pages as they are."""
 
     def __init__(self, codec: Codec | None = None) -> None:
-        self._codec = codec or Exact()
+        self.codec = codec or Exact()
+
+    def put(self, frame: int, page: Page) -> None:
+        self.put_packed(frame, self.codec.pack(page))
+
+    def get(self, frame: int) -> Page:
+        return self.codec.unpack(self.fetch(frame))
+
+    @abstractmethod
+    def put_packed(self, frame: int, packed: Packed) -> None:
+        """As `put`, for a page that has its form already: moved pages are not coded twice."""
+
+    @abstractmethod
+    def held(self, frame: int) -> Packed:
+        """The page as it lies here, to be moved elsewhere."""
+
+    @abstractmethod
+    def fetch(self, frame: int) -> Packed:
+        """The page on the backbone's device."""
+
+
+class _InMemory(PackedStore):
+    """The bookkeeping that both memory tiers share."""
 
     def reset(self, device: torch.device) -> None:
         self._device = device
@@ -56,6 +98,9 @@ class _Pages(Store):
         self.drop(frame)
         self._pages[frame] = page
         self._nbytes += page.nbytes
+
+    def held(self, frame: int) -> Packed:
+        return self._pages[frame]
 
     def size(self, frame: int) -> int:
         return self._pages[frame].nbytes
@@ -72,29 +117,79 @@ class _Pages(Store):
         return self._nbytes
 
 
-class GpuStore(_Pages):
+class GpuStore(_InMemory):
     """Pages stay on the backbone's device."""
 
     tier = "gpu"
 
-    def put(self, frame: int, page: Page) -> None:
-        self._keep(frame, self._codec.pack(page))
+    def put_packed(self, frame: int, packed: Packed) -> None:
+        self._keep(frame, packed)
 
-    def get(self, frame: int) -> Page:
-        return self._codec.unpack(self._pages[frame])
+    def fetch(self, frame: int) -> Packed:
+        return self._pages[frame]
 
 
-class PinnedStore(_Pages):
+class PinnedStore(_InMemory):
     """Pages in host memory, pinned where there is a GPU, copied without blocking the stream that computes. They are coded
-    and decoded on the backbone's device, so that a codec's bytes are what moves."""
+    and decoded on the backbone's device, so that a codec's bytes are what moves.
+
+    room: bytes on the device for pages that are fetched ahead, on a stream of their own; counted as gpu bytes until they
+    are taken. Without a GPU there is nothing to fetch.
+    """
 
     tier = "cpu"
 
-    def put(self, frame: int, page: Page) -> None:
-        packed = self._codec.pack(page)
-        if self._device.type == "cuda":
+    def __init__(self, codec: Codec | None = None, room: float = inf) -> None:
+        super().__init__(codec)
+        self.room = room
+
+    def reset(self, device: torch.device) -> None:
+        super().reset(device)
+        self._ready: dict[int, tuple[Packed, torch.cuda.Event]] = {}
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def put_packed(self, frame: int, packed: Packed) -> None:
+        if self._side is not None:
             packed = packed.map(lambda x: torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True))
         self._keep(frame, packed)
 
-    def get(self, frame: int) -> Page:
-        return self._codec.unpack(self._pages[frame].map(lambda x: x.to(self._device, non_blocking=True)))
+    def fetch(self, frame: int) -> Packed:
+        if frame not in self._ready:
+            return self._pages[frame].map(lambda x: x.to(self._device, non_blocking=True))
+        packed, copied = self._ready.pop(frame)
+        stream = torch.cuda.current_stream(self._device)
+        stream.wait_event(copied)
+        for x in (*packed.k, *packed.v):
+            x.record_stream(stream)  # made on the side stream: its memory must outlive what is queued on this one
+        return packed
+
+    def ahead(self, frames: Sequence[int]) -> None:
+        if self._side is None:
+            return
+        wanted = within(self.room, frames, self._pages, self.size)
+        self._ready = {f: self._ready[f] for f in wanted if f in self._ready}
+        self._side.wait_stream(torch.cuda.current_stream(self._device))  # a page may still be on its way down
+        with torch.cuda.stream(self._side):
+            for frame in [f for f in wanted if f not in self._ready]:
+                copy, copied = self._pages[frame].map(lambda x: x.to(self._device, non_blocking=True)), torch.cuda.Event()
+                copied.record(self._side)
+                self._ready[frame] = (copy, copied)
+
+    def drop(self, frame: int) -> None:
+        super().drop(frame)
+        self._ready.pop(frame, None)
+
+    def bytes_in(self, tier: str) -> int:
+        return super().bytes_in(tier) + (sum(p.nbytes for p, _ in self._ready.values()) if tier == "gpu" else 0)
+
+
+def within(room: float, frames: Sequence[int], here: Iterable[int], size) -> list[int]:
+    """The first of `frames` that are `here` and together take at most `room` bytes."""
+    chosen = []
+    for frame in frames:
+        if frame in here:
+            room -= size(frame)
+            if room < 0:
+                break
+            chosen.append(frame)
+    return chosen

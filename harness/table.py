@@ -96,7 +96,7 @@ def _published_figures(about: dict) -> set[str]:
 
 def _cell(summary: dict, key: str, heading: str, fmt: str, factor: float) -> str:
     if key == "bank":
-        parts = [summary[f"cost/bank_bytes_{t}"]["mean"] for t in ("gpu", "cpu") if f"cost/bank_bytes_{t}" in summary]
+        parts = [summary[f"cost/bank_bytes_{t}"]["mean"] for t in ("gpu", "cpu", "disk") if f"cost/bank_bytes_{t}" in summary]
         return fmt.format(sum(parts) * factor) if parts else ""
     if key not in summary:
         return "-"

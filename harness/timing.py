@@ -14,7 +14,7 @@ from harness.backbone import Backbone, KVSeam
 from harness.bank import KVBank
 from harness.policy import CachePolicy, PolicyWrapper
 from harness.rollout import chunks_of, rollout
-from harness.stores import Store
+from harness.stores import PackedStore
 from harness.types import KV, Chunk, Condition, Geometry, Plan, Site, Trajectory
 
 PARTS: tuple[str, ...] = ("plan", "assembly", "rope", "attention", "write", "network", "commit", "decode")
@@ -65,7 +65,9 @@ class Stopwatch:
 
 
 class TimedPolicy(PolicyWrapper):
-    """Times plan, attention and commit. A chunk begins with its plan."""
+    """Times plan, attention and commit. A chunk begins with its plan, so none is planned before the last one is decoded."""
+
+    plans_ahead = False
 
     def __init__(self, inner: CachePolicy, watch: Stopwatch) -> None:
         self.inner, self.watch = inner, watch
@@ -112,6 +114,12 @@ class TimedBackbone(Backbone):
     @property
     def state_bytes(self) -> int:
         return self.inner.state_bytes
+
+    def state(self) -> dict:
+        return self.inner.state()
+
+    def restore(self, state: dict) -> None:
+        self.inner.restore(state)
 
     def condition(self, trajectory: Trajectory, chunk: Chunk) -> Condition:
         with self.watch("network"):
@@ -168,7 +176,7 @@ class ChunkTime:
         return sum(self.seconds[part] for part in ("plan", "assembly", "write", "commit"))
 
 
-def time_last_chunk(backbone: Backbone, policy: CachePolicy, store: Store, trajectory: Trajectory, seed: int, past: Float[Tensor, "f s c"]) -> ChunkTime:
+def time_last_chunk(backbone: Backbone, policy: CachePolicy, store: PackedStore, trajectory: Trajectory, seed: int, past: Float[Tensor, "f s c"]) -> ChunkTime:
     """Time the chunk after `past`, whose chunks only run their clean pass."""
     watch = Stopwatch(backbone.geometry.device)
     out = rollout(TimedBackbone(backbone, watch), TimedPolicy(policy, watch), store, trajectory, seed, past)

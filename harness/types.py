@@ -131,12 +131,13 @@ class Site:
     groups: tuple[tuple[Int[Tensor, "g"], Int[Tensor, "r"]], ...] = ()  # heads that see the same rows, and these rows; (): all see all
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ChunkStats:
     """Cost and memory of one chunk. Seconds, bytes and counts; `forced` chunks run the clean pass only.
 
     retrieved, attended, unreachable: frames. stored: rows kept a layer of every past frame when the chunk was planned.
-    taken: rows that the window took of each attended frame.
+    taken: rows that the window took of each attended frame. unreachable and stored grow with the past: rollouts of more
+    than `rollout.TRACED` frames leave them out (None); their numbers stay.
     """
 
     chunk: int
@@ -160,9 +161,12 @@ class ChunkStats:
     seconds_decode: float
     retrieved: tuple[int, ...]
     attended: tuple[int, ...]
-    unreachable: tuple[int, ...] = ()
-    stored: tuple[int, ...] = ()
+    unreachable: tuple[int, ...] | None = ()
+    stored: tuple[int, ...] | None = ()
     taken: tuple[int, ...] = ()
+    bank_bytes_disk: int = 0
+    host_bytes: int = 0  # resident memory of the process after the chunk, whatever it is used for; 0: unknown
+    open_files: int = 0
 
     @property
     def seconds(self) -> float:

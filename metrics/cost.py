@@ -29,6 +29,7 @@ def cost(rollout: Rollout) -> dict[str, float]:
         "window_bytes": max(s.window_bytes for s in chunks),
         "bank_bytes_gpu": last.bank_bytes_gpu,
         "bank_bytes_cpu": last.bank_bytes_cpu,
+        "bank_bytes_disk": last.bank_bytes_disk,
         "bytes_moved": np.mean([s.bytes_moved for s in chunks]),
         "rows_rotated": np.mean([s.rows_rotated for s in chunks]),
         "unreachable_frames": np.mean([s.unreachable_frames for s in chunks]),

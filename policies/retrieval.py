@@ -64,20 +64,22 @@ class RetrievalPolicy(CachePolicy):
         sink = [f for f in range(self.sink) if f < chunk.start]
         recent = list(range(max(self.sink, chunk.start - self.recent), chunk.start))
         last = (chunk.start - self.recent - self.blind) // size
-        candidates = list(range(self.sink // size, max(self.sink // size, last)))
+        banked = {f // size for f in bank.frames}  # a wrapper may have dropped chunks
+        candidates = [c for c in range(self.sink // size, last) if c in banked]
         if self.fallback and not candidates:
             return Plan.of_frames(bank.frames)
-        pages = {c: [f for f in range(c * size, (c + 1) * size) if bank.rows(f)] for c in candidates}
-        candidates = [c for c in candidates if pages[c]]  # a wrapper may have dropped chunks
         order = self.selector.order(chunk, candidates, [*sink, *recent])
-        parts = [self._parts(c, slot) for slot, c in enumerate(order)]
-        chosen = self._within_budget(order, parts, pages, bank)
-        rows = {f: r for part in parts[: len(chosen)] for f, r in part.items()}
-        retrieved = [pages[c] for c in (chosen if self.placement.by_similarity else sorted(chosen))]
+        chosen, parts = self._within_budget(order, bank)
+        rows = {f: r for part in parts for f, r in part.items()}
+        retrieved = [self._pages(c, bank) for c in (chosen if self.placement.by_similarity else sorted(chosen))]
         times = self.placement.times(sink, retrieved, recent, chunk.start, size)
         flat = tuple(f for group in retrieved for f in group)
         reachable = frozenset(f for c in candidates for f in range(c * size, (c + 1) * size))
         return Plan((*sink, *flat, *recent), times, rows=rows, candidates=reachable, retrieved=flat)
+
+    def _pages(self, chunk: int, bank: KVBank) -> list[int]:
+        size = self._geometry.chunk
+        return [f for f in range(chunk * size, (chunk + 1) * size) if bank.rows(f)]
 
     def _parts(self, chunk: int, slot: int) -> dict[int, Tensor]:
         """Which rows of a chunk's frames the window takes, when they are chosen at retrieval."""
@@ -86,17 +88,19 @@ class RetrievalPolicy(CachePolicy):
         choices = self._kept[chunk]
         return {f: rows for frames, rows in choices[slot % len(choices)] for f in frames}
 
-    def _within_budget(self, order: list[int], parts: list[dict[int, Tensor]], pages: dict[int, list[int]], bank: KVBank) -> list[int]:
-        """The longest prefix of `order` whose cost fits."""
+    def _within_budget(self, order: list[int], bank: KVBank) -> tuple[list[int], list[dict[int, Tensor]]]:
+        """The longest prefix of `order` whose cost fits, and which rows the window takes of each; the rest is not looked at."""
         g = self._geometry
         price = {"equivalents": 1 / g.tokens, "tokens": 1, "bytes": g.row_bytes}.get(self.unit, 0)
-        left = self.retrieved
-        for i, (c, part) in enumerate(zip(order, parts, strict=True)):
-            rows = sum(part[f].shape[1] if f in part else bank.rows(f) for f in pages[c])
+        left, parts = self.retrieved, []
+        for slot, c in enumerate(order):
+            part = self._parts(c, slot)
+            rows = sum(part[f].shape[1] if f in part else bank.rows(f) for f in self._pages(c, bank))
             left -= g.chunk if self.unit == "frames" else rows * price
             if left < 0 and self.retrieved != inf:
-                return order[:i]
-        return order
+                break
+            parts.append(part)
+        return order[: len(parts)], parts
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         if not site.cross:

@@ -29,6 +29,7 @@ KEYS = [
     "cost/window_bytes",
     "cost/bank_bytes_gpu",
     "cost/bank_bytes_cpu",
+    "cost/bank_bytes_disk",
     "cost/bytes_moved",
     "cost/unreachable_frames",
     "cost/peak_bytes",

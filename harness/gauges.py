@@ -1,0 +1,65 @@
+"""What is read off beside the chunk loop: time, peak memory, and what the process holds."""
+
+import os
+import time
+
+import torch
+
+
+class Clock:
+    """Wall time of the parts of chunks; on a GPU each lap waits for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._laps: dict[int, dict[str, float]] = {}
+        self.start()
+
+    def start(self) -> None:
+        """What came before belongs to no part."""
+        self._last = self._now()
+
+    def _now(self) -> float:
+        if self._cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def lap(self, chunk: int, part: str) -> None:
+        """The time since the last lap was spent on `part` of `chunk`, which need not be the one that runs."""
+        now = self._now()
+        laps = self._laps.setdefault(chunk, {})
+        laps[part] = laps.get(part, 0.0) + now - self._last
+        self._last = now
+
+    def take(self, chunk: int) -> dict[str, float]:
+        """The laps of a chunk, as `seconds_PART`."""
+        return {f"seconds_{part}": seconds for part, seconds in self._laps.pop(chunk).items()}
+
+
+class PeakMemory:
+    """Peak device memory of a rollout: the allocator's figure on a GPU, the cache's own bytes elsewhere."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda, self._peak = device.type == "cuda", 0
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def read(self, cache_bytes: int) -> int:
+        self._peak = torch.cuda.max_memory_allocated() if self._cuda else max(self._peak, cache_bytes)
+        return self._peak
+
+
+def host_bytes() -> int:
+    """Resident memory of this process; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def open_files() -> int:
+    """Files, pipes and sockets that this process has open; 0 where the system does not say."""
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return 0
