@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import ROOT
 
 OURS = ("harness", "policies", "backbones", "metrics")
-ENTRY = {"harness.run", "harness.train", "harness.bench", "harness.sweep"}  # entry points may import anything
+ENTRY = {"harness.run", "harness.train", "harness.bench", "harness.sweep", "harness.dashboard"}  # entry points may import anything
 ALLOWED = {  # module prefix -> prefixes of ours that it may import
     "harness.types": (),
     "harness.attention": (),
@@ -26,6 +26,8 @@ ALLOWED = {  # module prefix -> prefixes of ours that it may import
     "harness.media": ("harness.types", "harness.files"),
     "harness.table": ("harness.results",),
     "harness.cli": (),
+    "harness.pictures": ("harness.media", "harness.results", "harness.table"),
+    "harness.multirun": ("harness.cli", "harness.files", "harness.pictures", "harness.results", "harness.table"),
     "harness.docs": ("harness.files", "harness.media", "harness.results", "harness.table"),
     "harness.runner": ("harness", "metrics"),
     "harness.callbacks": ("harness",),
@@ -37,9 +39,9 @@ ALLOWED = {  # module prefix -> prefixes of ours that it may import
 }
 ONLY_IN = {
     "lightning": ("harness.runner", "harness.callbacks", "harness.training", "harness.evaluate", "harness.train"),
-    "wandb": ("harness.callbacks",),
-    "hydra": ("harness.run", "harness.sweep", "harness.sweeping", "harness.bench", "harness.train", "harness.evaluate", "harness.cli"),
-    "omegaconf": ("harness.run", "harness.sweep", "harness.sweeping", "harness.bench", "harness.train", "harness.evaluate", "harness.cli"),
+    "wandb": ("harness.callbacks", "harness.tracking", "harness.dashboard"),
+    "hydra": ("harness.run", "harness.sweep", "harness.sweeping", "harness.bench", "harness.train", "harness.evaluate", "harness.cli", "harness.multirun"),
+    "omegaconf": ("harness.run", "harness.sweep", "harness.sweeping", "harness.bench", "harness.train", "harness.evaluate", "harness.cli", "harness.multirun"),
 }
 
 
