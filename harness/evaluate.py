@@ -13,13 +13,14 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from harness.callbacks import ChunkProgress, ResultWriter, log_to_wandb
+from harness.callbacks import ChunkProgress, ResultWriter
 from harness.cli import flatten
 from harness.files import write_atomic
 from harness.pictures import experiment_pictures, run_pictures
 from harness.results import DECIDES, RunFolder, config_hash, provenance, run_path
 from harness.runner import EvalModule, loader
 from harness.table import Run, comparison, headline
+from harness.tracking import Label, log_to_wandb
 from metrics.fid import frechet
 
 COMPARABLE = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone
@@ -84,7 +85,7 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
     if (fresh or os.environ.get("WANDB_SWEEP_ID")) and cfg.logger != "none":  # a W&B agent's run is a new one to its sweep
         # flat, and `policy` its name: the columns of a run whose `policy` a sweep has set, and of any other
         flat = flatten({k: settings[k] for k in DECIDES}) | {k: v for k, v in choices.items() if not k.startswith("hydra")}
-        where = log_to_wandb(folder, results, flat, cfg.logger, cfg.name, f"{label}-{cfg.seed}")
+        where = log_to_wandb(folder, results, flat, cfg.logger, Label(cfg.name, f"{label}-{cfg.seed}", tuple(cfg.tags), cfg.notes))
         console.print(f"W&B: {where}" if where else "W&B: not logged, see the warning above")
     console.print(f"results: {path}")
     return results

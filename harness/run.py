@@ -29,12 +29,12 @@ ROOT = Path(__file__).resolve().parents[1]
 def _main(cfg: DictConfig) -> None:
     if cfg.logger not in ("auto", "online", "offline", "none"):
         raise SystemExit(f"logger={cfg.logger}: use auto, online, offline or none")
-    from harness.evaluate import evaluate  # takes 5 s to import (torch, lightning): --help and typos are answered before
-
     hydra_config = HydraConfig.get()
     choices = {k: str(v) for k, v in hydra_config.runtime.choices.items()}
     several = hydra_config.mode == RunMode.MULTIRUN
     try:
+        from harness.evaluate import evaluate  # takes 5 s to import (torch, lightning): --help and typos are answered before
+
         evaluate(cfg, choices, label_of(choices, hydra_config.overrides.task), compare=not several)
         folder_of(cfg, choices["policy"]).joinpath("error.txt").unlink(missing_ok=True)
     except Exception as error:

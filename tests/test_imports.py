@@ -29,6 +29,7 @@ ALLOWED = {  # module prefix -> prefixes of ours that it may import
     "harness.pictures": ("harness.media", "harness.results", "harness.table"),
     "harness.multirun": ("harness.cli", "harness.files", "harness.pictures", "harness.results", "harness.table"),
     "harness.docs": ("harness.files", "harness.media", "harness.results", "harness.table"),
+    "harness.tracking": ("harness.results",),
     "harness.runner": ("harness", "metrics"),
     "harness.callbacks": ("harness",),
     "harness.evaluate": ("harness", "metrics"),
@@ -39,7 +40,7 @@ ALLOWED = {  # module prefix -> prefixes of ours that it may import
 }
 ONLY_IN = {
     "lightning": ("harness.runner", "harness.callbacks", "harness.training", "harness.evaluate", "harness.train"),
-    "wandb": ("harness.callbacks", "harness.tracking", "harness.dashboard"),
+    "wandb": ("harness.tracking", "harness.dashboard"),
     "hydra": ("harness.run", "harness.sweep", "harness.sweeping", "harness.bench", "harness.train", "harness.evaluate", "harness.cli", "harness.multirun"),
     "omegaconf": ("harness.run", "harness.sweep", "harness.sweeping", "harness.bench", "harness.train", "harness.evaluate", "harness.cli", "harness.multirun"),
 }

@@ -14,9 +14,14 @@ import sweeps
 
 
 class StandIn:
-    """`url` is what WANDB_BASE_URL takes. operations: names of the requests, in order. given: the points that agents took."""
+    """`url` is what WANDB_BASE_URL takes. operations: names of the requests, in order. given: the points that agents took.
 
-    def __init__(self) -> None:
+    mood: well; error (500 to everything), hang (says nothing), late error and late hang (from the first request for data on).
+    """
+
+    def __init__(self, mood: str = "well") -> None:
+        self.mood, self.over = mood, threading.Event()
+        self.views: list[dict] = []
         self.config: dict = {}
         self.text = ""
         self.operations: list[str] = []
@@ -29,6 +34,7 @@ class StandIn:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
+        self.over.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -72,9 +78,25 @@ class StandIn:
 class _Handler(BaseHTTPRequestHandler):
     stand_in: StandIn
 
+    def do_GET(self) -> None:
+        if not self._misbehaves(self.stand_in.mood):
+            self._answer({})
+
     def do_POST(self) -> None:
+        if self._misbehaves(self.stand_in.mood.removeprefix("late ")):
+            return
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         answer = self.stand_in.answer(json.loads(body)) if self.path == "/graphql" else {}  # others are telemetry
+        self._answer(answer)
+
+    def _misbehaves(self, mood: str) -> bool:
+        if mood == "hang":
+            self.stand_in.over.wait()
+        if mood == "error":
+            self.send_error(500)
+        return mood in ("hang", "error")
+
+    def _answer(self, answer: dict) -> None:
         text = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
