@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlparse
 
 import imageio.v3 as iio
@@ -21,6 +22,7 @@ import wandb
 from harness.results import RunFolder
 
 log = logging.getLogger(__name__)
+Mode = Literal["online", "offline", "disabled"]
 
 ANSWER = 5  # seconds for the server to say anything at all
 START = 20  # for a run to begin
@@ -46,7 +48,8 @@ def log_to_wandb(folder: RunFolder, results: dict, config: dict, mode: str, labe
     mode: auto (online when logged in, else offline), online or offline. Returns the run's folder or address, None if W&B failed.
     """
     chosen = _mode(mode)
-    for attempt in ("online", "offline") if chosen == "online" else (chosen,):
+    attempts: tuple[Mode, ...] = ("online", "offline") if chosen == "online" else (chosen,)
+    for attempt in attempts:
         try:
             return _mirror(folder, results, config, attempt, label)
         except Exception as error:  # noqa: BLE001  (tracking must never cost a result)
@@ -66,7 +69,8 @@ def logged_in() -> bool:
 
 
 def server() -> str:
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    """The server that the environment, `wandb login --host` or W&B itself name."""
+    return os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url
 
 
 def answers(url: str) -> str:
@@ -80,7 +84,7 @@ def answers(url: str) -> str:
     return ""
 
 
-def _mode(wanted: str) -> str:
+def _mode(wanted: str) -> Mode:
     if wanted == "auto":
         wanted = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
     if wanted != "online":
@@ -94,11 +98,12 @@ def _mode(wanted: str) -> str:
     return "online"
 
 
-def _mirror(folder: RunFolder, results: dict, config: dict, mode: str, label: Label) -> str:
+def _mirror(folder: RunFolder, results: dict, config: dict, mode: Mode, label: Label) -> str:
     about = results["run"]
     protocol = f", {about['protocol']}" if about.get("protocol") else ""
     settings = wandb.Settings(
         silent=True,
+        base_url=server(),
         init_timeout=START,
         login_timeout=START,
         finish_timeout=FINISH,
@@ -123,11 +128,16 @@ def _mirror(folder: RunFolder, results: dict, config: dict, mode: str, label: La
         notes=label.notes or f"{about['trajectories']} trajectories of {about['world']}{protocol}; {folder.path.resolve()}",
         settings=settings,
     ) as run:
-        _log(run, folder, results)
+        _log(run, folder, results, config)
         return run.url if mode == "online" and run.url else run.dir
 
 
-def _log(run, folder: RunFolder, results: dict) -> None:
+def setting(key: str) -> str:
+    """The summary's copy of a setting. W&B's panels read a dot in a config key as a level, and ours are flat, as a sweep's are."""
+    return f"setting/{key.replace('.', '_')}"
+
+
+def _log(run, folder: RunFolder, results: dict, config: dict) -> None:
     run.define_metric("frame")
     for prefix in ("cost/*", "policy/*"):  # a curve's last value is not the run's: the summary below is
         run.define_metric(prefix, step_metric="frame", summary="none")
@@ -138,9 +148,14 @@ def _log(run, folder: RunFolder, results: dict) -> None:
     for picture in ("frames.png", "chunks.png"):
         if (folder.path / picture).exists():
             run.log({picture.removesuffix(".png"): wandb.Image(str(folder.path / picture))})
-    for video in islice(sorted((folder.path / "videos").glob("[!.]*.mp4")), 8):
-        run.log({f"video/{video.stem}": wandb.Video(str(video), format="mp4")})
-    run.summary.update({k: v["mean"] for k, v in results["summary"].items()})
+    videos = folder.path / "videos"
+    for i, rollout in enumerate(islice((p for p in sorted(videos.glob("[!.]*.mp4")) if not p.stem.endswith("_pairs")), 4)):
+        for kind, file in (("rollout", rollout), ("pairs", rollout.with_stem(f"{rollout.stem}_pairs"))):
+            if file.exists():  # keys without names of trajectories, so that dashboards know them
+                run.log({f"video/{kind}_{i}": wandb.Video(str(file), caption=rollout.stem, format="mp4")})
+    means = {k: v["mean"] for k, v in results["summary"].items()}
+    run.summary.update({setting(k): v for k, v in config.items() if isinstance(v, bool | int | float | str)})
+    run.summary.update(means | {"cost/bank_bytes": sum(means.get(f"cost/bank_bytes_{tier}", 0) for tier in ("gpu", "cpu"))})
     artifact = wandb.Artifact(f"run-{run.id}", type="run", metadata={"folder": str(folder.path.resolve())})
     for file in files_of(folder.path):
         artifact.add_file(str(file), name=str(file.relative_to(folder.path)))
@@ -203,6 +218,7 @@ def curves(trajectories: Sequence[list[dict]]) -> list[dict[str, float]]:
                 "cost/memory_ms": 1000 * (seconds["plan"] + seconds["assemble"] + seconds["commit"]),
                 "cost/attended_tokens": mean("attended_rows"),
                 "cost/peak_bytes": mean("peak_bytes"),
+                "cost/bank_bytes": mean("bank_bytes_gpu") + mean("bank_bytes_cpu"),
                 **{f"cost/{k}": mean(k) for k in ("window_bytes", "bank_bytes_gpu", "bank_bytes_cpu", "bytes_moved")},
                 "policy/unreachable_frames": mean("unreachable_frames"),
                 **{f"policy/{k}_frames": count(k) for k in ("retrieved", "attended")},

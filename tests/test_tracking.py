@@ -60,6 +60,7 @@ def test_a_run_is_mirrored_whole(made, home):
     assert {k: config[k] for k in CONFIG} == CONFIG
     for key, entry in results["summary"].items():
         assert summary[key] == pytest.approx(entry["mean"]), f"{key}: the run's mean, and not the last point of a curve"
+    assert summary["setting/policy_retrieved"] == 6 and summary["cost/bank_bytes"] == summary["cost/bank_bytes_gpu"]
     frames = [h["frame"] for h in history if "cost/fps" in h]
     assert frames == sorted(set(frames)) and len(frames) > 2
     for text in ('"e"', "worldkv-0", "mine", "what I tried", "eval"):

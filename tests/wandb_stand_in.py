@@ -47,6 +47,26 @@ class StandIn:
     def _Viewer(self, _) -> dict:
         return {"viewer": {"id": "u", "entity": "e", "username": "u", "flags": "{}", "teams": {"edges": []}}}
 
+    def _GetDefaultEntity(self, _) -> dict:
+        return {"viewer": {"id": "u", "entity": "e"}}
+
+    def _ProjectInternalId(self, _) -> dict:
+        return {"project": {"id": "p", "internalId": "p-internal"}}
+
+    def _GetProjects(self, _) -> dict:
+        node = {"__typename": "Project", "id": "p", "name": "worldkv-harness", "entityName": "e", "createdAt": "2026-01-01T00:00:00Z"}
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"pageInfo": page, "edges": [{"node": node | {"isBenchmark": False, "user": None}}]}}
+
+    def _UpsertView2(self, variables: dict) -> dict:
+        """Both a workspace and a report are views."""
+        self.views.append(variables)
+        project = {"id": "p", "name": variables["projectName"], "entityName": variables["entityName"]}
+        view = variables | {"id": f"view{len(self.views)}", "updatedAt": None, "project": project}
+        return {"upsertView": {"view": view, "inserted": True}}
+
+    _upsertView = _UpsertView2
+
     def _UpsertSweep(self, variables: dict) -> dict:
         self.text = variables["config"]
         self.config = yaml.safe_load(self.text)
