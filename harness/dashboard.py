@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING  # noqa: E402
 import yaml  # noqa: E402
 
 if TYPE_CHECKING:  # the package takes seconds to import, and is an extra
-    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.reports.v2.interface as wr
     import wandb_workspaces.workspaces as ws
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,9 +71,9 @@ def options(arguments: Sequence[str]) -> Options:
     return Options(names[0], given.get("entity", ""), given.get("project", "worldkv-harness"), varied, given.get("only", ""))
 
 
-def sections(parameters: Sequence[str]) -> "dict[str, list[wr.interface.PanelTypes]]":
+def sections(parameters: Sequence[str]) -> dict[str, list]:
     """The panels, by heading. Two parameters also make a heat map: a grid of points coloured by PSNR."""
-    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.reports.v2.interface as wr
 
     from harness.tracking import setting
 
@@ -119,7 +119,7 @@ def workspace(o: Options) -> "ws.Workspace":
 
 def report(o: Options) -> "wr.Report":
     """Raises what W&B raises: a runset looks its project up."""
-    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.reports.v2.interface as wr
     from wandb_workspaces import expr
 
     def runs() -> "wr.Runset":
