@@ -1,6 +1,6 @@
-.PHONY: help fmt check test gpu docs table
+.PHONY: help fmt check test gpu test-slurm docs table
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
 fmt:  ## format and fix
 	ruff format . && ruff check --fix .
 check:  ## lint and types
@@ -9,5 +9,7 @@ test:  ## the tests
 	pytest
 gpu:  ## the tests that need CUDA
 	pytest tests/gpu
+test-slurm:  ## a grid on a real Slurm of two nodes, one of which dies; installs Debian packages for the while, needs root
+	WORLDKV_SLURM=1 pytest -s tests/slurm
 docs:  ## write the README's tables anew
 	python harness/docs.py

@@ -1,14 +1,9 @@
-"""What happens beside the loop: files, progress, W&B. Results are on disk before anything else is told of them."""
+"""What happens beside the loop: files and progress. Results are on disk before anything else is told of them."""
 
 import logging
-import netrc
-import os
-from collections.abc import Sequence
-from urllib.parse import urlparse
 
 import lightning as L
 import torch
-import wandb
 from lightning.pytorch.callbacks import BasePredictionWriter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -86,92 +81,3 @@ class ChunkProgress(L.Callback):
 
     def on_exception(self, trainer, module, exception: BaseException) -> None:
         self._bar.stop()
-
-
-def log_to_wandb(folder: RunFolder, results: dict, config: dict, mode: str, group: str, name: str) -> str | None:
-    """Mirror a finished run to W&B: config, chunk curves, the pair table, summary, media and the folder as an artifact.
-
-    mode: auto (online when logged in, else offline), online or offline. A W&B failure is logged and costs nothing else:
-    everything is on disk already. Returns the run's folder or address.
-    """
-    if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
-    try:
-        with wandb.init(
-            project="worldkv-harness",
-            group=group,
-            name=name,
-            job_type="eval",
-            config=config,
-            mode="online" if mode == "online" else "offline",
-            dir=folder.path,
-            reinit="finish_previous",
-            tags=[config["policy"], config["world"], config["backbone"]],
-            settings=wandb.Settings(silent=True, init_timeout=30),
-        ) as run:
-            _log_run(run, folder, results)
-            return run.url or run.dir
-    except Exception as error:  # noqa: BLE001  (tracking must never cost a result)
-        log.warning("W&B was not told of this run (%s); everything is in %s", error, folder.path)
-        return None
-
-
-def logged_in() -> bool:
-    """Whether W&B has a key for its server, without asking anybody: the environment, or the netrc file."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def _log_run(run, folder: RunFolder, results: dict) -> None:
-    run.define_metric("frame")
-    for prefix in ("chunk_cost/*", "policy/*"):
-        run.define_metric(prefix, step_metric="frame")
-    for row in _mean_by_chunk([r.chunks for r in folder.records() if not r.error]):
-        run.log(row)
-    records = [r for r in folder.records() if r.pairs]
-    columns = ["trajectory", *records[0].pairs[0]] if records else []
-    if columns:
-        run.log({"pairs": wandb.Table(columns=list(columns), data=[[r.name, *p.values()] for r in records for p in r.pairs])})
-    run.summary.update({k: v["mean"] for k, v in results["summary"].items()})
-    for picture in ("frames.png", "chunks.png"):
-        if (folder.path / picture).exists():
-            run.log({picture.removesuffix(".png"): wandb.Image(str(folder.path / picture))})
-    for video in sorted((folder.path / "videos").glob("*.mp4"))[:8]:
-        run.log({f"video/{video.stem}": wandb.Video(str(video), format="mp4")})
-    artifact = wandb.Artifact(f"run-{run.id}", type="run")
-    for file in ("config.yaml", "results.json", "pairs.csv", "chunks.csv", "trajectories.jsonl"):
-        artifact.add_file(str(folder.path / file))
-    run.log_artifact(artifact)
-
-
-def _mean_by_chunk(trajectories: Sequence[list[dict]]) -> list[dict[str, float]]:
-    """Curves over the frame index: cost and memory of generated chunks, averaged over trajectories."""
-    by_start: dict[int, list[dict]] = {}
-    for rows in trajectories:
-        for row in rows:
-            if not row["forced"]:
-                by_start.setdefault(row["start"], []).append(row)
-    curves = []
-    for start, rows in sorted(by_start.items()):
-
-        def mean(key: str, rows: list[dict] = rows) -> float:
-            return sum(r[key] for r in rows) / len(rows)
-
-        seconds = sum(mean(f"seconds_{p}") for p in ("plan", "assemble", "passes", "commit", "decode"))
-        curves.append(
-            {
-                "frame": start,
-                "chunk_cost/fps": mean("frames_px") / seconds,
-                "chunk_cost/attended_tokens": mean("attended_rows"),
-                "chunk_cost/window_bytes": mean("window_bytes"),
-                "chunk_cost/bank_bytes": sum(mean(key) for key in rows[0] if key.startswith("bank_bytes_")),
-                "policy/unreachable_frames": mean("unreachable_frames"),
-                "policy/retrieved_frames": sum(len(r["retrieved"].split()) for r in rows) / len(rows),
-            }
-        )
-    return curves

@@ -6,25 +6,23 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
-import imageio.v3 as iio
 import lightning as L
-import numpy as np
 import torch
 from hydra.utils import instantiate
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from harness.callbacks import ChunkProgress, ResultWriter, log_to_wandb
+from harness.callbacks import ChunkProgress, ResultWriter
 from harness.cli import flatten
 from harness.files import write_atomic
-from harness.media import contact_sheet, cost_plot, filmstrips
 from harness.memory import Memory, is_saved
+from harness.pictures import experiment_pictures, run_pictures
 from harness.results import DECIDES, RunFolder, config_hash, deciding, provenance, run_path
 from harness.runner import EvalModule, loader
-from harness.table import Run, comparison, finished_runs
+from harness.table import Run, comparison, headline
+from harness.tracking import Label, log_to_wandb
 from metrics.fid import frechet
 
 COMPARABLE = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone
@@ -34,7 +32,7 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
     """Run what is missing of one evaluation and return its results. Raises ValueError for settings that cannot work.
 
     choices: the option of every config group. compare: set it beside the other runs of its experiment, in a table and in
-    pictures (a sweep does that once, at its end).
+    pictures (-m and a sweep do that once, at their end).
     """
     for noisy in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -48,7 +46,7 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
     if not console.is_terminal:
         console = Console(width=140)
     folder = RunFolder(path)
-    if cfg.overwrite:
+    if cfg.overwrite and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":  # a requeued job goes on with what it has
         folder.clear()
     _check_same(folder, deciding(settings))
     world = instantiate(cfg.world, _convert_="all")
@@ -78,19 +76,19 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
             **provenance(_device(settings)),
         }
         results = folder.finish(run, world.names, _distances(folder, world.names))
-        _pictures(folder, label)
-        if compare and not cfg.run_dir:  # a chosen folder's parent is not ours to write to
-            _experiment_pictures(path.parent, folder, label, results["run"]["comparable"])
+        run_pictures(folder, label)
     else:
         console.print(f"finished before: {path} (overwrite=true runs it again)")
-    if compare:
-        console.print(comparison(path.parent, Run(label, path, results, folder.values())))
+    current = Run(label, path, results, folder.values())
+    if compare and fresh and not cfg.run_dir:  # a chosen folder's parent is not ours to write to
+        experiment_pictures(path.parent, current)
+    console.print(comparison(path.parent, current) if compare else headline(current), highlight=False)
     for failed, error in results["run"]["failed"].items():
         console.print(f"[red]failed:[/red] {failed}: {error}")
     if (fresh or os.environ.get("WANDB_SWEEP_ID")) and cfg.logger != "none":  # a W&B agent's run is a new one to its sweep
         # flat, and `policy` its name: the columns of a run whose `policy` a sweep has set, and of any other
         flat = flatten({k: settings[k] for k in DECIDES}) | {k: v for k, v in choices.items() if not k.startswith("hydra")}
-        where = log_to_wandb(folder, results, flat, cfg.logger, cfg.name, f"{label}-{cfg.seed}")
+        where = log_to_wandb(folder, results, flat, cfg.logger, Label(cfg.name, f"{label}-{cfg.seed}", tuple(cfg.tags), cfg.notes))
         console.print(f"W&B: {where}" if where else "W&B: not logged, see the warning above")
     console.print(f"results: {path}")
     return results
@@ -180,31 +178,3 @@ def _check_same(folder: RunFolder, settings: dict) -> None:
         theirs = deciding(old)
         if differ := [k for k in sorted(settings.keys() | theirs.keys()) if theirs.get(k) != settings.get(k)]:
             raise ValueError(f"{folder.path} holds a run with other settings of {', '.join(differ)}; choose another run_dir, or overwrite=true to replace it")
-
-
-def _pictures(folder: RunFolder, label: str) -> None:
-    records = [r for r in folder.records() if not r.error]
-    rated = sorted((r for r in records if r.pairs), key=lambda r: -r.values["quality/psnr_revisit"])
-    chosen = rated if len(rated) <= 12 else rated[:6] + rated[-6:]
-    entries = []
-    for half in (0, 1):  # each picture holds the best pair above the worst
-        for r in chosen:
-            image = iio.imread(folder.path / "trajectories" / f"{r.name}.png")
-            part = np.split(image, 2)[half]
-            row = (max if half == 0 else min)(r.pairs, key=lambda p: p["psnr_revisit"])
-            entries.append((f"{r.name} {int(row['first'])}/{int(row['revisit'])}: {row['psnr_revisit']:.1f} dB", part))
-    if entries:
-        contact_sheet(folder.path / "frames.png", entries)
-    cost_plot(folder.path / "chunks.png", {label: [r.chunks for r in records]}, f"{label}: cost over the rollout, median of {len(records)} trajectories")
-
-
-def _experiment_pictures(experiment: Path, folder: RunFolder, label: str, comparable: str) -> None:
-    """cost.png and frames.png of an experiment: every comparable run in one picture."""
-    runs = {r.label: r.path for r in finished_runs(experiment) if r.results["run"]["comparable"] == comparable}
-    runs = dict(sorted((runs | {label: folder.path}).items()))
-    rows = {name: [r.chunks for r in RunFolder(path).records() if not r.error] for name, path in runs.items()}
-    cost_plot(experiment / "cost.png", rows, f"{experiment.name}: cost over the rollout, median over trajectories")
-    for true in sorted((folder.path / "videos").glob("*_true.png"))[:1]:
-        own = true.name.replace("_true", "")
-        strips = [("true view", true)] + [(name, path / "videos" / own) for name, path in runs.items()]
-        filmstrips(experiment / "frames.png", [(name, iio.imread(p)) for name, p in strips if p.exists()], f"{experiment.name}: {own.removesuffix('.png')}")

@@ -4,6 +4,7 @@ or a second process that writes the same file never see or leave half of one."""
 import errno
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
     """A new name beside `path`, with its suffix, to write to; renamed to `path` afterwards, removed after an error."""
-    temporary = _beside(path).with_suffix(path.suffix)
+    temporary = _beside(path)
+    temporary = temporary.with_name(temporary.name + path.suffix)
     try:
         yield temporary
         temporary.replace(path)
@@ -65,6 +67,16 @@ def write_bytes(path: Path, data: bytes, remedy: str, flush: bool = False) -> No
                 os.fsync(file.fileno())
     except OSError as error:
         raise OSError(error.errno, f"could not write {path} ({len(data)} bytes): {error.strerror}; {remedy}") from error
+
+
+def remove_stale(folder: Path, seconds: float = 3600) -> None:
+    """Remove what processes that were killed had not finished writing, if it is older than any write can take."""
+    for path in folder.rglob(".*.partial*"):
+        try:
+            if time.time() - path.stat().st_mtime > seconds:
+                path.unlink()
+        except OSError:  # another one was faster
+            continue
 
 
 def _beside(path: Path) -> Path:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.files import aside, write_atomic, write_once
+from harness.files import aside, remove_stale, write_atomic, write_once
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ class Record:
 class RunFolder:
     """All paths and files of one run. Nothing here is ever half-written: files appear whole, by rename."""
 
-    FILES = ("config.yaml", "results.json", "pairs.csv", "chunks.csv", "trajectories.jsonl", "frames.png", "chunks.png")
+    FILES = ("config.yaml", "results.json", "pairs.csv", "chunks.csv", "trajectories.jsonl", "frames.png", "chunks.png", "error.txt")
     FOLDERS = ("trajectories", "videos", "wandb", "bank")
 
     def __init__(self, path: Path) -> None:
@@ -113,6 +113,7 @@ class RunFolder:
 
         extra: summary entries that are no means over trajectories.
         """
+        remove_stale(self.path)
         records = [r for r in self.records() if r.name in set(expected)]
         good = [r for r in records if not r.error]
         run = run | {

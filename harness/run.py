@@ -10,36 +10,67 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = sys.path[0].removesuffix("harness")
 
 import os  # noqa: E402
+import warnings  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import hydra  # noqa: E402
 from hydra.core.hydra_config import HydraConfig  # noqa: E402
-from hydra.errors import InstantiationException  # noqa: E402
+from hydra.errors import HydraException, InstantiationException  # noqa: E402
+from hydra.types import RunMode  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
 from harness.cli import CONF, check_overrides, label_of  # noqa: E402
+from harness.multirun import check_launcher, conclude, folder_of, planned, record_failure  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _main(cfg: DictConfig) -> None:
     if cfg.logger not in ("auto", "online", "offline", "none"):
         raise SystemExit(f"logger={cfg.logger}: use auto, online, offline or none")
-    from harness.evaluate import evaluate  # takes 5 s to import (torch, lightning): --help and typos are answered before
-
     hydra_config = HydraConfig.get()
     choices = {k: str(v) for k, v in hydra_config.runtime.choices.items()}
+    several = hydra_config.mode == RunMode.MULTIRUN
     try:
-        evaluate(cfg, choices, label_of(cfg, choices, hydra_config.overrides.task))
-    except (ValueError, OSError, InstantiationException) as error:
+        from harness.evaluate import evaluate  # takes 5 s to import (torch, lightning): --help and typos are answered before
+
+        evaluate(cfg, choices, label_of(cfg, choices, hydra_config.overrides.task), compare=not several)
+        folder_of(cfg, choices["policy"]).joinpath("error.txt").unlink(missing_ok=True)
+    except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         ours = error.__cause__ if isinstance(error, InstantiationException) else None  # Hydra wraps what a constructor raised
+        if several:  # one of many, maybe on another machine: the others go on, and main() says what is missing
+            record_failure(folder_of(cfg, choices["policy"]), ours if isinstance(ours, Exception) else error)
+            print(f"error: {ours or error}", flush=True)
+            return
+        if not isinstance(error, (ValueError, OSError, InstantiationException)):
+            raise
         raise SystemExit(f"error: {ours or error}") from None
 
 
 def main() -> None:
     """Entry point of the script and of the `worldkv-harness` command."""
-    check_overrides(CONF, sys.argv[1:])
-    _main()
+    arguments = sys.argv[1:]
+    # our launcher presets bear the plugins' names, which is what people write; that the plugins then check them is welcome
+    warnings.filterwarnings("ignore", message=r"\s*\S+ is validated against ConfigStore schema with the same name", category=UserWarning)
+    check_overrides(CONF, arguments)
+    if {a for a in arguments if a.startswith("-")} - {"-m", "--multirun"} or not {"-m", "--multirun"} & set(arguments):
+        _main()
+        return
+    check_launcher(arguments)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # of the jobs
+    try:
+        jobs = planned(arguments)
+    except HydraException:  # Hydra will say it
+        jobs = []
+    try:
+        _main()
+    finally:  # also after a launcher that lost a job
+        missing = conclude(jobs)
+    if missing:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,8 @@ class EvalModule(L.LightningModule):
         values |= {"pairs": float(len(pairs)), "chunks": float(len(out.stats))}
         features = None
         if self.features is not None and pairs:
-            features = tuple(self.features(out.frames[[int(row[which]) for row in pairs]]) for which in ("first", "revisit"))
+            first, again = (self.features(out.frames[[int(row[which]) for row in pairs]]) for which in ("first", "revisit"))
+            features = (first, again)
         record = Record(trajectory.name, values, pairs, [chunk_row(s) for s in out.stats], out.noise, camera=top_view(trajectory.c2w[: len(out.frames)]))
         return Outcome(record, trajectory, out, features)
 

@@ -22,7 +22,7 @@ import tempfile  # noqa: E402
 from collections.abc import Iterator, Sequence  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from multiprocessing import connection, forkserver  # noqa: E402
-from multiprocessing.context import BaseContext  # noqa: E402
+from multiprocessing.context import ForkContext, ForkServerContext  # noqa: E402
 from multiprocessing.process import BaseProcess  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -86,7 +86,7 @@ def devices() -> list[str]:
 class Runner:
     """Starts points, each in its own process, and keeps count. What it knows comes from the disk."""
 
-    def __init__(self, options: Options, experiment: Path, context: BaseContext) -> None:
+    def __init__(self, options: Options, experiment: Path, context: ForkContext | ForkServerContext) -> None:
         self.options, self.experiment, self._context = options, experiment, context
         self.done: dict[Point, dict[str, float]] = {}
         self.failed: dict[Point, str] = {}

@@ -55,6 +55,13 @@ def finished_runs(experiment: Path) -> list[Run]:
     return runs
 
 
+def headline(run: Run) -> str:
+    """A run's means in one line, for logs."""
+    means = run.results["summary"]
+    shown = [f"{heading} {form.format(means[key]['mean'] * factor)}" for key, heading, form, factor in (*QUALITY, *COST) if key in means]
+    return rf"{run.label}, seed {run.results['run']['seed']}: {', '.join(shown)}".replace("[", r"\[")
+
+
 def comparison(experiment: Path, current: Run) -> Group:
     """Every finished run of an experiment beside the current one (marked): quality with floor, ceiling and paired
     differences, then cost."""

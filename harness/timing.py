@@ -34,7 +34,7 @@ class Stopwatch:
         self.start()
 
     def start(self) -> None:
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self._part = "assembly"  # what no wrapper claims: assembly, and the loop itself
         self._last = self._now()
 

@@ -8,23 +8,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from backbones.rooms import WEIGHTS
 from tests.conftest import CONF
 
-GROUPS = {
-    g: sorted(p.stem for p in (CONF / g).glob("*.yaml"))
-    for g in (
-        "policy",
-        "backbone",
-        "world",
-        "store",
-        "metric",
-        "experiment",
-        "budget",
-        "policy/selector",
-        "policy/compressor",
-        "policy/placement",
-        "policy/likeness",
-        "store/codec",
-    )
-}
+PARTS = ("hydra/launcher", "policy/selector", "policy/compressor", "policy/placement", "policy/likeness", "store/codec")
+GROUPS = {g: sorted(p.stem for p in (CONF / g).glob("*.yaml")) for g in ("policy", "backbone", "world", "store", "metric", "experiment", "budget", *PARTS)}
 
 
 def test_every_yaml_is_in_a_tested_group():
@@ -32,7 +17,7 @@ def test_every_yaml_is_in_a_tested_group():
     assert known == {str(p.relative_to(CONF)) for p in CONF.rglob("*.yaml")}
 
 
-@pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names if g not in ("experiment", "budget")])
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names if g not in ("experiment", "budget", "hydra/launcher")])
 def test_options_instantiate(group, name, tmp_path):
     overrides = ["policy=places"] * (group == "policy/likeness") + [f"{group}={name}"]
     if group == "backbone" and not name.startswith("rooms"):  # published sizes need a GPU's memory
@@ -56,6 +41,26 @@ def test_budgets_are_windows_of_their_name(name):
     frames = int(name[1:])
     assert policies["worldkv"].retrieved + 9 == policies["no_sink"].retrieved + 6 == frames
     assert policies["sink_recent"].recent + 6 == policies["sliding"].recent + 3 == frames
+
+
+@pytest.mark.filterwarnings("ignore:\\s*\\S+ is validated against ConfigStore schema")
+@pytest.mark.parametrize("name", GROUPS["hydra/launcher"])
+def test_launchers_compose_and_are_what_their_plugin_takes(name):
+    """Where the plugin is installed, Hydra also checks every key against the plugin's own schema."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", [f"hydra/launcher={name}", "name=e"], return_hydra_config=True)
+    launcher = cfg.hydra.launcher
+    assert launcher._target_.split(".")[0] == "hydra_plugins"
+    if name.startswith("submitit"):
+        assert launcher.submitit_folder == "outputs/e/.submitit/%j" and launcher.name == "e"
+        made = instantiate(launcher)
+        assert made.params["timeout_min"] == launcher.timeout_min
+    if name == "submitit_slurm":
+        from submitit.slurm.slurm import SlurmExecutor
+
+        known = SlurmExecutor._valid_parameters() | set(SlurmExecutor._equivalence_dict()) | {"submitit_folder", "max_num_timeout"}
+        assert set(made.params) <= known
+        assert made.params["additional_parameters"] == {"requeue": True}
 
 
 @pytest.mark.parametrize("name", GROUPS["experiment"])

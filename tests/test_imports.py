@@ -7,7 +7,8 @@ import pytest
 from tests.conftest import ROOT
 
 OURS = ("harness", "policies", "backbones", "metrics")
-ENTRY = {"harness.run", "harness.train", "harness.bench", "harness.sweep", "harness.report"}  # entry points may import anything
+# entry points may import anything
+ENTRY = {"harness.run", "harness.train", "harness.bench", "harness.sweep", "harness.report", "harness.dashboard"}
 ALLOWED = {  # module prefix -> prefixes of ours that it may import
     "harness.types": (),
     "harness.page": (),
@@ -30,7 +31,10 @@ ALLOWED = {  # module prefix -> prefixes of ours that it may import
     "harness.table": ("harness.results",),
     "harness.cli": (),
     "harness.reporting": ("harness.cli", "harness.files", "harness.reporting", "harness.results", "harness.table"),
+    "harness.pictures": ("harness.media", "harness.results", "harness.table"),
+    "harness.multirun": ("harness.cli", "harness.files", "harness.pictures", "harness.results", "harness.table"),
     "harness.docs": ("harness.files", "harness.media", "harness.results", "harness.table"),
+    "harness.tracking": ("harness.results",),
     "harness.runner": ("harness", "metrics"),
     "harness.callbacks": ("harness",),
     "harness.evaluate": ("harness", "metrics"),
@@ -41,9 +45,9 @@ ALLOWED = {  # module prefix -> prefixes of ours that it may import
 }
 ONLY_IN = {
     "lightning": ("harness.runner", "harness.callbacks", "harness.training", "harness.evaluate", "harness.train"),
-    "wandb": ("harness.callbacks",),
-    "hydra": ("harness.run", "harness.sweep", "harness.sweeping", "harness.bench", "harness.train", "harness.evaluate", "harness.cli"),
-    "omegaconf": ("harness.run", "harness.sweep", "harness.sweeping", "harness.bench", "harness.train", "harness.evaluate", "harness.cli"),
+    "wandb": ("harness.tracking", "harness.dashboard"),
+    "hydra": ("harness.run", "harness.sweep", "harness.sweeping", "harness.bench", "harness.train", "harness.evaluate", "harness.cli", "harness.multirun"),
+    "omegaconf": ("harness.run", "harness.sweep", "harness.sweeping", "harness.bench", "harness.train", "harness.evaluate", "harness.cli", "harness.multirun"),
 }
 
 

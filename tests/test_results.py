@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from harness.files import write_atomic
+from harness.files import aside, write_atomic
 from harness.results import Record, RunFolder, interval, paired, summarise
 from harness.table import Run, comparison
 
@@ -66,6 +66,25 @@ def test_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
         write_atomic(target, "new")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target], "no litter"
+
+
+def test_partial_files_of_a_dead_process_are_never_read_and_go_in_time(tmp_path):
+    """What a killed node leaves is no result, no video and no picture; a write that may still go on is left alone."""
+    folder = RunFolder(tmp_path)
+    folder.create()
+    folder.write(Record("a", {"quality/x": 1.0}))
+    with aside(tmp_path / "videos" / "a.mp4") as living:
+        living.write_text("half")
+        dead = living.with_name(living.name.replace(".partial", "0.partial"))
+        dead.write_text("half")
+        os.utime(dead, (0, 0))
+        stale = tmp_path / "trajectories" / ".b.json.0123456789ab.partial"
+        stale.write_text('{"name": "b"')
+        os.utime(stale, (0, 0))
+        assert folder.done() == {"a"} and not list((tmp_path / "videos").glob("[!.]*"))
+        folder.finish({}, ["a"])
+        assert living.exists() and not dead.exists() and not stale.exists()
+    assert (tmp_path / "videos" / "a.mp4").read_text() == "half"
 
 
 def test_intervals_cover_and_pair():

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,6 +99,24 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(tmp_path):
     quality = {k for k in one["summary"] if k.startswith("quality/")}
     assert all(one["summary"][k] == two["summary"][k] for k in quality), "killed and resumed on one process equals two processes"
     assert one["run"]["noise"] == two["run"]["noise"]
+
+
+def test_jobs_of_a_launcher_are_compared_and_failures_named(tmp_path):
+    """Each run in a process that prints elsewhere; one has settings that cannot work. The next start repeats only that one."""
+    arguments = ["-m", "hydra/launcher=submitit_local", "policy=sliding", "policy.recent=12,-1", *TINY, "logger=none", "videos=0", "name=e"]
+    out = run(*arguments, cwd=tmp_path, code=1)
+    assert "1 of 2 runs are finished: outputs/e" in out
+    assert re.search(r"not finished: .*policy.recent=-1.*: sliding: recent=-1 frames; give 0 or more", out), out
+    assert "sliding recent=12" in out.split("cost on")[-1], "the comparison"
+    assert "validated against" not in out
+    (good,) = (tmp_path / "outputs" / "e").glob("*/results.json")
+    (bad,) = (tmp_path / "outputs" / "e").glob("*/error.txt")
+    assert "Traceback" in bad.read_text() and good.parent != bad.parent
+    assert (tmp_path / "outputs" / "e" / "cost.png").exists()
+    at = good.stat().st_mtime_ns
+    out = run(*[a for a in arguments if "launcher" not in a], cwd=tmp_path, code=1)
+    assert "finished before" in out and "1 of 2 runs" in out, "the basic launcher goes on after a failure too"
+    assert good.stat().st_mtime_ns == at
 
 
 @pytest.mark.parametrize(

@@ -43,11 +43,8 @@ def offline_configs(run: Path) -> dict:
     """The columns that W&B has of a run, read by its own tool from the offline folder."""
     (folder,) = (run / "wandb").glob("offline-run-*")
     out = subprocess.run([sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)], capture_output=True, text=True, check=True).stdout
-    found: dict = {}
-    for line in out.splitlines():
-        record = json.loads(line)
-        found |= {"config": record["config"]} if "config" in record else {}
-    return found
+    records = (json.loads(line) for line in out.splitlines())
+    return next(r["run"]["config"]["update"] for r in records if r["type"] == "run")
 
 
 def test_two_agents_run_a_whole_grid(tmp_path, server):
@@ -69,5 +66,7 @@ def test_two_agents_run_a_whole_grid(tmp_path, server):
     runs = sorted((tmp_path / "outputs" / "g").glob("*/results.json"))
     found = [json.loads(p.read_text())["run"] for p in runs]
     assert {(r["policy"], r["seed"]) for r in found} == points and not any(r["failed"] for r in found), said
-    config = offline_configs(runs[-1].parent)["config"]
-    print(config)
+    config = offline_configs(runs[-1].parent)
+    assert config["policy"] == found[-1]["policy"] and config["seed"] == found[-1]["seed"]
+    assert {"policy._target_", "policy.recent", "world.trajectories"} <= config.keys(), "flat, as without a sweep"
+    assert not [k for k, v in config.items() if isinstance(v, dict) and k != "_wandb"]

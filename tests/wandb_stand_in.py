@@ -14,9 +14,14 @@ import sweeps
 
 
 class StandIn:
-    """`url` is what WANDB_BASE_URL takes. operations: names of the requests, in order. given: the points that agents took."""
+    """`url` is what WANDB_BASE_URL takes. operations: names of the requests, in order. given: the points that agents took.
 
-    def __init__(self) -> None:
+    mood: well; error (500 to everything), hang (says nothing), late error and late hang (from the first request for data on).
+    """
+
+    def __init__(self, mood: str = "well") -> None:
+        self.mood, self.over = mood, threading.Event()
+        self.views: list[dict] = []
         self.config: dict = {}
         self.text = ""
         self.operations: list[str] = []
@@ -29,6 +34,7 @@ class StandIn:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
+        self.over.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -40,6 +46,26 @@ class StandIn:
 
     def _Viewer(self, _) -> dict:
         return {"viewer": {"id": "u", "entity": "e", "username": "u", "flags": "{}", "teams": {"edges": []}}}
+
+    def _GetDefaultEntity(self, _) -> dict:
+        return {"viewer": {"id": "u", "entity": "e"}}
+
+    def _ProjectInternalId(self, _) -> dict:
+        return {"project": {"id": "p", "internalId": "p-internal"}}
+
+    def _GetProjects(self, _) -> dict:
+        node = {"__typename": "Project", "id": "p", "name": "worldkv-harness", "entityName": "e", "createdAt": "2026-01-01T00:00:00Z"}
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"pageInfo": page, "edges": [{"node": node | {"isBenchmark": False, "user": None}}]}}
+
+    def _UpsertView2(self, variables: dict) -> dict:
+        """Both a workspace and a report are views."""
+        self.views.append(variables)
+        project = {"id": "p", "name": variables["projectName"], "entityName": variables["entityName"]}
+        view = variables | {"id": f"view{len(self.views)}", "updatedAt": None, "project": project}
+        return {"upsertView": {"view": view, "inserted": True}}
+
+    _upsertView = _UpsertView2
 
     def _UpsertSweep(self, variables: dict) -> dict:
         self.text = variables["config"]
@@ -72,9 +98,25 @@ class StandIn:
 class _Handler(BaseHTTPRequestHandler):
     stand_in: StandIn
 
+    def do_GET(self) -> None:
+        if not self._misbehaves(self.stand_in.mood):
+            self._answer({})
+
     def do_POST(self) -> None:
+        if self._misbehaves(self.stand_in.mood.removeprefix("late ")):
+            return
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         answer = self.stand_in.answer(json.loads(body)) if self.path == "/graphql" else {}  # others are telemetry
+        self._answer(answer)
+
+    def _misbehaves(self, mood: str) -> bool:
+        if mood == "hang":
+            self.stand_in.over.wait()
+        if mood == "error":
+            self.send_error(500)
+        return mood in ("hang", "error")
+
+    def _answer(self, answer: dict) -> None:
         text = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")

@@ -1,0 +1,122 @@
+"""What W&B is told of a run, and that it cannot fail or hold up one: against a stand-in that is down, slow or broken."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.cli import CONF, composed
+from harness.results import RunFolder
+from harness.tracking import Label, curves, files_of, log_to_wandb, logged_in, pair_table
+from tests.wandb_stand_in import StandIn
+
+CONFIG = {"policy": "worldkv", "world": "rooms_tiny", "backbone": "rooms_tiny", "policy.retrieved": 6}
+SETTINGS = ["policy=worldkv", "backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "logger=none", "videos=1", "threads=1", "progress=false"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Path, dict]:
+    """A finished run's folder and results."""
+    from harness.evaluate import evaluate
+
+    path = tmp_path_factory.mktemp("w") / "run"
+    cfg, choices = composed(CONF, [*SETTINGS, f"run_dir={path}"])
+    return path, evaluate(cfg, choices, "worldkv", compare=False)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Nobody is logged in here, and the environment says nothing."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def told(where: str) -> tuple[dict, dict, list[dict]]:
+    """Config, summary and history of an offline run, read by W&B's own tool."""
+    folder = Path(where).parent
+    out = subprocess.run([sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)], capture_output=True, text=True, check=True).stdout
+    rows = [json.loads(line) for line in out.splitlines()]
+    (Path(where) / "said.json").write_text(out)
+    config = next(r["run"]["config"]["update"] for r in rows if r["type"] == "run")
+    summary: dict = {}
+    for r in rows:
+        summary |= r["summary"]["update"] if r["type"] == "summary" else {}
+    return config, summary, [r["history"]["item"] for r in rows if r["type"] == "history"]
+
+
+def test_a_run_is_mirrored_whole(made, home):
+    path, results = made
+    label = Label("e", "worldkv-0", ("mine",), "what I tried")
+    where = log_to_wandb(RunFolder(path), results, CONFIG, "auto", label)
+    assert where and "offline-run" in where, "not logged in: offline"
+    config, summary, history = told(where)
+    said = (Path(where) / "said.json").read_text()
+    assert {k: config[k] for k in CONFIG} == CONFIG
+    for key, entry in results["summary"].items():
+        assert summary[key] == pytest.approx(entry["mean"]), f"{key}: the run's mean, and not the last point of a curve"
+    assert summary["setting/policy_retrieved"] == 6 and summary["cost/bank_bytes"] == summary["cost/bank_bytes_gpu"]
+    frames = [h["frame"] for h in history if "cost/fps" in h]
+    assert frames == sorted(set(frames)) and len(frames) > 2
+    for text in ('"e"', "worldkv-0", "mine", "what I tried", "eval"):
+        assert text in said, text
+    assert len(list((Path(where) / "media").rglob("*.mp4"))) == 2
+    assert curves([]) == []
+
+
+def test_the_table_shows_every_pair(made):
+    """Pictures of the trajectories that have videos, scores of all; the difference is of the very two pictures beside it."""
+    table = pair_table(RunFolder(made[0]))
+    records = RunFolder(made[0]).records()
+    assert table is not None and len(table.data) == sum(len(r.pairs) for r in records)
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.data]
+    assert {"PSNR", "SSIM", "gap"} <= rows[0].keys()
+    for row in rows:
+        seen = [row[k] for k in ("first visit", "revisit", "difference")]
+        assert all(seen) if row["trajectory"] == records[0].name else not any(seen)
+    pair = min(records[0].pairs, key=lambda r: r["revisit"])
+    assert (rows[0]["first"], rows[0]["again"], rows[0]["PSNR"], rows[0]["gap"]) == (pair["first"], pair["revisit"], pair["psnr_revisit"], pair["gap_frames"])
+    first, revisit, difference = (np.asarray(rows[0][k].image).astype(int) for k in ("first visit", "revisit", "difference"))
+    assert np.abs((127.5 + revisit - first).clip(0, 255) - difference).mean() < 12, "as far as H.264 goes"
+
+
+def test_the_artifact_is_the_run_folder(made):
+    names = {str(p.relative_to(made[0])) for p in files_of(made[0])}
+    assert {"config.yaml", "results.json", "pairs.csv", "chunks.csv", "trajectories.jsonl", "frames.png"} <= names
+    assert any(n.startswith("videos/") for n in names) and any(n.startswith("trajectories/") for n in names)
+    assert not [n for n in names if n.startswith("wandb") or "/." in n]
+
+
+@pytest.mark.parametrize("mood", ["refuses", "error", "hang", "late error", "late hang"])
+def test_a_server_that_is_down_slow_or_broken_costs_a_bounded_wait_and_nothing_else(made, home, monkeypatch, mood, caplog):
+    path, results = made
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file() and "wandb" not in p.parts}
+    server = StandIn(mood)
+    if mood == "refuses":
+        server.close()
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert logged_in()
+    began = time.monotonic()
+    where = log_to_wandb(RunFolder(path), results, CONFIG, "auto", Label("e", mood))
+    took = time.monotonic() - began
+    server.close() if mood != "refuses" else None
+    print(f"{mood}: {took:.1f} s, {where}")
+    assert where and "offline-run" in where, "kept for `wandb sync`"
+    assert took < 45, f"{mood}: waited {took:.0f} s"
+    assert "offline" in caplog.text
+    assert {p: p.read_bytes() for p in before} == before
+
+
+@pytest.mark.parametrize("mode", ["online", "auto"])
+def test_nobody_is_asked_for_a_key(made, home, monkeypatch, mode):
+    path, results = made
+    monkeypatch.setenv("WANDB_MODE", "online" if mode == "auto" else "")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a prompt"))
+    where = log_to_wandb(RunFolder(path), results, CONFIG, mode, Label("e", mode))
+    assert where and "offline-run" in where
