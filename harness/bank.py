@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from harness.codecs import Packed
+from harness.codecs import Codec, Packed
 from harness.page import Page
 from harness.stores import PackedStore, Store
 from harness.types import KV, Chunk, Geometry, Plan
@@ -20,9 +20,10 @@ class KVBank:
     With raw keys (un-rotated) the store holds every page and the window only working copies.
     """
 
-    def __init__(self, geometry: Geometry, window: Store, below: PackedStore, raw_keys: bool) -> None:
+    def __init__(self, geometry: Geometry, window: Store, below: PackedStore, raw_keys: bool, codec: Codec | None = None) -> None:
         self.geometry, self.raw_keys = geometry, raw_keys
         self._window, self._below = window, below
+        self._codec = codec or below.codec
         self._rows: dict[int, int] = {}
         self._latents: dict[int, Tensor] = {}  # frame -> `b s c`, of frames that can be encoded again
         self._latents_tier = "cpu" if below.tier == "cpu" else "gpu"
@@ -147,7 +148,7 @@ class KVBank:
         """The stored form of a frame on the backbone's device; reading below the window counts as a transfer."""
         if frame in self._below.frames():
             self._moved += self._below.size(frame)
-            return self._below.get(frame)
+            return self._codec.unpack(self._below.fetch(frame))
         return self._window.get(frame)
 
     @property
@@ -168,5 +169,5 @@ class KVBank:
             self._below.put_packed(frame, packed.to(self.geometry.device))
 
     def _store(self, frame: int, page: Page) -> None:
-        self._below.put(frame, page)
+        self._below.put_packed(frame, self._codec.pack(page))
         self._moved += self._below.size(frame)

@@ -82,6 +82,18 @@ class Exact(Codec):
         return parts[0]
 
 
+class Bf16(Codec):
+    """bfloat16: for a model that computes in float32, the precision at which published ones keep their K/V.
+
+    No number is wrong by more than 2^-8 of itself."""
+
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (x.to(torch.bfloat16),)
+
+    def decode(self, parts: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
+        return parts[0].to(dtype)
+
+
 class Int8(Codec):
     """8 bits a number and a float16 scale for each head of a token: its largest number is 127.
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from harness.attention import dense
 from harness.bank import KVBank
+from harness.codecs import Codec
 from harness.types import KV, Chunk, Geometry, Plan, Site
 
 
@@ -16,12 +17,14 @@ class CachePolicy(ABC):
     raw_keys: whether the bank keeps keys un-rotated, for placements that move rows and for policies that score or merge
     keys; known after `reset`. looks: whether `attend` keeps scores of what it sees, so that no wrapper may show it less.
     plans_ahead: whether a chunk may be planned as soon as the one before it is committed, so that its pages are fetched while
-    that one is decoded; False for a policy that looks at something later.
+    that one is decoded; False for a policy that looks at something later. codec: the form of banked pages, where the policy
+    has a say in it; None leaves it to the store.
     """
 
     raw_keys: bool = False
     looks: bool = False
     plans_ahead: bool = True
+    codec: Codec | None = None
 
     def reset(self, geometry: Geometry) -> None:
         """Forget everything; check the fields against the geometry and raise ValueError naming both and the remedy."""
@@ -46,7 +49,7 @@ class PolicyWrapper(CachePolicy):
 
     def reset(self, geometry: Geometry) -> None:
         self.inner.reset(geometry)
-        self.raw_keys, self.looks = self.inner.raw_keys, self.inner.looks
+        self.raw_keys, self.looks, self.codec = self.inner.raw_keys, self.inner.looks, self.inner.codec
         self.plans_ahead = type(self).plans_ahead and self.inner.plans_ahead
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:

@@ -42,7 +42,7 @@ def rollout(
     policy.reset(g)
     backbone.begin(trajectory)
     context = ContextBuffer(g, 1, backbone.rope, limit_rows=len(chunks) * g.chunk * g.tokens)
-    bank = KVBank(g, context, store, policy.raw_keys)
+    bank = KVBank(g, context, store, policy.raw_keys, policy.codec)
     again = Encoder(backbone, trajectory, chunks, context, bank)
     latent_frames = len(chunks) * g.chunk
     session = Session(backbone, policy, context, bank, trajectory, Reel(g.frames_px(latent_frames)), Reel(latent_frames))

@@ -43,6 +43,7 @@ MATRIX = [
     ("annca", INF, False),
     ("fast_ar", INF, False),
     ("capped", 18, True),
+    ("int4_chunks", 18, False),
     ("places", 18, True),
     ("ema", 18, True),
     ("landmark", 18, True),
