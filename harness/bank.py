@@ -20,6 +20,7 @@ class KVBank:
         self.geometry, self.raw_keys = geometry, raw_keys
         self._window, self._below = window, below
         self._rows: dict[int, int] = {}
+        self._held: dict[int, float] = {}
         self.bytes_moved = 0
         below.reset(geometry.device)
 
@@ -31,6 +32,10 @@ class KVBank:
     def rows(self, frame: int) -> int:
         """Rows a layer stores of `frame`; 0 for a frame that was dropped or never was."""
         return self._rows.get(frame, 0)
+
+    def held(self, frame: int) -> float:
+        """Rows of `frame` that the average head holds: `rows` unless some are absent."""
+        return self._held.get(frame, self.rows(frame))
 
     def nbytes(self, tier: str) -> int:
         """Bytes in a tier, the window not included."""
@@ -51,7 +56,7 @@ class KVBank:
     def replace(self, frames: tuple[int, ...], rows: Int[Tensor, "l n *h"], into: Int[Tensor, "l m *h"] | None = None) -> None:
         """Keep only `rows` of the concatenated rows of `frames` from now on, as one page under the first of them.
 
-        Layers and heads may keep different rows, but equally many. The full forms leave the window. into: which of the kept rows
+        Layers and heads may keep different rows, and fewer of them where `rows` is filled up with -1. The full forms leave the window. into: which of the kept rows
         each row is merged into (see `Page.merge`); without it the others are lost.
         """
         page = Page.joined([self.page(frame) for frame in frames])
@@ -65,12 +70,15 @@ class KVBank:
         self.drop(frame)
         self._store(frame, page)
         self._rows[frame] = page.rows
+        if (present := page.present) is not None:
+            self._held[frame] = page.rows * present.float().mean().item()
 
     def drop(self, frame: int) -> None:
         """Forget a frame in every tier."""
         self._window.drop(frame)
         self._below.drop(frame)
         del self._rows[frame]
+        self._held.pop(frame, None)
 
     def demote(self, frame: int) -> None:
         """Called when a plan leaves out a frame that is in the window: move it below unless a copy is there."""
