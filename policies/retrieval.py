@@ -69,14 +69,17 @@ class RetrievalPolicy(CachePolicy):
             return Plan.of_frames(bank.frames)
         pages = {c: [f for f in range(c * size, (c + 1) * size) if bank.rows(f)] for c in candidates}
         order = self.selector.order(chunk, candidates, [*sink, *recent])
-        parts = [self._parts(c, slot) for slot, c in enumerate(order)]
+        parts = {c: self._parts(c, slot) for slot, c in enumerate(order)}
         chosen = self._within_budget(order, parts, pages, bank)
-        rows = {f: r for part in parts[: len(chosen)] for f, r in part.items()}
+        takers = self.selector.takers(candidates, len(chosen))
+        chosen = sorted(takers, key=order.index) or chosen
+        rows = {f: r for c in chosen for f, r in parts[c].items()}
+        seen = {f: heads for c, heads in takers.items() for f in pages[c]}
         retrieved = [pages[c] for c in (chosen if self.placement.by_similarity else sorted(chosen))]
         times = self.placement.times(sink, retrieved, recent, chunk.start, size)
         flat = tuple(f for group in retrieved for f in group)
         reachable = frozenset(f for c in candidates for f in range(c * size, (c + 1) * size))
-        return Plan((*sink, *flat, *recent), times, rows=rows, candidates=reachable, retrieved=flat)
+        return Plan((*sink, *flat, *recent), times, rows=rows, seen=seen, candidates=reachable, retrieved=flat)
 
     def _parts(self, chunk: int, slot: int) -> dict[int, Tensor]:
         """Which rows of a chunk's frames the window takes, when they are chosen at retrieval."""
@@ -85,13 +88,13 @@ class RetrievalPolicy(CachePolicy):
         choices = self._kept[chunk]
         return {f: rows for frames, rows in choices[slot % len(choices)] for f in frames}
 
-    def _within_budget(self, order: list[int], parts: list[dict[int, Tensor]], pages: dict[int, list[int]], bank: KVBank) -> list[int]:
-        """The longest prefix of `order` whose cost fits."""
+    def _within_budget(self, order: list[int], parts: dict[int, dict[int, Tensor]], pages: dict[int, list[int]], bank: KVBank) -> list[int]:
+        """The longest prefix of `order` whose cost fits; absent rows cost nothing."""
         g = self._geometry
         price = {"equivalents": 1 / g.tokens, "tokens": 1, "bytes": g.row_bytes}.get(self.unit, 0)
         left = self.retrieved
-        for i, (c, part) in enumerate(zip(order, parts, strict=True)):
-            rows = sum(part[f].shape[1] if f in part else bank.rows(f) for f in pages[c])
+        for i, c in enumerate(order):
+            rows = sum((parts[c][f] >= 0).sum(1).float().mean().item() if f in parts[c] else bank.held(f) for f in pages[c])
             left -= g.chunk if self.unit == "frames" else rows * price
             if left < 0 and self.retrieved != inf:
                 return order[:i]
@@ -99,6 +102,7 @@ class RetrievalPolicy(CachePolicy):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         self.selector.look(q, site)
+        self.compressor.look(q, k, site)
         return super().attend(q, k, v, site)
 
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:

@@ -96,7 +96,7 @@ class TokenBudgetPolicy(CachePolicy):
         return tuple(f for f in bank.frames if self.sink <= f < start - self.recent)
 
     def _best(self, pool: tuple[int, ...], bank: KVBank) -> Int[Tensor, "l n *h"]:
-        """The rows of the pool that each layer and head can afford, in rising order, filled up with -1."""
+        """The rows of the pool that each layer and head can afford, in rising order; -1 first where a layer affords less than others."""
         born = torch.cat([self._born[f] for f in pool], 1)
         score = self.scorer.score(pool, bank).to(born.device).masked_fill(born < 0, -inf)
         counts = self.split.counts(int(self._budget), (born >= 0).sum(1).amin(1).tolist())
@@ -104,8 +104,7 @@ class TokenBudgetPolicy(CachePolicy):
             score = score.mean(2, keepdim=True)
         best = score.argsort(dim=1, descending=True, stable=True)[:, : max(counts)]
         late = torch.arange(max(counts), device=best.device)[:, None] >= torch.tensor(counts, device=best.device)[:, None, None]
-        rows = best.masked_fill(late, score.shape[1]).sort(1).values
-        rows = rows.masked_fill(rows == score.shape[1], -1)
+        rows = best.masked_fill(late, -1).sort(1).values
         return rows if self.per_head else rows[..., 0]
 
     def _times(self, frames: list[int], pool: tuple[int, ...], start: int, span: int) -> tuple[float, ...] | None:
@@ -113,7 +112,7 @@ class TokenBudgetPolicy(CachePolicy):
         if self.realign == "none":
             return None
         first = start - sum(f >= max(self.sink, start - self.recent) for f in frames) - span
-        moved = {f: first - self.sink + f for f in frames if f < self.sink}
+        moved = {f: first - min(self.sink, start) + f for f in frames if f < self.sink}
         if self.realign == "all" and len(pool) == 1:
             moved[pool[0]] = first
         return tuple(float(moved.get(f, f)) for f in frames)

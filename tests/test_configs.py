@@ -11,6 +11,7 @@ from tests.conftest import CONF
 GROUPS = {
     g: sorted(p.stem for p in (CONF / g).glob("*.yaml"))
     for g in ("policy", "backbone", "world", "store", "metric", "experiment", "policy/selector", "policy/compressor", "policy/placement", "store/codec")
+    + ("policy/scorer", "policy/split")
 }
 
 
@@ -21,7 +22,7 @@ def test_every_yaml_is_in_a_tested_group():
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names if g != "experiment"])
 def test_options_instantiate(group, name, tmp_path):
-    overrides = [f"{group}={name}"]
+    overrides = [f"{group}={name}"] if group not in ("policy/scorer", "policy/split") else ["policy=h2o", f"{group}={name}"]
     if group == "backbone" and not name.startswith("rooms"):  # published sizes need a GPU's memory
         overrides += ["backbone.weights=random", "backbone.size=[32,32]", "backbone.sizes={dim: 32, heads: 2, layers: 1, ffn: 8, context_dim: 8}"]
     if group == "world" and name in ("recorded", "scenes"):

@@ -71,4 +71,5 @@ class MassScorer(Scorer):
 
     def keep(self, frames: tuple[int, ...], rows: Tensor) -> None:
         mass = torch.cat([self._mass.pop(f) for f in frames], 1)
-        self._mass[frames[0]] = mass.gather(1, rows.clamp(min=0).to(mass.device))
+        rows = rows.to(mass.device)
+        self._mass[frames[0]] = mass.gather(1, rows.clamp(min=0)).masked_fill(rows < 0, 0)
