@@ -56,8 +56,8 @@ class KVBank:
     def replace(self, frames: tuple[int, ...], rows: Int[Tensor, "l n *h"], into: Int[Tensor, "l m *h"] | None = None) -> None:
         """Keep only `rows` of the concatenated rows of `frames` from now on, as one page under the first of them.
 
-        Layers and heads may keep different rows, and fewer of them where `rows` is filled up with -1. The full forms leave the window. into: which of the kept rows
-        each row is merged into (see `Page.merge`); without it the others are lost.
+        Layers and heads may keep different rows, and fewer of them where `rows` is filled up with -1. The full forms leave the
+        window. into: which of the kept rows each row is merged into (see `Page.merge`); without it the others are lost.
         """
         page = Page.joined([self.page(frame) for frame in frames])
         page = page.keep(rows) if into is None else page.merge(rows, into)

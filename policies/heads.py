@@ -25,8 +25,8 @@ class HeadsPolicy(PolicyWrapper):
     at the 2nd chunk, RazorAttention (arXiv 2407.15891) and DuoAttention (arXiv 2410.10819) keep a full cache for retrieval heads
     only. Uncertain: Forcing-KV and DuoAttention label heads offline, over many prompts; its dynamic heads also prune what
     they keep; RazorAttention leaves a mean token in place of what is dropped; reach here counts only what the inner policy
-    brings back. sink, recent: the inner policy's, in frames. A frame's bytes shrink where the inner policy
-    charges by rows held, so that with unit=equivalents as much as before comes back, in more chunks for fewer heads.
+    brings back. sink, recent: the inner policy's, in frames. An inner policy that charges by the rows that the average head
+    holds (unit=equivalents) brings more chunks back to fewer heads; with unit=frames the same chunks, and attention shrinks.
     """
 
     inner: CachePolicy

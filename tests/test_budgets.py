@@ -341,7 +341,9 @@ class Shut:
 
 @pytest.mark.parametrize(("share", "calibrate"), [(0.5, 2), (0.34, 1), (0.0, 3)])
 def test_heads_against_masks(share, calibrate, backbone, trajectory, roll):
-    policy = make_policy("heads", "policy/compressor@policy.inner.compressor=none", f"policy.share={share}", f"policy.calibrate={calibrate}", "policy.inner.retrieved=9")
+    policy = make_policy(
+        "heads", "policy/compressor@policy.inner.compressor=none", f"policy.share={share}", f"policy.calibrate={calibrate}", "policy.inner.retrieved=9"
+    )
     mine = roll(policy)
     second = Shut(mine.stats, share, calibrate)
     assert close(mine.latents, simulate(backbone, trajectory, second))
