@@ -1,4 +1,6 @@
-"""Attention over [context | chunk]: the fast route and the one it is checked against."""
+"""Attention over [context | chunk]: the fast route, its weights for those who need them, and the definition."""
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,30 @@ def dense(
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     mask = None if bias is None else bias.to(q.dtype).reshape(1, -1, 1, k.shape[2])
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+
+def weights(
+    q: Float[Tensor, "b m h d"], k: Float[Tensor, "b n h d"], bias: Float[Tensor, "*h n"] | None = None, groups: Groups = (), numbers: int = 2**24
+) -> Iterator[Float[Tensor, "b h r n"]]:
+    """The softmax of `dense`, a run of queries at a time so that at most `numbers` entries (or one query's) exist at once.
+
+    Rows that a head does not see weigh 0. For score-keepers: it costs them about a second attention.
+    """
+    b, m, h, d = q.shape
+    logits = torch.zeros(h, k.shape[1], device=q.device) if bias is None else bias.float().expand(h, -1)
+    if groups:
+        shut = torch.full_like(logits, -torch.inf)
+        for heads, rows in groups:
+            shut[heads[:, None], rows] = 0
+        logits = logits + shut
+    keys = k.permute(0, 2, 3, 1).float() / d**0.5
+    for part in q.transpose(1, 2).float().split(max(1, numbers // (b * h * k.shape[1])), 2):
+        yield (part @ keys + logits[:, None]).softmax(-1)
+
+
+def received(q: Float[Tensor, "b m h d"], k: Float[Tensor, "b n h d"], bias: Float[Tensor, "*h n"] | None = None, groups: Groups = ()) -> Float[Tensor, "h n"]:
+    """The share of attention that each row gets of the average query, head by head; sums to 1 over the rows."""
+    return torch.stack([w.sum((0, 2)) for w in weights(q, k, bias, groups)]).sum(0) / (q.shape[0] * q.shape[1])
 
 
 def groups_of(seen: Bool[Tensor, "h n"]) -> Groups:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.codecs import Codec, Packed
@@ -28,6 +28,7 @@ class KVBank:
         self._latents: dict[int, Tensor] = {}  # frame -> `b s c`, of frames that can be encoded again
         self._latents_tier = "cpu" if below.tier == "cpu" else "gpu"
         self._moved = 0
+        self._held: dict[int, float] = {}  # frame -> rows that the average head holds, where some are absent
         below.reset(geometry.device)
 
     @property
@@ -44,6 +45,10 @@ class KVBank:
         where = self._below if frame in self._below.frames() else self._window
         rows = where.size(frame) if frame in self._rows else 0
         return rows + (self._latents[frame].nbytes if frame in self._latents else 0)
+
+    def held(self, frame: int) -> float:
+        """Rows of `frame` that the average head holds: `rows` unless some are absent."""
+        return self._held.get(frame, self.rows(frame))
 
     def nbytes(self, tier: str) -> int:
         """Bytes in a tier, the window not included."""
@@ -111,8 +116,8 @@ class KVBank:
     def replace(self, frames: tuple[int, ...], rows: Int[Tensor, "l n *h"], into: Int[Tensor, "l m *h"] | None = None) -> None:
         """Keep only `rows` of the concatenated rows of `frames` from now on, as one page under the first of them.
 
-        Layers and heads may keep different rows, but equally many. The full forms leave the window. into: which of the kept rows
-        each row is merged into (see `Page.merge`); without it the others are lost.
+        Layers and heads may keep different rows, and fewer of them where `rows` is filled up with -1. The full forms leave the
+        window. into: which of the kept rows each row is merged into (see `Page.merge`); without it the others are lost.
         """
         page = Page.joined([self.page(frame) for frame in frames])
         page = page.keep(rows) if into is None else page.merge(rows, into)
@@ -125,6 +130,11 @@ class KVBank:
         self._forget_rows(frame)
         self._store(frame, page)
         self._rows[frame] = page.rows
+        self._note_absent(frame, page.present)
+
+    def _note_absent(self, frame: int, present: Bool[Tensor, "l n h"] | None) -> None:
+        if present is not None:
+            self._held[frame] = present.shape[1] * present.float().mean().item()
 
     def drop(self, frame: int) -> None:
         """Forget a frame in every tier."""
@@ -137,6 +147,7 @@ class KVBank:
         self._window.drop(frame)
         self._below.drop(frame)
         self._rows.pop(frame, None)
+        self._held.pop(frame, None)
 
     def demote(self, frame: int) -> None:
         """Called when a plan leaves out a frame that is in the window: move it below unless a copy is there."""
@@ -167,6 +178,7 @@ class KVBank:
         self._rows = dict(rows)
         for frame, packed in stored:
             self._below.put_packed(frame, packed.to(self.geometry.device))
+            self._note_absent(frame, packed.present)
 
     def _store(self, frame: int, page: Page) -> None:
         self._below.put_packed(frame, self._codec.pack(page))

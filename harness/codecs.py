@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.page import Page
 
-_TINY = 2.0**-24  # the smallest float16: a scale is never zero
+TINY = 2.0**-24  # the smallest float16: a scale is never zero
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Int8(Codec):
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
         x = x.float()
-        scale = (x.abs().amax(-1, keepdim=True) / 127).clamp(min=_TINY).half()
+        scale = (x.abs().amax(-1, keepdim=True) / 127).clamp(min=TINY).half()
         return (x / scale.float()).round().clamp(-127, 127).to(torch.int8), scale
 
     def decode(self, parts: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
@@ -118,7 +118,7 @@ class Fp8(Codec):
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
         x = x.float()
-        scale = (x.abs().amax(-1, keepdim=True) / 448).clamp(min=_TINY).half()
+        scale = (x.abs().amax(-1, keepdim=True) / 448).clamp(min=TINY).half()
         try:
             coded = (x / scale.float()).clamp(-448, 448).to(torch.float8_e4m3fn)
         except (RuntimeError, NotImplementedError) as error:
@@ -145,7 +145,7 @@ class Int4(Codec):
             raise ValueError(f"codec int4: groups of {self.group} do not divide a head of {x.shape[-1]} channels; choose a divisor of an even number")
         x = x.float().unflatten(-1, (-1, group))
         low = x.amin(-1, keepdim=True).half()
-        step = ((x.amax(-1, keepdim=True) - low.float()) / 15).clamp(min=_TINY).half()
+        step = ((x.amax(-1, keepdim=True) - low.float()) / 15).clamp(min=TINY).half()
         codes = ((x - low.float()) / step.float()).round().clamp(0, 15).to(torch.uint8).flatten(-2)
         return codes[..., ::2] | codes[..., 1::2] << 4, low, step
 

@@ -183,6 +183,8 @@ class ContextBuffer(Store):
         self._policy, self._chunk = policy, chunk.index
         self._raw: list[Tensor] = []
         self._bias[:, :, self._tail] = 0.0
+        own = np.split(np.arange(self._tail.start, self._tail.stop), len(chunk.frames))
+        self._where = {f: self._slots[f] for f in plan.frames} | dict(zip(chunk.frames, own, strict=True))
         self._sites, self.attended_rows = None, self._length
         if self._masses or self._seen:
             self._sites = [bias_and_groups(bias, self.geometry.heads) for bias in self._bias[..., : self._length]]
@@ -201,7 +203,7 @@ class ContextBuffer(Store):
             self._raw.append(k)
         n = self._length
         bias, groups = self._sites[layer] if self._sites else (None, ())
-        site = Site(layer, self._step, self._clean, n - k.shape[1], self._chunk, False, bias, groups)
+        site = Site(layer, self._step, self._clean, n - k.shape[1], self._chunk, False, bias, groups, self._where)
         return self._policy.attend(self._rotate(q), self._k[layer][:, :n], self._v[layer][:, :n], site)
 
     __call__ = kv  # a backbone is handed the buffer itself

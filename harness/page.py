@@ -38,7 +38,12 @@ class Page:
         return _per_head(self.mass > 0, self.k.shape[3])
 
     def keep(self, rows: Int[Tensor, "l n *h"]) -> "Page":
-        """The page with only `rows` of each layer, or of each head of each layer, in the given order."""
+        """The page with only `rows` of each layer, or of each head of each layer, in the given order.
+
+        -1 fills up a layer or head that keeps fewer than the others: an absent row.
+        """
+        if bool((rows < 0).any()):
+            return self.keep(rows.clamp(min=0)).only(rows >= 0)
         index = rows.to(self.k.device)
         if index.dim() == 2:  # whole rows: an order of magnitude faster than gathering number by number
             k, v = (torch.stack([x.index_select(1, i) for x, i in zip(whole, index, strict=True)]) for whole in (self.k, self.v))

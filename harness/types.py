@@ -8,6 +8,7 @@ and `l b n h d` where all layers travel together. A *frame* is a latent frame; n
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -89,7 +90,7 @@ class Plan:
 
     frames: pages in the order of the window. times: temporal position of each of them; None keeps their own.
     start: temporal position of the chunk's first frame; None keeps its own. rows: for frames that are only attended to in
-    part, which of their stored rows, per layer or per head; the others stay in the bank. seen: for frames that only some
+    part, which of their stored rows, per layer or per head (-1: none); the others stay in the bank. seen: for frames that only some
     layers or heads attend to, which ones; the others pass over the frame's rows. candidates: frames that could have been
     chosen but were not; what is in neither is reported as unreachable history. retrieved: the part of `frames` that a
     selector chose, for the trace. Frames that the bank remembers by their latents alone are encoded again for the plan, each
@@ -129,6 +130,7 @@ class Site:
     cross: bool = False  # cross-attention: the rows are a prompt's tokens, none of them context
     bias: Float[Tensor, "*h n"] | None = None  # log of the rows' masses, to be added to their logits; None: all are one
     groups: tuple[tuple[Int[Tensor, "g"], Int[Tensor, "r"]], ...] = ()  # heads that see the same rows, and these rows; (): all see all
+    slots: Mapping[int, np.ndarray] = field(default_factory=dict)  # where among k and v each frame's rows lie, the chunk's own included
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ class RetrievalPolicy(CachePolicy):
     A chunk that leaves the recent window is compressed and banked; before each chunk the selector orders the banked
     chunks and as many as fit the budget come back. sink and recent are frames before the chunk. `unit` says what
     `retrieved` counts: frame-equivalents of stored rows, whole frames however compressed, tokens, or bytes over all
-    layers. compress: at `store` (rows are dropped) or at `retrieve` (the bank keeps whole chunks and the window takes
-    part of them: the same rows, no bytes saved). blind and fallback are the released code's quirks: chunks between recent and candidates that nothing can
-    reach, and attending to everything until a first candidate exists.
+    layers. compress: at `store` (rows are dropped) or at `retrieve` (the bank keeps whole chunks and the window takes part of
+    them: the same rows, no bytes saved). blind and fallback are the released code's quirks: chunks between recent and
+    candidates that nothing can reach, and attending to everything until a first candidate exists.
     """
 
     selector: Selector
@@ -44,14 +44,13 @@ class RetrievalPolicy(CachePolicy):
         for name in ("sink", "recent", "blind"):
             if (value := getattr(self, name)) < 0 or value % geometry.chunk:
                 raise ValueError(f"retrieval: {name}={value} frames is not a whole number of chunks of {geometry.chunk}; use {value - value % geometry.chunk}")
-        if self.unit not in UNITS:
-            raise ValueError(f"retrieval: unit={self.unit!r}; use one of {', '.join(UNITS)}")
+        for name, known in (("unit", UNITS), ("compress", ("store", "retrieve"))):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"retrieval: {name}={value!r}; use one of {', '.join(known)}")
         if self.retrieved < 0:
             raise ValueError(f"retrieval: retrieved={self.retrieved}; give 0 or more (inf for no limit)")
-        if self.compress not in ("store", "retrieve"):
-            raise ValueError(f"retrieval: compress={self.compress!r}; use store or retrieve")
         self._geometry, self._kept, self._into = geometry, {}, {}
-        self.raw_keys, self.looks = self.placement.moves, self.selector.looks
+        self.raw_keys, self.looks = self.placement.moves, self.selector.looks or self.compressor.looks
         self.selector.reset(geometry)
         self.compressor.reset(geometry)
         if self.compress == "store" and self.compressor.slots > 1:
@@ -69,42 +68,42 @@ class RetrievalPolicy(CachePolicy):
         if self.fallback and not candidates:
             return Plan.of_frames(bank.frames)
         order = self.selector.order(chunk, candidates, [*sink, *recent])
-        chosen, parts = self._within_budget(order, bank)
-        rows = {f: r for part in parts for f, r in part.items()}
+        chosen = self._within_budget(order, bank)
+        takers = self.selector.takers(candidates, len(chosen))
+        chosen = sorted(takers, key=order.index) or chosen
+        rows = {f: r for c in chosen for f, r in self._parts(c, order.index(c)).items()}
+        seen = {f: heads for c, heads in takers.items() for f in self._pages(c, bank)}
         retrieved = [self._pages(c, bank) for c in (chosen if self.placement.by_similarity else sorted(chosen))]
         times = self.placement.times(sink, retrieved, recent, chunk.start, size)
         flat = tuple(f for group in retrieved for f in group)
         reachable = frozenset(f for c in candidates for f in range(c * size, (c + 1) * size))
-        return Plan((*sink, *flat, *recent), times, rows=rows, candidates=reachable, retrieved=flat)
+        return Plan((*sink, *flat, *recent), times, rows=rows, seen=seen, candidates=reachable, retrieved=flat)
 
     def _pages(self, chunk: int, bank: KVBank) -> list[int]:
-        size = self._geometry.chunk
-        return [f for f in range(chunk * size, (chunk + 1) * size) if bank.rows(f)]
+        return [f for f in range(chunk * self._geometry.chunk, (chunk + 1) * self._geometry.chunk) if bank.rows(f)]
 
     def _parts(self, chunk: int, slot: int) -> dict[int, Tensor]:
         """Which rows of a chunk's frames the window takes, when they are chosen at retrieval."""
         if self.compress == "store":
             return {}
-        choices = self._kept[chunk]
-        return {f: rows for frames, rows in choices[slot % len(choices)] for f in frames}
+        return {f: rows for frames, rows in self._kept[chunk][slot % len(self._kept[chunk])] for f in frames}
 
-    def _within_budget(self, order: list[int], bank: KVBank) -> tuple[list[int], list[dict[int, Tensor]]]:
-        """The longest prefix of `order` whose cost fits, and which rows the window takes of each; the rest is not looked at."""
+    def _within_budget(self, order: list[int], bank: KVBank) -> list[int]:
+        """The longest prefix of `order` whose cost fits; absent rows cost nothing."""
         g = self._geometry
         price = {"equivalents": 1 / g.tokens, "tokens": 1, "bytes": g.row_bytes}.get(self.unit, 0)
-        left, parts = self.retrieved, []
-        for slot, c in enumerate(order):
-            part = self._parts(c, slot)
-            rows = sum(part[f].shape[1] if f in part else bank.rows(f) for f in self._pages(c, bank))
-            left -= g.chunk if self.unit == "frames" else rows * price
+        left = self.retrieved
+        for i, c in enumerate(order):
+            part = {f: (rows >= 0).sum(1).float().mean().item() for f, rows in self._parts(c, i).items()}
+            left -= g.chunk if self.unit == "frames" else price * sum(part.get(f, bank.held(f)) for f in self._pages(c, bank))
             if left < 0 and self.retrieved != inf:
-                break
-            parts.append(part)
-        return order[: len(parts)], parts
+                return order[:i]
+        return order
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         if not site.cross:
             self.selector.look(q, site)
+            self.compressor.look(q, k, site)
         return super().attend(q, k, v, site)
 
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:

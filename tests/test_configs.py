@@ -8,7 +8,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from backbones.rooms import WEIGHTS
 from tests.conftest import CONF
 
-PARTS = ("hydra/launcher", "policy/selector", "policy/compressor", "policy/placement", "policy/likeness", "store/codec")
+PARTS = ("hydra/launcher", "policy/selector", "policy/compressor", "policy/placement", "policy/likeness", "policy/scorer", "policy/split", "store/codec")
 GROUPS = {g: sorted(p.stem for p in (CONF / g).glob("*.yaml")) for g in ("policy", "backbone", "world", "store", "metric", "experiment", "budget", *PARTS)}
 
 
@@ -19,7 +19,8 @@ def test_every_yaml_is_in_a_tested_group():
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names if g not in ("experiment", "budget", "hydra/launcher")])
 def test_options_instantiate(group, name, tmp_path):
-    overrides = ["policy=places"] * (group == "policy/likeness") + [f"{group}={name}"]
+    needs = {"policy/likeness": ["policy=places"], "policy/scorer": ["policy=h2o"], "policy/split": ["policy=h2o"]}
+    overrides = [*needs.get(group, []), f"{group}={name}"]
     if group == "backbone" and not name.startswith("rooms"):  # published sizes need a GPU's memory
         overrides += ["backbone.weights=random", "backbone.size=[32,32]", "backbone.sizes={dim: 32, heads: 2, layers: 1, ffn: 8, context_dim: 8}"]
     if group == "world" and name in ("recorded", "scenes"):

@@ -15,6 +15,7 @@ ALLOWED = {  # module prefix -> prefixes of ours that it may import
     "harness.slots": (),
     "harness.attention": (),
     "harness.codecs": ("harness.page",),
+    "harness.kmeans": ("harness.codecs",),
     "harness.stores": ("harness.page", "harness.codecs"),
     "harness.bank": ("harness.types", "harness.page", "harness.stores"),
     "harness.policy": ("harness.types", "harness.attention", "harness.bank"),

@@ -1,6 +1,6 @@
 """World Compression: the anchor frame whole, of the others the tokens that are least like it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 
 import torch
@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.types import KV, Chunk, Geometry
+from harness.types import KV, Chunk, Geometry, Site
 from policies.compress.base import Compressor, Kept, lowest
+from policies.split.base import Split, Uniform
 
 SIMILARITIES = ("mean", "centroid", "colocated", "max")
 
@@ -26,6 +27,7 @@ class AnchorCompressor(Compressor):
     budget: frame (ceil(ratio * tokens) for each frame) or pooled (the same total over the non-anchor frames together).
     rotate: the anchor is not the chunk's first frame but the one of its place in the order of retrieval (a flag of the
     released code, only for compression at retrieval).
+    split: how layers share out what is kept of the non-anchor tokens (as many on average; uniform in the paper).
     A 3-frame chunk keeps (1 + 2 * ratio) / 3 of its rows: half of them at the paper's 0.25.
     """
 
@@ -34,6 +36,7 @@ class AnchorCompressor(Compressor):
     budget: str = "frame"
     keys: str = "rotated"
     rotate: bool = False
+    split: Split = field(default_factory=Uniform)
 
     def reset(self, geometry: Geometry) -> None:
         if not 0 <= self.ratio <= 1:
@@ -43,8 +46,12 @@ class AnchorCompressor(Compressor):
             raise ValueError(f"anchor compressor: similarity={self.similarity!r}, budget={self.budget!r}; use one of {known}, and frame or pooled")
         if self.keys not in ("rotated", "raw"):
             raise ValueError(f"anchor compressor: keys={self.keys!r}; use rotated or raw")
-        self._tokens, self._chunk = geometry.tokens, geometry.chunk
-        self.joint = self.budget == "pooled"
+        self._tokens, self._chunk, self._layers = geometry.tokens, geometry.chunk, geometry.layers
+        self.split.reset(geometry)
+        self.joint, self.looks = self.budget == "pooled", self.split.looks
+
+    def look(self, q: Tensor, k: Tensor, site: Site) -> None:
+        self.split.look(q, k, site)
 
     @property
     def slots(self) -> int:
@@ -57,8 +64,11 @@ class AnchorCompressor(Compressor):
         keys = kv.k if self.keys == "rotated" else kv.k_raw
         score = self._similarity(keys.unflatten(2, (len(chunk.frames), self._tokens)), anchor, others)
         if self.budget == "pooled":
-            return [(tuple(frames), lowest(score.flatten(1), n * len(frames)))]
-        return [((frame,), lowest(score[:, i], n)) for i, frame in enumerate(frames)]
+            return [(tuple(frames), lowest(score.flatten(1), self._counts(n * len(frames), self._tokens * len(frames))))]
+        return [((frame,), lowest(score[:, i], self._counts(n, self._tokens))) for i, frame in enumerate(frames)]
+
+    def _counts(self, mean: int, cap: int) -> list[int]:
+        return self.split.counts(mean, [cap] * self._layers)
 
     def _similarity(self, k: Float[Tensor, "l b f s h d"], at: int, others: list[int]) -> Float[Tensor, "l g s"]:
         """Cosine of the keys of the other frames to those of the anchor frame, heads concatenated, rollouts averaged."""

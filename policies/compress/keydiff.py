@@ -37,6 +37,6 @@ class KeyDiffCompressor(Compressor):
         score = torch.einsum("lbmc,lbc->lm", unit, F.normalize(unit.mean(2), dim=-1))
         n = ceil(self.ratio * self._tokens)
         if self.joint:
-            return [(chunk.frames, lowest(score, n * len(chunk.frames)))]
+            return [(chunk.frames, lowest(score, [n * len(chunk.frames)] * len(score)))]
         each = score.unflatten(1, (-1, self._tokens))
-        return [((frame,), lowest(each[:, i], n)) for i, frame in enumerate(chunk.frames)]
+        return [((frame,), lowest(each[:, i], [n] * len(each))) for i, frame in enumerate(chunk.frames)]

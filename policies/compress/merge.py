@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.types import KV, Chunk, Geometry
-from policies.compress.base import Compressor, Into, Kept
+from harness.types import KV, Chunk, Geometry, Site
+from policies.compress.base import Compressor, Into, Kept, rows_of
 
 
 @dataclass
@@ -26,9 +26,13 @@ class MergeCompressor(Compressor):
 
     def reset(self, geometry: Geometry) -> None:
         self.inner.reset(geometry)
+        self.looks = self.inner.looks
         if self.inner.slots > 1:
             raise ValueError("merge compressor: the inner compressor's anchor follows the order of retrieval; set rotate=false")
         self._tokens = geometry.tokens
+
+    def look(self, q: Tensor, k: Tensor, site: Site) -> None:
+        self.inner.look(q, k, site)
 
     def keep(self, chunk: Chunk, kv: KV, slot: int = 0) -> Kept:
         size = self._tokens * len(chunk.frames)
@@ -36,17 +40,16 @@ class MergeCompressor(Compressor):
         stays = torch.ones(len(kv.k), size, dtype=torch.bool)
         for frames, rows in self.inner.keep(chunk, kv):
             at = torch.cat([torch.arange(start[f], start[f] + self._tokens) for f in frames])
-            stays[:, at] = False
-            stays.scatter_(1, at[rows.cpu()], True)
-        return [(chunk.frames, stays.nonzero()[:, 1].unflatten(0, (len(stays), -1)).to(kv.k.device))]
+            stays[:, at] = torch.zeros(len(rows), len(at) + 1, dtype=torch.bool).scatter(1, rows.cpu() % (len(at) + 1), True)[:, :-1]
+        return [(chunk.frames, rows_of(stays).to(kv.k.device))]
 
     def into(self, chunk: Chunk, kv: KV, kept: Kept) -> Into:
         rows = kept[0][1]
         unit = F.normalize(kv.k_raw.flatten(3).float(), dim=-1)  # l b m c
         target = torch.stack([self._nearest(x, r) for x, r in zip(unit, rows, strict=True)])
-        own = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
-        return [target.scatter(1, rows, own)]  # a kept row stays itself, whatever else is as near
+        own, size = torch.arange(rows.shape[1], device=rows.device).expand_as(rows), target.shape[1]
+        return [F.pad(target, (0, 1)).scatter(1, rows % (size + 1), own)[:, :size]]  # a kept row stays itself, whatever else is as near
 
     def _nearest(self, unit: Tensor, rows: Tensor) -> Tensor:
         """For each row of a layer the place among `rows` of the one with the greatest cosine; rollouts averaged."""
-        return (unit @ unit[:, rows].mT).mean(0).argmax(-1)
+        return (unit @ unit[:, rows].mT).mean(0).masked_fill(rows < 0, -torch.inf).argmax(-1)

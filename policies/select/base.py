@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from harness.types import KV, Chunk, Geometry, Site
@@ -25,6 +25,11 @@ class Selector(ABC):
     @abstractmethod
     def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
         """Candidates by falling relevance for `chunk`. window: frames that it attends to in any case (sink and recent)."""
+
+    def takers(self, candidates: list[int], count: int) -> dict[int, Bool[Tensor, "l h"]]:
+        """After `order`, for selectors whose layers or heads choose by themselves: the chunks that any of them takes, and which
+        do, each taking `count`. {}: all take the same, the first of `order`."""
+        return {}
 
 
 def by_score(scores: list[float], candidates: list[int]) -> list[int]:

@@ -17,8 +17,9 @@ class QuerySelector(Selector):
     The queries are those of the last chunk's clean pass, pooled over `parts` consecutive runs of its rows, because a plan
     is made once and before the first pass; they are rotated, so the scores are the logits of absolute placement. heads:
     `sum` adds the logits of all layers and heads, `vote` lets each softmax over the candidates first, so that none
-    outweighs the rest. All layers share one choice: a plan names one set of frames. Uncertain: MemFlow and MoC choose
-    per head or per query token and are trained for it; Quest's pages are 16 tokens.
+    outweighs the rest. per: whether all layers share one choice, or each layer, or each head chooses by itself; the window
+    then holds what any of them takes, and each attends to its own. Uncertain: MemFlow chooses per head and MoC per query
+    token, and both are trained for it; Quest's pages are 16 tokens (the policy `quest`).
     """
 
     looks = True  # without annotation: not a field
@@ -26,10 +27,13 @@ class QuerySelector(Selector):
     bound: str = "mean"
     heads: str = "vote"
     parts: int = 1
+    per: str = "shared"
 
     def reset(self, geometry: Geometry) -> None:
         if self.bound not in ("mean", "quest") or self.heads not in ("sum", "vote"):
             raise ValueError(f"query selector: bound={self.bound!r}, heads={self.heads!r}; use mean or quest, sum or vote")
+        if self.per not in ("shared", "layer", "head"):
+            raise ValueError(f"query selector: per={self.per!r}; use shared, layer or head")
         if self.parts < 1 or (geometry.chunk * geometry.tokens) % self.parts:
             raise ValueError(f"query selector: parts={self.parts} does not divide the {geometry.chunk * geometry.tokens} rows of a chunk")
         self._chunk, self._layers = geometry.chunk, geometry.layers
@@ -52,6 +56,13 @@ class QuerySelector(Selector):
         k = torch.stack([self._keys[c] for c in candidates])
         # the greatest logit that keys between the two summaries can give: each sign of q takes the extreme that serves it
         logits = torch.einsum("lphd,clfhd->cflhp", q.clamp(max=0), k[:, 0]) + torch.einsum("lphd,clfhd->cflhp", q.clamp(min=0), k[:, -1])
-        best = logits.amax(1).flatten(1) / q.shape[-1] ** 0.5
-        score = (best.softmax(0) if self.heads == "vote" else best).mean(1)
-        return by_score(score.tolist(), candidates)
+        best = logits.amax(1) / q.shape[-1] ** 0.5
+        self._scores = (best.softmax(0) if self.heads == "vote" else best).mean(3)  # c l h
+        return by_score(self._scores.mean((1, 2)).tolist(), candidates)
+
+    def takers(self, candidates: list[int], count: int) -> dict[int, Tensor]:
+        if self.per == "shared" or not count:
+            return {}
+        scores = self._scores if self.per == "head" else self._scores.mean(2, keepdim=True).expand_as(self._scores)
+        rank = scores.argsort(dim=0, descending=True, stable=True).argsort(0)
+        return {c: r < count for c, r in zip(candidates, rank, strict=True) if (r < count).any()}
