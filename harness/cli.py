@@ -20,7 +20,7 @@ def check_overrides(conf: Path, arguments: Sequence[str]) -> None:
     try:
         parsed = OverridesParser.create().parse_overrides([a for a in arguments if "=" in a and not a.startswith("-")])
         groups = [o for o in parsed if (conf / o.key_or_group).is_dir() and not o.key_or_group.startswith("hydra")]
-        first = [f"{'+' if o.is_add() else ''}{o.key_or_group}={_one(o)}" for o in groups]
+        first = [f"{'+' if o.is_add() else ''}{o.key_or_group}{f'@{o.package}' if o.package else ''}={_one(o)}" for o in groups]
         with initialize_config_dir(str(conf), version_base="1.3"):
             cfg = compose("config", first)
     except HydraException:
@@ -53,7 +53,8 @@ def composed(conf: Path, overrides: Sequence[str]) -> tuple[DictConfig, dict[str
 
 def label_of(choices: dict[str, str], overrides: Sequence[str]) -> str:
     """What tables call a run: its policy and what was changed in it. Of a store, only its codec changes results."""
-    tweaks = [o[len("policy.") :] for o in overrides if o.startswith(("policy.", "policy/"))]
+    tweaks = [o.replace("@policy.", "@") for o in overrides if o.startswith(("policy.", "policy/", "policy@"))]
+    tweaks = [o[len("policy.") :] for o in tweaks]
     tweaks += [o[len("store.") :] for o in overrides if o.startswith(("store.codec", "store/codec"))]
     return " ".join([choices["policy"], *tweaks])
 

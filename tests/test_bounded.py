@@ -6,12 +6,13 @@ import torch
 
 from harness.again import Encoder
 from harness.attention import reference
+from harness.cli import check_overrides, label_of
 from harness.policy import PolicyWrapper
 from harness.rollout import chunks_of
 from harness.stores import PinnedStore
 from policies.reencode import ReencodePolicy
 from policies.sliding import SlidingPolicy
-from tests.conftest import make_policy, make_world
+from tests.conftest import CONF, make_policy, make_world
 from tests.tolerances import SECOND_ROUTE
 
 
@@ -341,6 +342,16 @@ def test_what_cannot_be_encoded_again_is_refused(roll, backbone, monkeypatch):
     monkeypatch.setattr(backbone, "repeatable", False)
     with pytest.raises(ValueError, match="changes more than K/V"):
         roll(make_policy("reencode"))
+
+
+def test_an_inner_policy_is_chosen_on_the_command_line():
+    """`policy@policy.inner=` is not `policy=`: the settings of `places` still exist, and the table names the inner policy."""
+    overrides = ["policy=places", "policy@policy.inner=coverage", "policy.theta=0.7", "policy.inner.selector.again=0.2"]
+    check_overrides(CONF, overrides)
+    with pytest.raises(SystemExit, match="no setting"):
+        check_overrides(CONF, ["policy=places", "policy.inner.selector.again=0.2"])
+    assert label_of({"policy": "places"}, overrides) == "places inner=coverage theta=0.7 inner.selector.again=0.2"
+    assert label_of({"policy": "worldkv"}, ["policy/selector=fov"]) == "worldkv selector=fov"
 
 
 @pytest.mark.parametrize(
