@@ -20,8 +20,8 @@ def check_overrides(conf: Path, arguments: Sequence[str]) -> None:
     """Exit with the valid names when `a.b=c` names a setting that does not exist. Groups are Hydra's own to check."""
     try:
         parsed = OverridesParser.create().parse_overrides([a for a in arguments if "=" in a and not a.startswith("-")])
-        groups = [o for o in parsed if (conf / o.key_or_group.split("@")[0]).is_dir() and not o.key_or_group.startswith("hydra")]
-        first = [f"{'+' if o.is_add() else ''}{o.key_or_group}={_one(o)}" for o in groups]
+        groups = [o for o in parsed if (conf / o.key_or_group).is_dir() and not o.key_or_group.startswith("hydra")]
+        first = [f"{'+' if o.is_add() else ''}{o.key_or_group}{f'@{o.package}' if o.package else ''}={_one(o)}" for o in groups]
         with initialize_config_dir(str(conf), version_base="1.3"):
             cfg = compose("config", first)
     except HydraException:
@@ -55,8 +55,7 @@ def composed(conf: Path, overrides: Sequence[str]) -> tuple[DictConfig, dict[str
 def label_of(cfg: DictConfig, choices: dict[str, str], overrides: Sequence[str]) -> str:
     """What tables call a run: its policy and what was changed in it. Of a store, only its codec changes results; of a budget,
     only a policy that has one takes notice."""
-    tweaks = [o[len("policy.") :] for o in overrides if o.startswith(("policy.", "policy/"))]
-    tweaks += [o[len("policy@policy.") :] for o in overrides if o.startswith("policy@policy.")]
+    tweaks = [o.partition("@policy.")[2] or o[len("policy.") :] for o in overrides if o.startswith(("policy.", "policy/", "policy@"))]
     tweaks += [o[len("store.") :] for o in overrides if o.startswith(("store.codec", "store/codec"))]
     if choices["budget"] != BUDGET and "${budget" in OmegaConf.to_yaml(cfg.policy):
         tweaks.append(f"budget={choices['budget']}")

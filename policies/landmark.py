@@ -27,7 +27,7 @@ class LandmarkPolicy(CachePolicy):
     slots: int = 3  # chunks
     sink: int = 3
     recent: int = 3
-    theta: float = 0.5
+    theta: float = 0.8
     raw_keys = True
 
     def reset(self, geometry: Geometry) -> None:

@@ -70,8 +70,8 @@ class ViewLikeness(Likeness):
         return self._share(a, b), self._share(b, a).T
 
     def _share(self, a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Float[Tensor, "f g"]:
-        points = probes(*a, self.grid, self.shells, self.near, self.far)  # f p 3
-        return sees(points.flatten(0, 1), *b, self.far).unflatten(1, points.shape[:2]).float().mean(-1).T
+        points = probes(a[0], a[1], self.grid, self.shells, self.near, self.far)  # f p 3
+        return sees(points.flatten(0, 1), b[0], b[1], self.far).unflatten(1, points.shape[:2]).float().mean(-1).T
 
 
 @dataclass

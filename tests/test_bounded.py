@@ -6,12 +6,13 @@ import torch
 
 from harness.again import Encoder
 from harness.attention import reference
+from harness.cli import check_overrides, label_of
 from harness.policy import PolicyWrapper
 from harness.rollout import chunks_of
 from harness.stores import PinnedStore
 from policies.reencode import ReencodePolicy
 from policies.sliding import SlidingPolicy
-from tests.conftest import make_policy, make_world
+from tests.conftest import CONF, make_policy, make_world
 from tests.tolerances import SECOND_ROUTE
 
 
@@ -228,7 +229,7 @@ def test_memory_is_bounded_on_a_path_round_the_same_room(loops, roll, backbone):
     for name in ("worldkv", "places", "ema", "landmark", "reencode"):
         stats = roll(make_policy(name), path=loops).stats
         held[name] = [(s.window_bytes + s.bank_bytes_gpu) / g.frame_bytes for s in stats]
-    for name, most in (("places", 30), ("ema", 18 + 15 + 3), ("landmark", 18 + 15 + 3)):
+    for name, most in (("places", 18 + 6 + 3 * 9), ("ema", 18 + 15 + 3), ("landmark", 18 + 15 + 3)):
         after = held[name][11:]
         assert max(after) - min(after) <= 3 and max(held[name]) <= most, f"{name} grows: {held[name]}"
         assert after[8:] == after[: len(after) - 8], f"{name} is not the same in every round"
@@ -341,6 +342,16 @@ def test_what_cannot_be_encoded_again_is_refused(roll, backbone, monkeypatch):
     monkeypatch.setattr(backbone, "repeatable", False)
     with pytest.raises(ValueError, match="changes more than K/V"):
         roll(make_policy("reencode"))
+
+
+def test_an_inner_policy_is_chosen_on_the_command_line():
+    """`policy@policy.inner=` is not `policy=`: the settings of `places` still exist, and the table names the inner policy."""
+    overrides = ["policy=places", "policy@policy.inner=coverage", "policy.theta=0.7", "policy.inner.selector.again=0.2"]
+    check_overrides(CONF, overrides)
+    with pytest.raises(SystemExit, match="no setting"):
+        check_overrides(CONF, ["policy=places", "policy.inner.selector.again=0.2"])
+    assert label_of({"policy": "places"}, overrides) == "places inner=coverage theta=0.7 inner.selector.again=0.2"
+    assert label_of({"policy": "worldkv"}, ["policy/selector=fov"]) == "worldkv selector=fov"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ MATRIX = [
     ("worldkv_release", 3 + 18 * 2 / 3 + 6, True),
     ("worldkv_release_rebased", 3 + 18 * 2 / 3 + 6, True),
     ("retrieval_only", 18, False),
+    ("retrieval_rebased", 18, False),
     ("no_sink", 18, False),
     ("no_recent", 18, False),
     ("compression_only", INF, False),
