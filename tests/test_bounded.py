@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from harness.again import Encoder
 from harness.attention import reference
@@ -350,7 +351,10 @@ def test_an_inner_policy_is_chosen_on_the_command_line():
     check_overrides(CONF, overrides)
     with pytest.raises(SystemExit, match="no setting"):
         check_overrides(CONF, ["policy=places", "policy.inner.selector.again=0.2"])
-    assert label_of({"policy": "places"}, overrides) == "places inner=coverage theta=0.7 inner.selector.again=0.2"
+    assert (
+        label_of(OmegaConf.create({"policy": {}}), {"policy": "places", "budget": "w18"}, overrides)
+        == "places inner=coverage theta=0.7 inner.selector.again=0.2"
+    )
     assert label_of({"policy": "worldkv"}, ["policy/selector=fov"]) == "worldkv selector=fov"
 
 
