@@ -28,7 +28,7 @@ class PlacesPolicy(PolicyWrapper):
 
     inner: CachePolicy
     likeness: Likeness
-    theta: float = 0.7
+    theta: float = 0.85
     members: float = 1
     keep: str = "first"
     places: float = inf
