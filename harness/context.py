@@ -44,11 +44,8 @@ class ContextBuffer(Store):
         self._part: dict[int, Tensor] = {}  # frame -> the part of its stored rows that is here, if not all
         self._positions: dict[int, Tensor] = {}
         self._tables: tuple[dict, ...] = (self._slots, self._times, self._positions, self._part, self._masses, self._seen)
-        self._tail = slice(0, 0)
-        self._length = 0
+        self._tail, self._length = slice(0, 0), 0
         self.rows_rotated = 0
-
-    # -- assembly: once per chunk
 
     def assemble(self, plan: Plan, bank: KVBank, chunk: Chunk, condition: Condition, policy: CachePolicy) -> dict[int, int]:
         """Bring the planned pages in, let the others go, find a place for the chunk. Returns the rows taken of each frame.
@@ -171,8 +168,6 @@ class ContextBuffer(Store):
             self._bias = self._bias.repeat(1, self.geometry.heads, 1)
         self._bias[:, :, index(self._slots[frame])] = bias
 
-    # -- the seam: what a backbone's self-attention calls
-
     def _begin(self, plan: Plan, chunk: Chunk, condition: Condition, policy: CachePolicy) -> None:
         positions = condition.positions.clone()
         if plan.start is not None:
@@ -214,8 +209,6 @@ class ContextBuffer(Store):
     def chunk_kv(self, latents: Float[Tensor, "b f s c"] | None = None) -> KV:
         """K/V of the chunk after its clean pass on `latents`; k and v are views of the tail."""
         return KV(self._k[:, :, self._tail], torch.stack(self._raw), self._v[:, :, self._tail], self._own, latents)
-
-    # -- the tier
 
     def put(self, frame: int, page: Page) -> None:
         """Adopt a frame of the chunk whose rows lie at the tail; nothing is copied."""

@@ -1,6 +1,7 @@
 """Keep the README's tables true: python harness/docs.py [EXPERIMENT_FOLDER ...]
 
-With folders (outputs/NAME), their comparisons are first collected into docs/results/NAME.json; then every block between
+With folders (outputs/NAME), their comparisons are first collected into docs/results/NAME.json (outputs/endurance becomes
+docs/endurance.png); then every block between
 `<!-- NAME -->` and `<!-- end -->` in the README is written anew from policies and docs/results. A test compares.
 """
 
@@ -20,9 +21,10 @@ from pathlib import Path  # noqa: E402
 import imageio.v3 as iio  # noqa: E402
 import yaml  # noqa: E402
 
+from harness.endurance import endurance  # noqa: E402
 from harness.files import write_atomic  # noqa: E402
 from harness.media import filmstrips  # noqa: E402
-from harness.results import paired  # noqa: E402
+from harness.results import RunFolder, paired  # noqa: E402
 from harness.table import BASELINE, Run, finished_runs  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +48,7 @@ BENCH_KEPT = (
     "fps_mean",
     "unreachable",
 )
+ENDURANCE = "endurance"  # one long rollout a policy: a picture and no table
 
 
 def policy_table() -> str:
@@ -200,8 +203,12 @@ def render(readme: str) -> str:
 
 
 def main() -> None:
-    for experiment in sys.argv[1:]:
-        collect(Path(experiment))
+    for experiment in map(Path, sys.argv[1:]):
+        if experiment.name == ENDURANCE:
+            rows = {r.label: RunFolder(r.path).records()[0].chunks for r in finished_runs(experiment) if r.values}
+            print(endurance(ROOT / "docs" / "endurance.png", rows))
+        else:
+            collect(experiment)
     readme = ROOT / "README.md"
     readme.write_text(render(readme.read_text()))
 

@@ -149,7 +149,8 @@ def _memory(settings: dict) -> Memory:
     if memory["chunks"] is not None and memory["chunks"] < 1:
         raise ValueError(f"memory.chunks={memory['chunks']}; stop after 1 chunk or more, or null for the whole trajectory")
     about = {"policy": settings["policy"], "backbone": {k: v for k, v in settings["backbone"].items() if k != "device"}, "codec": settings["store"]["codec"]}
-    return Memory(*(Path(memory[k]) if memory[k] else None for k in ("save", "load")), memory["chunks"], about)
+    save, load = (Path(memory[k]) if memory[k] else None for k in ("save", "load"))
+    return Memory(save, load, memory["chunks"], about)
 
 
 def _ignore(name: str, stats) -> None:

@@ -66,7 +66,7 @@ def filmstrips(path: Path, strips: Sequence[tuple[str, np.ndarray]], title: str)
         axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
         axis.spines[:].set_visible(False)
     figure.suptitle(title, fontsize=10)
-    _save_figure(path, figure)
+    save_figure(path, figure)
 
 
 def contact_sheet(path: Path, entries: Sequence[tuple[str, np.ndarray]]) -> None:
@@ -80,7 +80,7 @@ def contact_sheet(path: Path, entries: Sequence[tuple[str, np.ndarray]]) -> None
         axis.imshow(image, interpolation="nearest")
         axis.set_title(caption, fontsize=8, loc="left")
     figure.suptitle("first visit | revisit | true view | difference around grey (left: best pairs, right: worst)", fontsize=9)
-    _save_figure(path, figure)
+    save_figure(path, figure)
 
 
 def cost_plot(path: Path, series: dict[str, list[list[dict]]], title: str) -> None:
@@ -104,10 +104,10 @@ def cost_plot(path: Path, series: dict[str, list[list[dict]]], title: str) -> No
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
-    _save_figure(path, figure)
+    save_figure(path, figure)
 
 
-def _save_figure(path: Path, figure: Figure) -> None:
+def save_figure(path: Path, figure: Figure) -> None:
     with aside(path) as temporary:
         figure.savefig(temporary, dpi=110)
     plt.close(figure)

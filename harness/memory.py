@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -64,7 +65,7 @@ def save_memory(folder: Path, session: Session, about: dict) -> None:
     tensors: dict[str, Tensor] = {f"path.{name}": getattr(t, name)[: g.frames_px(session.done * g.chunk)] for name in PATH}
     states = {"window": session.context.state(), "policy": state_of(session.policy, "policy"), "backbone": session.backbone.state()}
     made = {"frames": session.frames.made, "latents": session.latents.made}
-    record = {
+    record: dict[str, Any] = {
         "schema": SCHEMA,
         "about": about | _geometry(g),
         "trajectory": t.name,
@@ -114,10 +115,15 @@ def open_memory(folder: Path, session: Session, about: dict, total: int) -> None
         session.backbone.restore(states["backbone"])
         session.frames.add(states["frames"])
         session.latents.add(states["latents"])
-        session.stats += [ChunkStats(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in record["stats"]]
+        session.stats += [_stats(row) for row in record["stats"]]
         session.noise, session.done = record["noise"], record["done"]
     except (SafetensorError, AssertionError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"the memory {folder} is damaged or of another version ({error}); {DAMAGED}") from error
+
+
+def _stats(row: dict[str, Any]) -> ChunkStats:
+    columns: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+    return ChunkStats(**columns)
 
 
 def find(load_from: Path, name: str) -> Path:

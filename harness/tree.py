@@ -1,6 +1,7 @@
 """Nested plain values as JSON and tensors: what a saved memory is written in. Reading it runs nobody's code."""
 
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +13,10 @@ from harness.types import KV, Chunk, Geometry, Plan, Site
 
 PLAIN = (type(None), bool, int, float, str)
 SEQUENCES = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
-WORDS = {t.__name__: t for t in (KV, Chunk, Page, Plan, Site)}  # the project's own frozen words may be in a state
+WORDS: dict[str, Any] = {t.__name__: t for t in (KV, Chunk, Page, Plan, Site)}  # the project's own frozen words may be in a state
 
 
-def encode(value: object, tensors: dict[str, Tensor], path: str) -> object:
+def encode(value: Any, tensors: dict[str, Tensor], path: str) -> object:
     """JSON for `value`; its tensors go to `tensors` under names that begin with `path`. Raises ValueError, naming the path,
     for anything that is neither plain nor a tensor."""
     kind = type(value)
@@ -42,7 +43,7 @@ def encode(value: object, tensors: dict[str, Tensor], path: str) -> object:
     raise ValueError(f"a memory cannot hold {path}, a {kind.__module__}.{kind.__qualname__}; keep tensors, numbers, text and containers of them there")
 
 
-def decode(node: object, tensors: dict[str, Tensor], device: torch.device) -> object:
+def decode(node: Any, tensors: dict[str, Tensor], device: torch.device) -> Any:
     """The value that `encode` was given; tensors that were not in host memory come to `device`."""
     if not isinstance(node, dict):
         return node
@@ -64,7 +65,7 @@ def decode(node: object, tensors: dict[str, Tensor], device: torch.device) -> ob
     return WORDS[content](**{name: decode(x, tensors, device) for name, x in node["fields"].items()})
 
 
-def state_of(thing: object, path: str) -> dict:
+def state_of(thing: Any, path: str) -> dict:
     """What an object and the parts it is composed of remember since `reset`: every attribute but the hyper-parameters, which
     are the fields that its constructor takes, and the geometry, which `reset` is told."""
     parameters = {f.name for f in fields(thing) if f.init} if is_dataclass(thing) else set()
@@ -90,6 +91,6 @@ def restore(thing: object, state: dict) -> None:
             object.__setattr__(thing, name, value)
 
 
-def _is_part(value: object) -> bool:
+def _is_part(value: Any) -> bool:
     """Selectors, compressors, placements and inner policies: dataclasses that change."""
     return is_dataclass(value) and not isinstance(value, type) and not type(value).__dataclass_params__.frozen  # pyright: ignore

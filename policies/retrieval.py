@@ -76,7 +76,7 @@ class RetrievalPolicy(CachePolicy):
         retrieved = [self._pages(c, bank) for c in (chosen if self.placement.by_similarity else sorted(chosen))]
         times = self.placement.times(sink, retrieved, recent, chunk.start, size)
         flat = tuple(f for group in retrieved for f in group)
-        reachable = frozenset(f for c in candidates for f in range(c * size, (c + 1) * size))
+        reachable = frozenset().union(*(range(c * size, (c + 1) * size) for c in candidates))
         return Plan((*sink, *flat, *recent), times, rows=rows, seen=seen, candidates=reachable, retrieved=flat)
 
     def _pages(self, chunk: int, bank: KVBank) -> list[int]:
