@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness.attention import bias_and_groups
 from harness.bank import KVBank
-from harness.page import Page
+from harness.page import Page, rotated
 from harness.policy import CachePolicy
 from harness.slots import first_run, index
 from harness.stores import Store
@@ -83,7 +83,7 @@ class ContextBuffer(Store):
         if self._times[frame] != time or len(self._slots[frame]) != rows:
             return False
         here, wanted = self._part.get(frame), plan.rows.get(frame)
-        return wanted is None and here is None or wanted is not None and here is not None and torch.equal(wanted, here)
+        return here is wanted or (wanted is not None and here is not None and torch.equal(wanted, here))
 
     def _lay_out(self, rows: dict[int, int], own: int) -> None:
         """Give every planned frame its slots and the chunk a contiguous run, all within `[0, length)`."""
@@ -136,7 +136,7 @@ class ContextBuffer(Store):
             positions = page.positions.clone()
             if time is not None:
                 positions[..., 0] += time - frame
-            k = self._rotated(k, positions)
+            k = rotated(k, positions, self._rope)
             self.rows_rotated += page.rows
         at = index(self._slots[frame])
         self._k[:, :, at], self._v[:, :, at] = k, page.v
@@ -146,12 +146,6 @@ class ContextBuffer(Store):
             self._masses[frame] = log[:, None] if log.dim() == 2 else log.transpose(1, 2)
             self._set_bias(frame, self._masses[frame])
         self._times[frame], self._positions[frame] = time, page.positions
-
-    def _rotated(self, k: Float[Tensor, "l b n h d"], positions: Float[Tensor, "l n *h 3"]) -> Float[Tensor, "l b n h d"]:
-        if positions.dim() == 3:
-            return self._rope(positions[:, None])(k)
-        own = self._rope(positions.transpose(1, 2)[:, None])  # heads hold rows of their own: each is rotated by its own positions
-        return own(k.transpose(2, 3)[..., None, :])[..., 0, :].transpose(2, 3)
 
     def _mark(self, plan: Plan) -> None:
         """Shut the frames that a plan shows to some heads only to the others, and open what the last plan had shut."""
@@ -254,5 +248,4 @@ class ContextBuffer(Store):
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated."""
-        return self._k.nbytes + self._v.nbytes + self._bias.nbytes
+        return sum(x.nbytes for x in (self._k, self._v, self._bias))  # allocated

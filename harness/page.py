@@ -1,5 +1,6 @@
 """A page: the stored rows of a latent frame (or of a pool of frames) in all layers. Imports none of ours."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -94,6 +95,16 @@ class Page:
             heads = any(m.dim() == 3 for m in masses)
             mass = torch.cat([_per_head(m, k.shape[3]) if heads else m for m in masses], 1)
         return Page(k, v, torch.cat(positions, 1), mass)
+
+
+def rotated(
+    k: Float[Tensor, "l b n h d"], positions: Float[Tensor, "l n *h 3"], rope: Callable[[Float[Tensor, "*l n 3"]], Callable[..., Tensor]]
+) -> Float[Tensor, "l b n h d"]:
+    """Raw keys with RoPE at `positions`."""
+    if positions.dim() == 3:
+        return rope(positions[:, None])(k)
+    own = rope(positions.transpose(1, 2)[:, None])  # heads hold rows of their own: each is rotated by its own positions
+    return own(k.transpose(2, 3)[..., None, :])[..., 0, :].transpose(2, 3)
 
 
 def _per_head(x: Tensor, heads: int) -> Tensor:

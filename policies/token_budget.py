@@ -37,7 +37,8 @@ class TokenBudgetPolicy(CachePolicy):
     realign: str = "none"
 
     def reset(self, geometry: Geometry) -> None:
-        for name, size in (("sink", geometry.chunk), ("recent", geometry.chunk)):
+        size = geometry.chunk
+        for name in ("sink", "recent"):
             if (value := getattr(self, name)) < 0 or value % size:
                 raise ValueError(f"token_budget: {name}={value} frames is not a whole number of chunks of {size}; use {value - value % size}")
         if self.budget < 0 or self.realign not in ("none", "sink", "all"):
@@ -47,8 +48,7 @@ class TokenBudgetPolicy(CachePolicy):
         self.scorer.reset(geometry)
         self.split.reset(geometry)
         self.raw_keys = self.scorer.raw_keys or self.realign != "none"
-        self.looks = True
-        self._geometry, self._reachable = geometry, frozenset()
+        self.looks, self._geometry, self._reachable = True, geometry, frozenset()
         self._born: dict[int, Tensor] = {}  # page -> l n h, of which frame each row is; -1: absent
         self._budget = int(self.budget * geometry.tokens) if isfinite(self.budget) else inf
 
@@ -69,8 +69,8 @@ class TokenBudgetPolicy(CachePolicy):
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
         bank.append(chunk, kv)
         self.scorer.observe(chunk, kv)
-        g = self._geometry
-        self._born |= {f: torch.full((g.layers, g.tokens, g.heads), f, device=g.device) for f in chunk.frames}
+        shape = self._geometry.layers, self._geometry.tokens, self._geometry.heads
+        self._born |= {f: torch.full(shape, f, device=self._geometry.device) for f in chunk.frames}
         pool = self._pool(chunk.frames[-1] + 1, bank)
         if sum(map(bank.rows, pool)) > self._budget:
             self._shrink(pool, bank)
@@ -87,8 +87,7 @@ class TokenBudgetPolicy(CachePolicy):
         if self.realign == "all":
             page.positions[..., 0] = pool[0] + (torch.arange(page.rows, device=page.positions.device) // g.tokens).view(-1, *[1] * (rows.dim() - 2))
         each = rows if rows.dim() == 3 else rows[..., None].expand(-1, -1, g.heads)
-        born = torch.cat([self._born.pop(f) for f in pool], 1).gather(1, each.clamp(min=0))
-        born = self._born[pool[0]] = born.masked_fill(each < 0, -1)
+        self._born[pool[0]] = born = torch.cat([self._born.pop(f) for f in pool], 1).gather(1, each.clamp(min=0)).masked_fill(each < 0, -1)
         self.scorer.keep(pool, each)
         for frame in pool[1:]:
             bank.drop(frame)
@@ -104,10 +103,9 @@ class TokenBudgetPolicy(CachePolicy):
         born = torch.cat([self._born[f] for f in pool], 1)
         score = self.scorer.score(pool, bank).to(born.device).masked_fill(born < 0, -inf)
         counts = self.split.counts(int(self._budget), (born >= 0).sum(1).amin(1).tolist())
-        score = score if self.per_head else score.mean(2, keepdim=True)
-        best = score.argsort(dim=1, descending=True, stable=True)[:, : max(counts)]
-        late = torch.arange(max(counts), device=best.device)[:, None] >= torch.tensor(counts, device=best.device)[:, None, None]
-        rows = best.masked_fill(late, -1).sort(1).values
+        best = (score if self.per_head else score.mean(2, keepdim=True)).argsort(dim=1, descending=True, stable=True)[:, : max(counts)]
+        late = torch.arange(max(counts))[:, None] >= torch.tensor(counts)[:, None, None]
+        rows = best.masked_fill(late.to(best.device), -1).sort(1).values
         return rows if self.per_head else rows[..., 0]
 
     def _times(self, frames: list[int], pool: tuple[int, ...], start: int, span: int) -> tuple[float, ...] | None:
