@@ -119,6 +119,8 @@ class DiskStore(PackedStore):
         if self._own is not None and self._ends is not None:
             self._ends()
         self._own = None
+        if self.folder is not None:
+            _sweep(Path(self.folder))  # processes that Lightning started end without clearing up
 
 
 def _prefix() -> str:
