@@ -71,7 +71,7 @@ class KVBank:
         self._store(frame, page)
         self._rows[frame] = page.rows
         if (present := page.present) is not None:
-            self._held[frame] = page.rows * present.float().mean().item()
+            self._held[frame] = int(present.sum()) / (present.shape[0] * present.shape[2])  # exact: budgets compare with it
 
     def drop(self, frame: int) -> None:
         """Forget a frame in every tier."""
