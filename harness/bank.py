@@ -134,7 +134,7 @@ class KVBank:
 
     def _note_absent(self, frame: int, present: Bool[Tensor, "l n h"] | None) -> None:
         if present is not None:
-            self._held[frame] = present.shape[1] * present.float().mean().item()
+            self._held[frame] = int(present.sum()) / (present.shape[0] * present.shape[2])  # exact: budgets compare with it
 
     def drop(self, frame: int) -> None:
         """Forget a frame in every tier."""

@@ -35,7 +35,7 @@ class TempCachePolicy(CachePolicy):
 
     sink: int = 3
     recent: int = 3
-    threshold: float = 0.9
+    threshold: float = 0.98
     representative: str = "newest"
     joint: bool = True
     limit: float = inf

@@ -25,7 +25,7 @@ def checkout(tmp_path_factory):
     copy = tmp_path_factory.mktemp("recipe") / "checkout"
     unwanted = shutil.ignore_patterns(".git", "outputs", "wandb", "__pycache__", "golden", ".*_cache", "*.egg-info")
     shutil.copytree(ROOT, copy, ignore=unwanted)
-    steps = re.findall(r"^\d\. (.*?)(?=^\d\. |^`make)", RECIPE, re.S | re.M)
+    steps = re.findall(r"^\d\. (.*?)(?=^\d\. |^State)", RECIPE, re.S | re.M)
     files = []
     for step in steps:
         target = copy / re.search(r"`([\w./]+\.(?:py|yaml))`", step).group(1)
