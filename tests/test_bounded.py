@@ -351,42 +351,9 @@ def test_an_inner_policy_is_chosen_on_the_command_line():
     check_overrides(CONF, overrides)
     with pytest.raises(SystemExit, match="no setting"):
         check_overrides(CONF, ["policy=places", "policy.inner.selector.again=0.2"])
-    assert (
-        label_of(OmegaConf.create({"policy": {}}), {"policy": "places", "budget": "w18"}, overrides)
-        == "places inner=coverage theta=0.7 inner.selector.again=0.2"
-    )
-    assert label_of({"policy": "worldkv"}, ["policy/selector=fov"]) == "worldkv selector=fov"
-
-
-@pytest.mark.parametrize(
-    ("name", "override", "message"),
-    [
-        ("places", "policy.keep=best", "use first or newest"),
-        ("places", "policy.members=0", "members=0"),
-        ("places", "policy.likeness.near=9", "near=9"),
-        ("places", "policy/likeness=pose policy.likeness.degrees=0", "must be above 0"),
-        ("places", "policy/likeness=latent policy.likeness.grid=0", "grid=0"),
-        ("ema", "policy.long=2", "long=2"),
-        ("ema", "policy.recent=-1", "recent=-1"),
-        ("landmark", "policy.slots=0", "slots=0"),
-        ("landmark", "policy.recent=4", "whole number of chunks"),
-    ],
-)
-def test_bad_fields_are_refused_at_reset(name, override, message, backbone):
-    with pytest.raises(ValueError, match=message):
-        make_policy(name, *override.split()).reset(backbone.geometry)
-
-
-def test_likeness_is_mutual_and_one_for_the_same_views(likenesses, wander, backbone):
-    from policies.likeness import PoseLikeness, ViewLikeness
-
-    chunks = chunks_of(wander, backbone.geometry)
-    for likeness in (ViewLikeness(), PoseLikeness()):
-        likeness.reset(backbone.geometry)
-        for chunk in chunks:
-            likeness.observe(chunk, None)
-        mine = np.array([likeness.to(c.index, [o.index for o in chunks]) for c in chunks])
-        assert np.allclose(mine, mine.T, atol=1e-6) and (np.diag(mine) == 1).all() and mine.min() >= 0
-        if isinstance(likeness, ViewLikeness):
-            assert np.abs(mine - likenesses).max() < 2 / 256
-    assert 0.05 < np.median(likenesses) < 0.95, "all pairs are alike or unlike: the path tests too little"
+    plain, default = OmegaConf.create({"policy": {}}), {"budget": "w18"}
+    assert label_of(plain, default | {"policy": "places"}, overrides) == "places inner=coverage theta=0.7 inner.selector.again=0.2"
+    assert label_of(plain, default | {"policy": "worldkv"}, ["policy/selector=fov"]) == "worldkv selector=fov"
+    follows = OmegaConf.create({"policy": {"retrieved": "${budget.between}"}})
+    assert label_of(follows, {"policy": "worldkv", "budget": "w12"}, []) == "worldkv budget=w12"
+    assert label_of(plain, {"policy": "full", "budget": "w12"}, []) == "full"

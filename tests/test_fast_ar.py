@@ -126,7 +126,7 @@ def test_without_a_match_tempcache_is_full(roll):
 def test_bytes_grow_with_what_is_new(roll, backbone):
     """Round and round the same views, the untrained network's keys repeat: tempcache stands still where full KV grows."""
     path = make_world(["R90L90R90L90R90L90"], degrees=15.0).trajectory(0)
-    stats = roll(make_policy("tempcache"), path=path).stats
+    stats = roll(make_policy("tempcache", "policy.threshold=0.9"), path=path).stats
     bytes_ = [s.bank_bytes_gpu for s in stats]
     half = len(stats) // 2
     assert bytes_[-1] < 1.25 * bytes_[half] and stats[-1].attended_rows < 0.5 * (stats[-1].start + 3) * backbone.geometry.tokens

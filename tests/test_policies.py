@@ -45,6 +45,7 @@ MATRIX = [
     ("fast_ar", INF, False),
     ("capped", 18, True),
     ("int4_chunks", 18, False),
+    ("best", 18, True),
     ("places", 18, True),
     ("ema", 18, True),
     ("landmark", 18, True),
@@ -62,7 +63,19 @@ MATRIX = [
     ("worldkv_pyramid", 18, False),
     ("worldkv_cake", 18, False),
 ]
-UNEVEN = {"snapkv_pyramid", "snapkv_cake", "heads", "query_heads", "query_layers", "worldkv_pyramid", "worldkv_cake"}  # heads or layers see different rows
+UNEVEN = {
+    "tempcache",
+    "tempcache_mean",
+    "tempcache_bounded",
+    "fast_ar",
+    "snapkv_pyramid",
+    "snapkv_cake",
+    "heads",
+    "query_heads",
+    "query_layers",
+    "worldkv_pyramid",
+    "worldkv_cake",
+}  # heads or layers see different rows
 
 
 def same(a, b) -> bool:

@@ -47,7 +47,8 @@ def test_shipped_sweeps_are_what_wandb_and_the_main_job_take(path):
         assert list(overrides_of(parameters)) == theirs
     some = [resolve(p, file.fixed, Path("e")) for p in points[:: len(points) // 3]]
     assert not [p.problem for p in some if p.problem]
-    assert len({p.path for p in some}) == len(some), "two points are one evaluation"
+    if "budget" not in file.config["parameters"]:  # some policies have none: their points are one evaluation, and run once
+        assert len({p.path for p in some}) == len(some), "two points are one evaluation"
 
 
 def test_policies_are_compared_at_an_equal_budget():
