@@ -38,7 +38,7 @@ class Encoder:
             end = at + size
             self._made[chunk.index] = Plan(plan.frames[:end], plan.times and plan.times[:end])
             if before.get(chunk.index) != self._made[chunk.index]:
-                self._encode(chunk, Plan(plan.frames[:at], plan.times and plan.times[:at], plan.times and plan.times[at]), policy)
+                self._encode(chunk, Plan(plan.frames[:at], plan.times and plan.times[:at], plan.times[at] if plan.times else None), policy)
 
     def _encode(self, chunk: Chunk, plan: Plan, policy: CachePolicy) -> None:
         condition = self._backbone.condition(self._trajectory, chunk)
