@@ -27,6 +27,7 @@ def cost(rollout: Rollout) -> dict[str, float]:
         "attended_tokens": np.mean([s.attended_rows for s in chunks]),
         "attended_tokens_last": last.attended_rows,
         "window_bytes": max(s.window_bytes for s in chunks),
+        "bank_bytes": last.bank_bytes_gpu + last.bank_bytes_cpu + last.bank_bytes_disk,
         "bank_bytes_gpu": last.bank_bytes_gpu,
         "bank_bytes_cpu": last.bank_bytes_cpu,
         "bank_bytes_disk": last.bank_bytes_disk,

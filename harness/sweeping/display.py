@@ -18,7 +18,7 @@ COLUMNS = (  # key, heading, format, unit factor
     ("cost/fps_mean", "FPS", "{:.1f}", 1),
     ("cost/attended_tokens", "tokens", "{:.0f}", 1),
     ("cost/window_bytes", "window MB", "{:.2f}", 1e-6),
-    ("cost/bank_bytes_gpu", "bank MB", "{:.2f}", 1e-6),
+    ("cost/bank_bytes", "bank MB", "{:.2f}", 1e-6),
 )
 
 
