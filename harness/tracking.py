@@ -218,8 +218,8 @@ def curves(trajectories: Sequence[list[dict]]) -> list[dict[str, float]]:
                 "cost/memory_ms": 1000 * (seconds["plan"] + seconds["assemble"] + seconds["commit"]),
                 "cost/attended_tokens": mean("attended_rows"),
                 "cost/peak_bytes": mean("peak_bytes"),
-                "cost/bank_bytes": sum(mean(f"bank_bytes_{tier}") for tier in ("gpu", "cpu", "disk")),
-                **{f"cost/{k}": mean(k) for k in ("window_bytes", "bank_bytes_gpu", "bank_bytes_cpu", "bank_bytes_disk", "bytes_moved")},
+                "cost/bank_bytes": sum(mean(k) for k in rows[0] if k.startswith("bank_bytes_")),
+                **{f"cost/{k}": mean(k) for k in rows[0] if k in ("window_bytes", "bytes_moved") or k.startswith("bank_bytes_")},
                 "policy/unreachable_frames": mean("unreachable_frames"),
                 **{f"policy/{k}_frames": count(k) for k in ("retrieved", "attended")},
             }
