@@ -4,8 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from backbones import lingbot
 from harness.attention import dense, reference
+from harness.bench import there_and_back
 from harness.page import Page
+from harness.rollout import rollout
+from harness.stores import GpuStore
 from harness.types import Geometry, Site
 from policies.ann import Hashing
 from policies.annca import AnnCaPolicy
@@ -191,3 +195,16 @@ def test_annca_keeps_the_prompt_tokens_near_a_frames_queries():
 def test_wrong_fields_are_refused(override, backbone):
     with pytest.raises(Exception, match="annsa|hashing"):
         make_policy("annsa", override).reset(backbone.geometry)
+
+
+def test_annca_acts_on_a_model_with_a_prompt():
+    """A Wan network's cross-attention passes through the seam: all tokens kept is the inner policy, half of them is not."""
+    backbone = lingbot.load("random", size=(64, 96), dtype="float32", device="cpu", sizes=dict(dim=64, heads=2, layers=2, ffn=128, context_dim=32))
+    path = there_and_back(backbone.geometry, 3, backbone.size)
+    full, same, all_open, half = (
+        rollout(backbone, make_policy(*which), GpuStore(), path, 0).latents
+        for which in (("full",), ("annca", "policy.density=1"), ("annca", "policy.density=null", "policy.hashing.bits=0"), ("annca", "policy.density=0.1"))
+    )
+    assert torch.equal(same, full)
+    assert (all_open - full).abs().max() < SECOND_ROUTE * full.abs().max()
+    assert (half - full).abs().max() > 1e-4
