@@ -83,7 +83,7 @@ def collect(experiment: Path) -> None:
         hero(runs)
     if experiment.name in PICTURES:
         shutil.copy(experiment / "cost.png", ROOT / "docs" / PICTURES[experiment.name])
-    write_atomic(RESULTS / f"{experiment.name}.json", json.dumps(table, indent=1) + "\n")
+    write_atomic(RESULTS / f"{experiment.name}.json", json.dumps(table, indent=None if bench else 1) + "\n")
 
 
 def render(readme: str) -> str:
