@@ -39,7 +39,7 @@ class Bench:
 BENCHES = {
     "policies": Bench("worldkv", "budget", "w18", ("w12", "w24")),
     "policies_bytes": Bench("capped inner=worldkv frames=30", "frames", "30", ("20", "45")),
-    "codecs": Bench("worldkv"),
+    "codecs": Bench("worldkv codec=none"),
 }
 
 
