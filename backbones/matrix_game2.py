@@ -1,39 +1,21 @@
 """Matrix-Game-2.0: the causal Wan transformer, steered by keyboard and mouse through an action module in its first blocks."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from backbones.actions import ActionCache, ActionConfig, ActionModule, history, rotation
 from backbones.checkpoints import MATRIX_GAME_2, load_into, require
 from backbones.codecs import PreviewCodec
-from backbones.rope import rotate_adjacent, turn_by
-from backbones.wan_causal import STRIDE, Codec, Schedule, WanBackbone, chosen_device, fill_randomly, precision
+from backbones.wan_causal import Codec, Schedule, WanBackbone, chosen_device, fill_randomly, precision
 from backbones.wan_network import Control, WanConfig, WanNetwork
-from harness.attention import dense
 from harness.types import Chunk, Trajectory
-
-WINDOW_PX = 12  # video frames of actions that a latent frame sees
-THETA, ROTATED = 256.0, 8  # RoPE of the action module: only the first 8 channels rotate, with the frame
-
-
-@dataclass(frozen=True)
-class ActionConfig:
-    """Sizes of the action module. mouse 0: no mouse branch. blocks: how many of the first blocks have it."""
-
-    blocks: int = 15
-    keyboard: int = 4
-    mouse: int = 2
-    heads: int = 16
-    head_dim: int = 64
-    embed: int = 128
-    mouse_width: int = 1024
-
 
 _SIZES = WanConfig(1536, 12, 30, 8960, 1280, context="image", control="after_cross")
 PUBLISHED = {
@@ -52,58 +34,6 @@ FILES = {
 VAE, CLIP = "Wan2.1_VAE.pth", "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 
 
-class ActionModule(nn.Module):
-    """Attention over time to what the mouse and the keys did, by the names of the checkpoint.
-
-    The gains of the q/k norms are in the checkpoints, but the released network does not apply them; neither do we.
-    """
-
-    def __init__(self, dim: int, config: ActionConfig) -> None:
-        super().__init__()
-        inner = config.heads * config.head_dim
-        self.heads = config.heads
-        self.keyboard_embed = nn.Sequential(nn.Linear(config.keyboard, config.embed), nn.SiLU(), nn.Linear(config.embed, config.embed))
-        self.keyboard_attn_kv = nn.Linear(config.embed * WINDOW_PX, 2 * inner, bias=False)
-        self.mouse_attn_q = nn.Linear(dim, inner, bias=False)  # the keyboard branch's queries, despite the name
-        self.proj_keyboard = nn.Linear(inner, dim, bias=False)
-        norms = ["key_attn_q_norm", "key_attn_k_norm"]
-        if config.mouse:
-            width = config.mouse_width
-            layers = nn.Linear(dim + config.mouse * WINDOW_PX, width), nn.GELU(approximate="tanh"), nn.Linear(width, width), nn.LayerNorm(width)
-            self.mouse_mlp = nn.Sequential(*layers)
-            self.t_qkv = nn.Linear(width, 3 * inner, bias=False)
-            self.proj_mouse = nn.Linear(inner, dim, bias=False)
-            norms += ["img_attn_q_norm", "img_attn_k_norm"]
-        for name in norms:
-            self.add_module(name, nn.Module())
-            getattr(self, name).weight = nn.Parameter(torch.ones(config.head_dim))
-
-    def mouse(
-        self, x: Float[Tensor, "1 m w"], windows: Float[Tensor, "f c"], rotate: Control, remember: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    ) -> Tensor:
-        """Every place in the picture attends along time to its own past; `remember` adds the past to keys and values."""
-        frames = len(windows)
-        x = x[0].unflatten(0, (frames, -1))  # f s w
-        h = torch.cat([x, windows[:, None].expand(-1, x.shape[1], -1).to(x)], -1).to(self.t_qkv.weight.dtype)
-        q, k, v = self.t_qkv(self.mouse_mlp(h)).unflatten(-1, (3, self.heads, -1)).transpose(0, 1).unbind(2)  # s f h d
-        k, v = remember(rotate(_norm(k)), v)
-        o = dense(rotate(_norm(q)), k, v)
-        return self.proj_mouse(o.flatten(2)).transpose(0, 1).flatten(0, 1)[None]
-
-    def keyboard_kv(self, windows: Float[Tensor, "n p c"], rotate: Control) -> tuple[Float[Tensor, "1 n h d"], Float[Tensor, "1 n h d"]]:
-        """Keys and values of frames: they depend on the pressed keys alone, so the past's are computed, not stored."""
-        embedded = self.keyboard_embed(windows.to(self.keyboard_attn_kv.weight.dtype)).flatten(1)
-        k, v = self.keyboard_attn_kv(embedded)[None].unflatten(-1, (2, self.heads, -1)).unbind(2)
-        return rotate(_norm(k)), v
-
-    def keyboard(self, x: Float[Tensor, "1 m w"], kv: tuple[Tensor, Tensor], frames: int, rotate: Control) -> Tensor:
-        """All places attend to the same frames' keys."""
-        q = self.mouse_attn_q(x.to(self.mouse_attn_q.weight.dtype)).unflatten(-1, (self.heads, -1))
-        q = q[0].unflatten(0, (frames, -1)).transpose(0, 1)  # s f h d
-        k, v = (t.expand(len(q), -1, -1, -1) for t in kv)
-        return self.proj_keyboard(dense(rotate(_norm(q)), k, v).flatten(2)).transpose(0, 1).flatten(0, 1)[None]
-
-
 class MatrixGame2Network(WanNetwork):
     """The network with its action modules."""
 
@@ -111,38 +41,6 @@ class MatrixGame2Network(WanNetwork):
         super().__init__(config)
         for block in list(self.blocks)[: action.blocks]:
             block.add_module("action_model", ActionModule(config.dim, action))
-
-
-class ActionCache:
-    """The mouse branch's keys and values of the newest frames, for every block: a memory that no policy governs.
-
-    frames: how many a chunk sees, its own included (`local_attn_size` of the checkpoint).
-    """
-
-    def __init__(self, frames: int, chunk: int) -> None:
-        self._keep = frames - chunk
-        self.begin()
-
-    def begin(self) -> None:
-        self._past: dict[int, tuple[Tensor, Tensor]] = {}
-        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def remember(self, block: int, k: Float[Tensor, "s f h d"], v: Float[Tensor, "s f h d"]) -> tuple[Tensor, Tensor]:
-        """The past with the frames of the pass that runs; a later pass of the chunk replaces them."""
-        if block in self._past:
-            k, v = (torch.cat(pair, 1) for pair in zip(self._past[block], (k, v), strict=True))
-        self._seen[block] = k, v
-        return k, v
-
-    def keep(self) -> None:
-        """After the clean pass: its frames are the past of the next chunk, as far as the window reaches."""
-        for block, pair in self._seen.items():
-            if self._keep:
-                self._past[block] = (pair[0][:, -self._keep :].clone(), pair[1][:, -self._keep :].clone())
-
-    @property
-    def nbytes(self) -> int:
-        return sum(t.nbytes for pair in self._past.values() for t in pair)
 
 
 class MatrixGame2Backbone(WanBackbone):
@@ -202,7 +100,7 @@ class MatrixGame2Backbone(WanBackbone):
     def controls(self, inputs: Sequence[Tensor]) -> list[Control]:
         mouse, keys, reach = inputs
         frames = self.geometry.chunk
-        past, own = _rotation(reach), _rotation(reach[-frames:])
+        past, own = rotation(reach), rotation(reach[-frames:])
         return [self._control(i, mouse, keys, past, own) if i in self.actions else _identity for i in range(self.geometry.layers)]
 
     def _control(self, block: int, mouse: Tensor, keys: Tensor, past: Control, own: Control) -> Control:
@@ -273,35 +171,11 @@ def load(
     return MatrixGame2Backbone(network, codec, images, keys_of(variant), schedule(steps), (size[0], size[1]), where, window, degrees_per_unit)
 
 
-def history(actions: Float[Tensor, "p c"], frames: Tensor) -> Float[Tensor, "n 12 c"]:
-    """The 12 video frames before the first video frame of each latent frame; before the start, the first one's.
-
-    It ends before that video frame, so the newest action is seen one latent frame late, as in the released code.
-    """
-    at = STRIDE * frames[:, None] + torch.arange(-WINDOW_PX, 0)
-    return actions[at.clamp(0, len(actions) - 1)]
-
-
 def schedule(steps: Sequence[int] = (1000, 666, 333), shift: float = 5.0) -> Schedule:
     """Sigmas `shift * u / (1 + (shift - 1) * u)`, u = 1 - i/1000, in float32; an entry L of `steps` is i = 1000 - L."""
     u = torch.linspace(1.0, 0.0, 1001)[[1000 - step for step in steps]]
     sigma = shift * u / (1 + (shift - 1) * u)
     return Schedule(tuple((1000 * sigma).tolist()), tuple(sigma.tolist()), tuple(sigma.tolist()))
-
-
-def _rotation(frames: Float[Tensor, "f"]) -> Control:
-    """RoPE of the action module for `s f h d`: adjacent channel pairs, all but the first 8 channels unturned."""
-    frequency = THETA ** (-torch.arange(0, ROTATED, 2, dtype=torch.float64, device=frames.device) / ROTATED)
-    turn = turn_by((frames[:, None].double() * frequency)[:, None])
-
-    def rotate(x: Tensor) -> Tensor:
-        return torch.cat([rotate_adjacent(x[..., :ROTATED], turn), x[..., ROTATED:]], -1)
-
-    return rotate
-
-
-def _norm(x: Tensor) -> Tensor:
-    return F.rms_norm(x.float(), x.shape[-1:], eps=1e-6).to(x.dtype)
 
 
 def _identity(x: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from harness.flat import flatten
+
 _ROOT = Path(__file__).resolve().parents[1]
 BUDGET = "w18"  # the default of conf/config.yaml, which labels need not name
 CONF = next(p for p in (_ROOT / "conf", Path(__file__).parent / "_conf") if p.is_dir())
@@ -65,13 +67,3 @@ def label_of(cfg: DictConfig, choices: dict[str, str], overrides: Sequence[str])
 def _one(override: Override) -> str:
     """The value of a group override; of a sweep, its first."""
     return next(iter(override.sweep_string_iterator())) if override.is_sweep_override() else override.get_value_element_as_str()
-
-
-def flatten(tree: object, prefix: str = "") -> dict[str, object]:
-    """A nested config as one level of dotted keys, as W&B sweeps name them."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat

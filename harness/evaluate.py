@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from harness.callbacks import ChunkProgress, ResultWriter
-from harness.cli import flatten
 from harness.files import write_atomic
+from harness.flat import flatten
 from harness.memory import Memory, is_saved
 from harness.pictures import experiment_pictures, run_pictures
 from harness.results import DECIDES, RunFolder, config_hash, deciding, provenance, run_path

@@ -3,6 +3,7 @@ or a second process that writes the same file never see or leave half of one."""
 
 import errno
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -77,6 +78,11 @@ def remove_stale(folder: Path, seconds: float = 3600) -> None:
                 path.unlink()
         except OSError:  # another one was faster
             continue
+
+
+def file_name(name: str) -> str:
+    """A trajectory's name as that of a file."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
 def _beside(path: Path) -> Path:

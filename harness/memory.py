@@ -5,7 +5,6 @@ page. Nothing in it is code. It appears whole, by renaming the folder.
 """
 
 import json
-import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from harness.codecs import Packed
-from harness.files import write_bytes
+from harness.files import file_name, write_bytes
+from harness.flat import flatten
 from harness.pages import read_page, write_page
 from harness.session import Session
 from harness.tree import decode, encode, restore, state_of
@@ -51,7 +51,7 @@ class Memory:
 
     def end(self, session: Session) -> None:
         if self.save is not None:
-            save_memory(self.save / _file_name(session.trajectory.name), session, dict(self.about))
+            save_memory(self.save / file_name(session.trajectory.name), session, dict(self.about))
 
 
 FORGETFUL = Memory()
@@ -128,7 +128,7 @@ def _stats(row: dict[str, Any]) -> ChunkStats:
 
 def find(load_from: Path, name: str) -> Path:
     """The folder of a trajectory's memory: `load_from` itself, or the one of that name in it."""
-    for folder in (load_from, load_from / _file_name(name)):
+    for folder in (load_from, load_from / file_name(name)):
         if (folder / "session.json").is_file():
             return folder
     have = sorted(p.parent.name for p in load_from.glob("*/session.json")) if load_from.is_dir() else []
@@ -137,7 +137,7 @@ def find(load_from: Path, name: str) -> Path:
 
 
 def is_saved(folder: Path, name: str) -> bool:
-    return (folder / _file_name(name) / "session.json").is_file()
+    return (folder / file_name(name) / "session.json").is_file()
 
 
 def _pages(folder: Path, frames: list[int]) -> Iterator[tuple[int, Packed]]:
@@ -153,7 +153,7 @@ def _geometry(g: Geometry) -> dict:
 
 
 def _same(folder: Path, theirs: dict, ours: dict) -> None:
-    a, b = _leaves(theirs), _leaves(ours)
+    a, b = flatten(theirs), flatten(ours)
     if differ := [k for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k)]:
         named = "; ".join(f"{k} is {a.get(k, 'absent')} there and {b.get(k, 'absent')} here" for k in differ[:8])
         raise ValueError(f"the memory {folder} was saved under other settings: {named}; load it with its own, or save one with these (memory.save)")
@@ -170,13 +170,3 @@ def _same_path(folder: Path, tensors: dict[str, Tensor], session: Session) -> No
                 f"the memory {folder} was made along another path than {session.trajectory.name}: {name} differ at video frame {at} of the first "
                 f"{len(theirs)}; continue it along a trajectory that begins as the saved one did"
             )
-
-
-def _leaves(tree: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {k: v for key, value in tree.items() for k, v in _leaves(value, f"{prefix}.{key}" if prefix else str(key)).items()}
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)

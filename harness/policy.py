@@ -49,8 +49,12 @@ class PolicyWrapper(CachePolicy):
 
     def reset(self, geometry: Geometry) -> None:
         self.inner.reset(geometry)
-        self.raw_keys, self.looks, self.codec = self.inner.raw_keys, self.inner.looks, self.inner.codec
+        self.raw_keys, self.looks = self.inner.raw_keys, self.inner.looks
         self.plans_ahead = type(self).plans_ahead and self.inner.plans_ahead
+
+    @property
+    def codec(self) -> Codec | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.inner.codec
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         return self.inner.plan(chunk, bank)

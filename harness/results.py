@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.files import aside, remove_stale, write_atomic, write_once
+from harness.files import aside, file_name, remove_stale, write_atomic, write_once
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +70,7 @@ class RunFolder:
         """A trajectory's first good record stays, so that several processes that evaluate the same settings end with the
         same records, and with tables that agree with them. A failure stands in a file beside it."""
         text = json.dumps(asdict(record))
-        target = self._records / f"{_file_name(record.name)}{'.failed' if record.error else ''}.json"
+        target = self._records / f"{file_name(record.name)}{'.failed' if record.error else ''}.json"
         if record.error:
             write_atomic(target, text)
         elif not write_once(target, text):
@@ -80,13 +80,13 @@ class RunFolder:
 
     def write_features(self, name: str, first: np.ndarray, again: np.ndarray) -> None:
         """Image features of a trajectory's first visits and revisits (n, d), kept so that a resumed run has them all."""
-        target = self._records / f"{_file_name(name)}.npz"
+        target = self._records / f"{file_name(name)}.npz"
         with aside(target) as temporary:
             np.savez(temporary, first=first.astype(np.float32), again=again.astype(np.float32))
 
     def features(self, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
         """First-visit and revisit features of all these trajectories that have any."""
-        files = [f for f in (self._records / f"{_file_name(n)}.npz" for n in names) if f.exists()]
+        files = [f for f in (self._records / f"{file_name(n)}.npz" for n in names) if f.exists()]
         if not files:
             return None
         loaded = [np.load(f) for f in files]
@@ -217,7 +217,3 @@ def _read(file: Path) -> Record | None:
         return Record(**json.loads(file.read_text()))
     except (OSError, ValueError, TypeError):
         return None
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)

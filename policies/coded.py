@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from harness.codecs import Codec
 from harness.policy import CachePolicy, PolicyWrapper
-from harness.types import Geometry
 
 
 @dataclass
@@ -15,6 +14,6 @@ class CodedPolicy(PolicyWrapper):
     inner: CachePolicy
     form: Codec
 
-    def reset(self, geometry: Geometry) -> None:
-        super().reset(geometry)
-        self.codec = self.form
+    @property
+    def codec(self) -> Codec:
+        return self.form

@@ -88,10 +88,10 @@ def test_action_caches_hold_the_recorded_rows():
     k, v = backbone.cache._past[1]
     assert_close(k, recorded["final_cache_mouse.layer1.k"][:, -3:])
     assert_close(v, recorded["final_cache_mouse.layer1.v"][:, -3:])
-    from backbones.matrix_game2 import _rotation
+    from backbones.actions import rotation
 
     frames = torch.arange(24, 30)
-    k, v = backbone.actions[1].keyboard_kv(history(backbone.buttons(torch.zeros(117, 6)), frames), _rotation(frames))
+    k, v = backbone.actions[1].keyboard_kv(history(backbone.buttons(torch.zeros(117, 6)), frames), rotation(frames))
     assert_close(k, recorded["final_cache_keyboard.layer1.k"])
     assert_close(v, recorded["final_cache_keyboard.layer1.v"])
     assert backbone.cache.nbytes == 2 * 2 * 12 * 3 * 2 * 64 * 4, "two blocks, keys and values, 12 places, 3 frames, 2 heads of 64 in float32"

@@ -24,6 +24,7 @@ from harness.rollout import rollout
 from harness.stores import GpuStore, PinnedStore
 from harness.tiers import TieredStore
 from harness.tree import decode, encode
+from policies.coded import CodedPolicy
 from tests.conftest import ROOT, make_policy, make_world
 
 ABOUT = {"policy": {"name": "worldkv", "retrieved": 9}}
@@ -39,7 +40,11 @@ def go(backbone, trajectory):
     return run
 
 
-@pytest.mark.parametrize("name", ["worldkv", "worldkv_rebased", "worldkv_release", "merge", "query", "coverage"])
+RETRIEVAL = ["worldkv", "worldkv_rebased", "worldkv_release", "merge", "query", "coverage", "query_heads", "worldkv_cake"]
+BOUNDED = ["best", "places", "landmark", "ema", "capped", "h2o", "quest", "tempcache", "heads", "fast_ar"]
+
+
+@pytest.mark.parametrize("name", [*RETRIEVAL, *BOUNDED, CodedPolicy(make_policy("worldkv"), Int8())], ids=str)
 def test_half_saved_and_half_loaded_equal_the_whole(name, go, tmp_path):
     whole = go(name)
     go(name, save=tmp_path, chunks=6, about=ABOUT)
@@ -198,6 +203,7 @@ from pathlib import Path
 from harness.memory import Memory
 from harness.rollout import rollout
 from harness.stores import PinnedStore
+from policies.coded import CodedPolicy
 from tests.conftest import TinyRoomsBackbone, make_policy, make_world
 backbone, path = TinyRoomsBackbone(), make_world(["R90L90R60L60"], hold_frames=3, degrees=10.0).trajectory(0)
 out = rollout(backbone, make_policy("worldkv"), PinnedStore(), path, 0, backbone.encode(path.images)[:3], memory=Memory(load=Path("m")))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.cli import flatten
+from harness.flat import flatten
 from harness.reporting.columns import values_of
 from harness.results import DECIDES, Record, RunFolder
 
