@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from backbones.rope import rotate_adjacent, turn_by
 from backbones.wan_causal import STRIDE
 from backbones.wan_network import Control
-from harness.attention import dense
+from harness.cache.attention import dense
 
 WINDOW_PX = 12  # video frames of actions that a latent frame sees
 THETA, ROTATED = 256.0, 8  # RoPE of the action module: only the first 8 channels rotate, with the frame

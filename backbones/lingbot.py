@@ -15,7 +15,7 @@ from backbones.checkpoints import LINGBOT_WORLD_FAST, load_into, read_config, re
 from backbones.codecs import PreviewCodec
 from backbones.wan_causal import CELL, Codec, Schedule, WanBackbone, chosen_device, fill_randomly, precision
 from backbones.wan_network import Control, WanConfig, WanNetwork, fold
-from harness.types import Chunk, Trajectory
+from harness.datatypes import Chunk, Trajectory
 from harness.worlds.poses import rays, steps
 
 RAY_CHANNELS = {"cam": 6, "act": 7}  # origin and direction of a pixel's ray; direction and the four keys

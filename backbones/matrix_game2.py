@@ -15,7 +15,7 @@ from backbones.checkpoints import MATRIX_GAME_2, load_into, require
 from backbones.codecs import PreviewCodec
 from backbones.wan_causal import Codec, Schedule, WanBackbone, chosen_device, fill_randomly, precision
 from backbones.wan_network import Control, WanConfig, WanNetwork
-from harness.types import Chunk, Trajectory
+from harness.datatypes import Chunk, Trajectory
 
 _SIZES = WanConfig(1536, 12, 30, 8960, 1280, context="image", control="after_cross")
 PUBLISHED = {

@@ -15,7 +15,7 @@ from backbones.codecs import ConvCodec
 from backbones.rooms_network import RoomsNetwork, ray_angles, ray_features, ray_positions
 from backbones.rope import rotate
 from harness.backbone import Backbone, KVSeam
-from harness.types import Chunk, Condition, Geometry, Trajectory
+from harness.datatypes import Chunk, Condition, Geometry, Trajectory
 from harness.worlds.poses import rays, relative
 
 WEIGHTS = Path(__file__).parent / "weights" / "rooms.safetensors"

@@ -16,7 +16,7 @@ from backbones.codecs import PreviewCodec
 from backbones.matrix_game2 import schedule
 from backbones.wan_causal import Codec, Schedule, WanBackbone, chosen_device, fill_randomly, precision
 from backbones.wan_network import Control, WanConfig, WanNetwork
-from harness.types import Chunk, Trajectory
+from harness.datatypes import Chunk, Trajectory
 
 TEXT_LENGTH = 512
 STEPS = (1000, 750, 500, 250)

@@ -13,7 +13,7 @@ from torch import Tensor
 from backbones.rope import rotate_adjacent, turn_by
 from backbones.wan_network import Control, WanNetwork, angles
 from harness.backbone import Backbone, KVSeam
-from harness.types import Chunk, Condition, Geometry, Trajectory
+from harness.datatypes import Chunk, Condition, Geometry, Trajectory
 
 LATENT_CHANNELS = 16
 CELL = 8  # pixels per latent cell

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.types import Chunk, Condition, Geometry, Trajectory
+from harness.datatypes import Chunk, Condition, Geometry, Trajectory
 
 
 class KVSeam(Protocol):
@@ -41,10 +41,10 @@ class Backbone(ABC):
         return 0
 
     def state(self) -> dict:
-        """What chunks leave behind besides self-attention's K/V, between two chunks, for a memory that is saved: tensors and
+        """What chunks leave behind besides self-attention's K/V, between two chunks, for a snapshot: tensors and
         plain values. Raises ValueError where a backbone cannot say."""
         name = type(self).__name__
-        raise ValueError(f"{name} keeps state between chunks that it cannot save (a streaming decoder, caches of its own); use memory.save=null with it")
+        raise ValueError(f"{name} keeps state between chunks that it cannot save (a streaming decoder, caches of its own); use snapshot.save=null with it")
 
     def restore(self, state: dict) -> None:
         """After `begin`: go on from a saved `state`."""

@@ -5,24 +5,24 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.attention import dense
-from harness.bank import KVBank
-from harness.codecs import Codec
-from harness.types import KV, Chunk, Geometry, Plan, Site
+from harness.cache.attention import dense
+from harness.cache.bank import KVBank
+from harness.cache.codecs import Codec
+from harness.datatypes import KV, Chunk, Geometry, Plan, Site
 
 
 class CachePolicy(ABC):
     """Fields of a policy are its hyper-parameters; its state starts at `reset` and ends there.
 
     raw_keys: whether the bank keeps keys un-rotated, for placements that move rows and for policies that score or merge
-    keys; known after `reset`. looks: whether `attend` keeps scores of what it sees, so that no wrapper may show it less.
+    keys; known after `reset`. needs_attention_scores: whether `attend` keeps scores of what it sees, so that no wrapper may show it less.
     plans_ahead: whether a chunk may be planned as soon as the one before it is committed, so that its pages are fetched while
     that one is decoded; False for a policy that looks at something later. codec: the form of banked pages, where the policy
     has a say in it; None leaves it to the store.
     """
 
     raw_keys: bool = False
-    looks: bool = False
+    needs_attention_scores: bool = False
     plans_ahead: bool = True
     codec: Codec | None = None
 
@@ -49,7 +49,7 @@ class PolicyWrapper(CachePolicy):
 
     def reset(self, geometry: Geometry) -> None:
         self.inner.reset(geometry)
-        self.raw_keys, self.looks = self.inner.raw_keys, self.inner.looks
+        self.raw_keys, self.needs_attention_scores = self.inner.raw_keys, self.inner.needs_attention_scores
         self.plans_ahead = type(self).plans_ahead and self.inner.plans_ahead
 
     @property

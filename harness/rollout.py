@@ -7,16 +7,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.again import Encoder
 from harness.backbone import Backbone
-from harness.bank import KVBank
-from harness.context import ContextBuffer
-from harness.gauges import Clock, PeakMemory, host_bytes, open_files
-from harness.memory import FORGETFUL, Memory
+from harness.cache.bank import KVBank
+from harness.cache.context import ContextBuffer
+from harness.cache.reencode import Reencoder
+from harness.cache.stores import PackedStore
+from harness.datatypes import Chunk, ChunkStats, Geometry, Plan, Rollout, Trajectory
 from harness.policy import CachePolicy
-from harness.session import Reel, Session
-from harness.stores import PackedStore
-from harness.types import Chunk, ChunkStats, Geometry, Plan, Rollout, Trajectory
+from harness.session import FrameBuffer, Session
+from harness.snapshot.snapshot import NO_SNAPSHOT, Snapshot
+from harness.system.meters import Clock, PeakMemory, host_bytes, open_files
 
 TRACED = 1500  # latent frames; the trace of every past frame at every chunk grows with their square
 
@@ -30,23 +30,23 @@ def rollout(
     seed: int,
     forced: Float[Tensor, "f s c"] | None = None,
     observe: Callable[[ChunkStats], None] = lambda stats: None,
-    memory: Memory = FORGETFUL,
+    snapshot: Snapshot = NO_SNAPSHOT,
 ) -> Rollout:
     """Generate a trajectory under a policy. Chunks within `forced` latents only run their clean pass.
 
-    memory: whether to go on from a saved session, to stop early and to save. The result has the saved chunks too.
+    snapshot: whether to go on from a saved session, to stop early and to save. The result has the saved chunks too.
     Raises FloatingPointError when the model produces NaN or infinity, ValueError when trajectory and backbone disagree.
     """
     g = backbone.geometry
-    chunks = chunks_of(trajectory, g)[: memory.chunks]
+    chunks = chunks_of(trajectory, g)[: snapshot.chunks]
     policy.reset(g)
     backbone.begin(trajectory)
     context = ContextBuffer(g, 1, backbone.rope, limit_rows=len(chunks) * g.chunk * g.tokens)
     bank = KVBank(g, context, store, policy.raw_keys, policy.codec)
-    again = Encoder(backbone, trajectory, chunks, context, bank)
+    reencoder = Reencoder(backbone, trajectory, chunks, context, bank)
     latent_frames = len(chunks) * g.chunk
-    session = Session(backbone, policy, context, bank, trajectory, Reel(g.frames_px(latent_frames)), Reel(latent_frames))
-    memory.begin(session, len(chunks))
+    session = Session(backbone, policy, context, bank, trajectory, FrameBuffer(g.frames_px(latent_frames)), FrameBuffer(latent_frames))
+    snapshot.begin(session, len(chunks))
     given = 0 if forced is None else len(forced) // g.chunk
     clock, peak, plan = Clock(g.device), PeakMemory(g.device), None
     for chunk in chunks[session.done :]:
@@ -57,7 +57,7 @@ def rollout(
             plan = policy.plan(chunk, bank)
             clock.lap(chunk.index, "plan")
             bank.prefetch(context.absent(plan, bank))
-        again.serve(plan, policy)
+        reencoder.serve(plan, policy)
         condition = backbone.condition(trajectory, chunk)
         taken = context.assemble(plan, bank, chunk, condition, policy)
         clock.lap(chunk.index, "assemble")
@@ -95,7 +95,7 @@ def rollout(
         )
         observe(session.stats[-1])
         plan = coming
-    memory.end(session)
+    snapshot.end(session)
     video = session.frames.made
     generated = torch.arange(len(video)) >= g.frames_px(given * g.chunk)
     return Rollout(video, generated, tuple(session.stats), session.noise, session.latents.made)

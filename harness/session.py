@@ -8,13 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.backbone import Backbone
-from harness.bank import KVBank
-from harness.context import ContextBuffer
+from harness.cache.bank import KVBank
+from harness.cache.context import ContextBuffer
+from harness.datatypes import Chunk, ChunkStats, Trajectory
 from harness.policy import CachePolicy
-from harness.types import Chunk, ChunkStats, Trajectory
 
 
-class Reel:
+class FrameBuffer:
     """Frames of known number, written as they come into memory that is taken once: joining pieces at the end would take it
     twice, and a long rollout would seem to leak."""
 
@@ -45,8 +45,8 @@ class Session:
     context: ContextBuffer
     bank: KVBank
     trajectory: Trajectory
-    frames: Reel
-    latents: Reel
+    frames: FrameBuffer
+    latents: FrameBuffer
     stats: list[ChunkStats] = field(default_factory=list)
     noise: str = ""
     done: int = 0

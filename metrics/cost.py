@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from harness.types import ChunkStats, Rollout
+from harness.datatypes import ChunkStats, Rollout
 
 PARTS = ("plan", "assemble", "passes", "commit", "decode")
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.types import Rollout, Trajectory
+from harness.datatypes import Rollout, Trajectory
 
 
 def local_contrast(frames: Float[Tensor, "n 3 y x"], window: int = 8) -> Float[Tensor, "n"]:

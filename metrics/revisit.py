@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.types import Rollout, Trajectory
+from harness.datatypes import Rollout, Trajectory
 from metrics.frame import FrameMetric
 
 

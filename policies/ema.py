@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from harness.bank import KVBank
-from harness.page import Page
+from harness.cache.bank import KVBank
+from harness.cache.page import Page
+from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy
-from harness.types import KV, Chunk, Geometry, Plan
 
 
 @dataclass

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from harness.bank import KVBank
+from harness.cache.bank import KVBank
+from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy
-from harness.types import KV, Chunk, Geometry, Plan
-from policies.likeness import Likeness
+from policies.parts.likeness import Likeness
 
 
 @dataclass
@@ -14,7 +14,7 @@ class LandmarkPolicy(CachePolicy):
     traces of scenes at positions that stay within the trained range. Nothing is selected: every slot is attended to.
 
     A chunk that leaves the recent frames is a landmark if its likeness (mutual view overlap, or likeness of content where
-    there are no poses, see `policies.likeness`) to every landmark and to the sink is at most theta; else it is dropped and
+    there are no poses, see `policies.parts.likeness`) to every landmark and to the sink is at most theta; else it is dropped and
     the one it resembles most counts as seen. A landmark takes the first free slot. When all are used it takes that of the
     most redundant landmark: of greatest likeness to any other, to the sink or to the newcomer; of equals, the one least
     recently seen. Positions: sink from 0, slot i at sink + i * chunk, then recent frames, then the chunk, always at

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from harness.bank import KVBank
+from harness.cache.bank import KVBank
+from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy
-from harness.types import KV, Chunk, Geometry, Plan
 
 
 @dataclass

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from harness.bank import KVBank
-from harness.page import Page
+from harness.cache.bank import KVBank
+from harness.cache.page import Page
+from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy
-from harness.types import KV, Chunk, Geometry, Plan
-from policies.ann import Hashing
+from policies.wrappers.ann import Hashing
 
 
 @dataclass

@@ -13,10 +13,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from backbones.rooms import TinyRoomsBackbone
+from harness.cache.stores import GpuStore, Store
+from harness.datatypes import Rollout, Trajectory
 from harness.policy import CachePolicy
 from harness.rollout import rollout
-from harness.stores import GpuStore, Store
-from harness.types import Rollout, Trajectory
 from harness.worlds.rooms_world import RoomsWorld
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,8 +5,8 @@ from typing import Protocol
 
 import torch
 
+from harness.datatypes import Chunk, Trajectory
 from harness.rollout import chunks_of
-from harness.types import Chunk, Trajectory
 
 
 class Ledger:

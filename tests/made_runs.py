@@ -5,7 +5,8 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 
-from harness.results import Record, RunFolder, config_hash
+from harness.results.identity import config_hash
+from harness.results.run_folder import Record, RunFolder
 
 NAMES = ("test0000_turn", "test0001_walk", "test0002_zigzag", "test0003_turn", "test0004_walk")
 DEVICE = "a test's machine"

@@ -8,11 +8,11 @@ from hydra import compose, initialize_config_dir
 
 from backbones import lingbot
 from backbones.rooms import TinyRoomsBackbone
-from harness.bench import COLUMNS, markdown, measure, there_and_back
+from harness.benchmark.measure import COLUMNS, markdown, measure, there_and_back
+from harness.benchmark.timing import PARTS, Stopwatch, time_contiguous, time_last_chunk
+from harness.cache.stores import GpuStore
 from harness.policy import PolicyWrapper
 from harness.rollout import rollout
-from harness.stores import GpuStore
-from harness.timing import PARTS, Stopwatch, time_contiguous, time_last_chunk
 from tests.conftest import CONF, make_policy
 
 

@@ -5,14 +5,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from harness.again import Encoder
-from harness.attention import reference
-from harness.cli import check_overrides, label_of
+from harness.cache.attention import reference
+from harness.cache.reencode import Reencoder
+from harness.cache.stores import PinnedStore
 from harness.policy import PolicyWrapper
 from harness.rollout import chunks_of
-from harness.stores import PinnedStore
-from policies.reencode import ReencodePolicy
+from harness.settings.command_line import check_overrides, label_of
 from policies.sliding import SlidingPolicy
+from policies.wrappers.reencode import ReencodePolicy
 from tests.conftest import CONF, make_policy, make_world
 from tests.tolerances import SECOND_ROUTE
 
@@ -306,8 +306,8 @@ def test_chosen_chunks_are_encoded_in_the_context_of_the_plan(roll, backbone, tr
 def test_unchanged_selections_are_not_encoded_twice(backbone, roll, monkeypatch):
     """While the plan up to a chunk stays the same its rows stay too; `full` needs one new pass a chunk, not all of them."""
     count = []
-    encode = Encoder._encode
-    monkeypatch.setattr(Encoder, "_encode", lambda self, chunk, *rest: (count.append(chunk.index), encode(self, chunk, *rest))[1])
+    encode = Reencoder._encode
+    monkeypatch.setattr(Reencoder, "_encode", lambda self, chunk, *rest: (count.append(chunk.index), encode(self, chunk, *rest))[1])
     chunks = len(roll(ReencodePolicy(make_policy("full"), sink=0, recent=0)).stats)
     assert count == list(range(chunks - 1))
     count.clear()

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from harness.attention import groups_of, received, weights
-from harness.page import Page
-from harness.types import Site
-from policies.heads import HeadsPolicy
-from policies.split.base import Pyramid, Uniform
-from policies.split.cake import CakeSplit
+from harness.cache.attention import groups_of, received, weights
+from harness.cache.page import Page
+from harness.datatypes import Site
+from policies.parts.split.base import Pyramid, Uniform
+from policies.parts.split.cake import CakeSplit
+from policies.wrappers.heads import HeadsPolicy
 from tests.conftest import make_policy, make_world
 from tests.ledger import Ledger, simulate
 from tests.tolerances import SECOND_ROUTE

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from harness.codecs import Codec, Exact, Fp8, Int4, Int8
-from harness.page import Page
-from harness.stores import GpuStore, PinnedStore
+from harness.cache.codecs import Codec, Exact, Fp8, Int4, Int8
+from harness.cache.page import Page
+from harness.cache.stores import GpuStore, PinnedStore
 from tests.conftest import make_policy
 
 CODECS = [Int8(), Fp8(), Int4(32), Int4(8)]

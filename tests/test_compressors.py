@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from harness.types import KV, Chunk
-from policies.compress.anchor import AnchorCompressor
-from policies.compress.controls import BlindCompressor
-from policies.compress.keydiff import KeyDiffCompressor
+from harness.datatypes import KV, Chunk
+from policies.parts.compress.anchor import AnchorCompressor
+from policies.parts.compress.controls import BlindCompressor
+from policies.parts.compress.keydiff import KeyDiffCompressor
 from tests.conftest import make_policy
 from tests.tolerances import SECOND_ROUTE
 

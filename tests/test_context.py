@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from backbones.rope import rotate
-from harness.bank import KVBank
-from harness.context import ContextBuffer
+from harness.cache.bank import KVBank
+from harness.cache.context import ContextBuffer
+from harness.cache.stores import GpuStore, PinnedStore
+from harness.datatypes import Chunk, Condition, Geometry, Plan
 from harness.policy import CachePolicy
-from harness.stores import GpuStore, PinnedStore
-from harness.types import Chunk, Condition, Geometry, Plan
 
 GEOMETRY = Geometry(layers=2, heads=2, head_dim=4, tokens=5, chunk=3)
 

@@ -50,8 +50,8 @@ def test_a_workspace_and_a_report_are_saved(tmp_path):
 
 def test_what_is_panelled_is_what_runs_log(tmp_path):
     """The keys of the panels are keys of the curves and summaries that a run is mirrored with."""
-    from harness.dashboard import COST, CURVES, QUALITY
-    from harness.tracking import curves
+    from harness.tracking.wandb_run import curves
+    from harness.tracking.workspace import COST, CURVES, QUALITY
 
     seconds = {f"seconds_{p}": 0.1 for p in ("plan", "assemble", "passes", "commit", "decode")}
     numbers = ("frames_px", "attended_rows", "peak_bytes", "window_bytes", "bank_bytes_gpu", "bank_bytes_cpu", "bytes_moved", "unreachable_frames")

@@ -2,7 +2,7 @@
 
 import re
 
-from harness.docs import BLOCK, render
+from harness.reporting.documents import BLOCK, render
 from tests.conftest import CONF, ROOT
 
 README = (ROOT / "README.md").read_text()

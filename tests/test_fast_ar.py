@@ -5,17 +5,17 @@ import torch
 import torch.nn.functional as F
 
 from backbones import lingbot
-from harness.attention import dense, reference
-from harness.bench import there_and_back
-from harness.page import Page
+from harness.benchmark.measure import there_and_back
+from harness.cache.attention import dense, reference
+from harness.cache.page import Page
+from harness.cache.stores import GpuStore
+from harness.datatypes import Geometry, Site
 from harness.rollout import rollout
-from harness.stores import GpuStore
-from harness.types import Geometry, Site
-from policies.ann import Hashing
-from policies.annca import AnnCaPolicy
-from policies.annsa import AnnSaPolicy
 from policies.full import FullPolicy
 from policies.tempcache import TempCachePolicy
+from policies.wrappers.ann import Hashing
+from policies.wrappers.annca import AnnCaPolicy
+from policies.wrappers.annsa import AnnSaPolicy
 from tests.conftest import make_policy, make_world
 from tests.tolerances import SECOND_ROUTE
 

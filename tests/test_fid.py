@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from harness.results import Record, RunFolder
+from harness.results.run_folder import Record, RunFolder
 from metrics.fid import Inception, frechet
 
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from harness.attention import dense, groups_of, reference
-from harness.bank import KVBank
-from harness.codecs import Exact, Int8
-from harness.context import ContextBuffer
-from harness.page import Page
-from harness.stores import GpuStore
-from harness.types import Chunk, Condition, Plan
+from harness.cache.attention import dense, groups_of, reference
+from harness.cache.bank import KVBank
+from harness.cache.codecs import Exact, Int8
+from harness.cache.context import ContextBuffer
+from harness.cache.page import Page
+from harness.cache.stores import GpuStore
+from harness.datatypes import Chunk, Condition, Plan
 from tests.test_context import GEOMETRY, Spy, rope
 
 LAYERS, HEADS, ROWS, WIDTH = 2, 3, 8, 6

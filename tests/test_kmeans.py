@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from harness.codecs import Int4
-from harness.kmeans import KMeans
-from harness.page import Page
-from harness.stores import GpuStore, PinnedStore
+from harness.cache.codecs import Int4
+from harness.cache.kmeans import KMeans
+from harness.cache.page import Page
+from harness.cache.stores import GpuStore, PinnedStore
 from tests.conftest import make_policy
 from tests.test_codecs import numbers
 

@@ -5,9 +5,9 @@ import torch
 
 from backbones.lingbot import PUBLISHED, RAY_CHANNELS, LingBotBackbone, LingBotNetwork, schedule
 from backbones.wan_network import WanConfig, angles
-from harness.context import ContextBuffer
-from harness.stores import GpuStore
-from harness.types import Trajectory
+from harness.cache.context import ContextBuffer
+from harness.cache.stores import GpuStore
+from harness.datatypes import Trajectory
 from tests.conftest import make_policy
 from tests.replay import AT_RETRIEVAL, PER_FRAME, REBASED, RELEASE, SINK_RECENT, WHOLE, RecordedCodec, assert_close, config, golden, records, replay, rows
 

@@ -5,7 +5,7 @@ import torch
 
 from backbones.matrix_game2 import PUBLISHED, ActionCache, ActionConfig, MatrixGame2Backbone, MatrixGame2Network, history, schedule
 from backbones.wan_network import WanConfig
-from harness.types import Trajectory
+from harness.datatypes import Trajectory
 from tests.conftest import make_policy
 from tests.replay import AT_RETRIEVAL, PER_FRAME, REBASED, RELEASE, SINK_RECENT, WHOLE, RecordedCodec, assert_close, config, golden, records, replay, rows
 

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from harness.attention import dense, reference
-from harness.bank import KVBank
-from harness.codecs import Int8
-from harness.context import ContextBuffer
-from harness.page import Page
-from harness.stores import GpuStore
-from harness.types import KV, Chunk, Condition, Plan
-from policies.compress.anchor import AnchorCompressor
-from policies.compress.keydiff import KeyDiffCompressor
-from policies.compress.merge import MergeCompressor
+from harness.cache.attention import dense, reference
+from harness.cache.bank import KVBank
+from harness.cache.codecs import Int8
+from harness.cache.context import ContextBuffer
+from harness.cache.page import Page
+from harness.cache.stores import GpuStore
+from harness.datatypes import KV, Chunk, Condition, Plan
+from policies.parts.compress.anchor import AnchorCompressor
+from policies.parts.compress.keydiff import KeyDiffCompressor
+from policies.parts.compress.merge import MergeCompressor
 from tests.conftest import make_policy
 from tests.test_context import GEOMETRY, Spy, rope
 from tests.tolerances import SECOND_ROUTE

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from harness.types import ChunkStats, RevisitPair, Rollout, Trajectory
+from harness.datatypes import ChunkStats, RevisitPair, Rollout, Trajectory
 from metrics.cost import cost
 from metrics.drift import drift, local_contrast
 from metrics.frame import LPIPS, LPIPS_WEIGHTS, PSNR, SSIM

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from harness.policy import PolicyWrapper
-from policies.place.base import Absolute, Rebased
-from policies.place.clamped import Clamped
-from policies.place.slot import Slot
+from policies.parts.place.base import Absolute, Rebased
+from policies.parts.place.clamped import Clamped
+from policies.parts.place.slot import Slot
 from tests.conftest import make_policy
 
 SINK, RETRIEVED, RECENT = [0, 1, 2], [[9, 10, 11], [3, 4, 5]], [27, 28, 29]
@@ -101,7 +101,7 @@ def test_rows_at_their_own_position_are_not_rotated_again(roll):
 
 
 def test_illegal_placements_are_refused(roll, backbone):
-    from policies.placed import PlacedPolicy
+    from policies.wrappers.placed import PlacedPolicy
 
     for make in (lambda: Slot("two"), lambda: Slot(distance=0), lambda: Clamped(0)):
         with pytest.raises(ValueError, match="placement"):

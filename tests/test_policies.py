@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.stores import PinnedStore
+from harness.cache.stores import PinnedStore
 from tests.conftest import CONF, make_policy, make_world
 
 INF = float("inf")
@@ -45,7 +45,7 @@ MATRIX = [
     ("fast_ar", INF, False),
     ("capped", 18, True),
     ("int4_chunks", 18, False),
-    ("best", 18, True),
+    ("int4_places_coverage", 18, True),
     ("places", 18, True),
     ("ema", 18, True),
     ("landmark", 18, True),

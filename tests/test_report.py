@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from harness import report
+from harness.reporting import command as report
 from harness.reporting import data, groups, text
 from tests.conftest import ROOT
 from tests.made_runs import NAMES, make_run

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from harness.files import aside, write_atomic
-from harness.results import Record, RunFolder, interval, paired, summarise
-from harness.table import Run, comparison
+from harness.reporting.table import Run, comparison
+from harness.results.run_folder import Record, RunFolder
+from harness.results.statistics import interval, paired, summarise
+from harness.system.files import atomic_path, write_atomic
 
 
 def test_records_survive_and_damage_is_run_again(tmp_path):
@@ -73,7 +74,7 @@ def test_partial_files_of_a_dead_process_are_never_read_and_go_in_time(tmp_path)
     folder = RunFolder(tmp_path)
     folder.create()
     folder.write(Record("a", {"quality/x": 1.0}))
-    with aside(tmp_path / "videos" / "a.mp4") as living:
+    with atomic_path(tmp_path / "videos" / "a.mp4") as living:
         living.write_text("half")
         dead = living.with_name(living.name.replace(".partial", "0.partial"))
         dead.write_text("half")

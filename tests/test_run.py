@@ -152,8 +152,8 @@ def test_help_explains_itself(tmp_path):
 def module(tmp_path):
     """The Lightning module on the tiny backbone, in this process."""
     from backbones.rooms import TinyRoomsBackbone
-    from harness.runner import EvalModule
-    from harness.stores import GpuStore
+    from harness.cache.stores import GpuStore
+    from harness.evaluation.runner import EvalModule
     from metrics.frame import PSNR
     from tests.conftest import make_policy, make_world
 

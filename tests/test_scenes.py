@@ -11,8 +11,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from backbones import lingbot, matrix_game2
+from harness.cache.stores import GpuStore
 from harness.rollout import rollout
-from harness.stores import GpuStore
 from harness.worlds.poses import differentiate, integrate, pinhole, resample, rotation
 from harness.worlds.recorded import RecordedWorld, derived_actions, whole_chunks
 from harness.worlds.scenes import ScenesWorld, cover, script

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.attention import dense, reference
+from harness.cache.attention import dense, reference
 from harness.rollout import chunks_of
 from harness.training.teacher import TeacherForcing
 from tests.conftest import make_policy
@@ -95,9 +95,9 @@ def test_rollout_equals_masked_full_history(name, backbone, trajectory, roll):
 
 def test_teacher_forcing_equals_the_cache(backbone, trajectory):
     """One training step over four chunks gives what the cache serves chunk by chunk."""
-    from harness.bank import KVBank
-    from harness.context import ContextBuffer
-    from harness.stores import GpuStore
+    from harness.cache.bank import KVBank
+    from harness.cache.context import ContextBuffer
+    from harness.cache.stores import GpuStore
 
     g = backbone.geometry
     chunks = chunks_of(trajectory, g)[:4]

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from harness.datatypes import KV, Chunk, Site
 from harness.rollout import chunks_of
-from harness.types import KV, Chunk, Site
 from harness.worlds.poses import integrate, pinhole
-from policies.select.coverage import CoverageSelector
-from policies.select.fov import FovSelector
-from policies.select.latent import LatentSelector
-from policies.select.query import QuerySelector
+from policies.parts.select.coverage import CoverageSelector
+from policies.parts.select.fov import FovSelector
+from policies.parts.select.latent import LatentSelector
+from policies.parts.select.query import QuerySelector
 from tests.conftest import make_policy, make_world
 
 SIZE = (16, 24)

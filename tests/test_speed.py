@@ -3,8 +3,8 @@
 import numpy as np
 
 from backbones.rooms import RoomsBackbone
+from harness.cache.stores import GpuStore
 from harness.rollout import rollout
-from harness.stores import GpuStore
 from tests.conftest import make_policy, make_world
 
 

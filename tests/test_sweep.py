@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.sweep import Options, Runner, options
 from harness.sweeping.file import Tried, load, overrides_of
+from harness.sweeping.local import Options, Runner, options
 from harness.sweeping.point import known, resolve
 from tests.conftest import ROOT
 from tests.test_policies import MATRIX
@@ -131,7 +131,7 @@ def test_searches_repeat_from_what_is_on_disk(tmp_path, monkeypatch):
 def forks():
     """Processes that are forks of one that has imported everything: seconds less for each."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.evaluate", "harness.sweep", "tests.test_sweep"])
+    context.set_forkserver_preload(["harness.evaluation.evaluate", "harness.sweeping.local", "tests.test_sweep"])
     return context
 
 
@@ -239,8 +239,8 @@ def test_a_failing_point_is_recorded_and_the_rest_goes_on(tmp_path, forks):
 
 
 def _evaluate(folder: str, begin) -> None:
-    from harness.cli import CONF, composed
-    from harness.evaluate import evaluate
+    from harness.evaluation.evaluate import evaluate
+    from harness.settings.command_line import CONF, composed
 
     os.chdir(folder)
     cfg, choices = composed(CONF, ["policy=worldkv", *TINY, "name=s", "videos=1", "threads=1", "progress=false"])

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.codecs import Exact, Fp8, Int4, Int8
-from harness.disk import DiskStore
-from harness.page import Page
-from harness.pages import DamagedPage, read_page, write_page
+from harness.cache.codecs import Exact, Fp8, Int4, Int8
+from harness.cache.disk import DiskStore
+from harness.cache.page import Page
+from harness.cache.page_files import DamagedPage, read_page, write_page
+from harness.cache.stores import GpuStore
+from harness.cache.tiers import TieredStore, size_of
 from harness.rollout import rollout
-from harness.stores import GpuStore
-from harness.tiers import TieredStore, size_of
 from tests.conftest import make_policy, make_world
 
 FRAME = 9216  # bytes of a whole frame of the tiny backbone

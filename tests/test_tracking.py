@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.cli import CONF, composed
-from harness.results import RunFolder
-from harness.tracking import Label, curves, files_of, log_to_wandb, logged_in, pair_table
+from harness.results.run_folder import RunFolder
+from harness.settings.command_line import CONF, composed
+from harness.tracking.wandb_run import Label, curves, files_of, log_to_wandb, logged_in, pair_table
 from tests.wandb_stand_in import StandIn
 
 CONFIG = {"policy": "worldkv", "world": "rooms_tiny", "backbone": "rooms_tiny", "policy.retrieved": 6}
@@ -21,7 +21,7 @@ SETTINGS = ["policy=worldkv", "backbone=rooms_tiny", "world=rooms_tiny", "metric
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[Path, dict]:
     """A finished run's folder and results."""
-    from harness.evaluate import evaluate
+    from harness.evaluation.evaluate import evaluate
 
     path = tmp_path_factory.mktemp("w") / "run"
     cfg, choices = composed(CONF, [*SETTINGS, f"run_dir={path}"])

@@ -6,9 +6,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from backbones.rooms import RoomsBackbone
-from harness.train import train
 from harness.training.clips import Batches, Phase, make_clip
 from harness.training.modules import DenoiserTraining, schedule
+from harness.training.train import train
 from tests.conftest import CONF
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from backbones import lingbot, matrix_game2
 from backbones.matrix_game2 import ActionConfig, MatrixGame2Network
 from backbones.wan_network import WanConfig
+from harness.cache.stores import GpuStore
+from harness.datatypes import Trajectory
 from harness.rollout import rollout
-from harness.stores import GpuStore
-from harness.types import Trajectory
 from tests.conftest import make_policy
 from tests.replay import golden
 from tests.test_wan_clip import clip_file, saved

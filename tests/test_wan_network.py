@@ -9,9 +9,9 @@ from diffusers import WanTransformer3DModel
 from backbones import lingbot, self_forcing
 from backbones.rope import rotate_adjacent, turn_by
 from backbones.wan_network import WanConfig, WanNetwork, angles, fold, unfold
-from harness.attention import dense
+from harness.cache.attention import dense
+from harness.cache.stores import GpuStore
 from harness.rollout import rollout
-from harness.stores import GpuStore
 from tests.conftest import make_policy
 from tests.test_wan_load import path
 

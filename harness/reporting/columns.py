@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from harness.results import Record
+from harness.results.run_folder import Record
 
 
 @dataclass(frozen=True)

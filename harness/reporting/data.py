@@ -11,9 +11,9 @@ import numpy as np
 
 from harness.reporting.columns import COLUMNS, SPEED, frames_px
 from harness.reporting.groups import Run, groups_of, reasons, swept, varying
-from harness.reporting.memory import memory
-from harness.results import interval
-from harness.table import BASELINE
+from harness.reporting.table import BASELINE
+from harness.reporting.trace import memory
+from harness.results.statistics import interval
 
 RESAMPLES = 2000  # as in results.interval
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.flat import flatten
 from harness.reporting.columns import values_of
-from harness.results import DECIDES, Record, RunFolder
+from harness.results.identity import DECIDES
+from harness.results.run_folder import Record, RunFolder
+from harness.settings.nested import flatten
 
 SHARED = ("backbone", "world", "metric", "seed")  # what must agree; the policy, its store and features may differ
 

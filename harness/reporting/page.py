@@ -8,7 +8,7 @@ import imageio.v3 as iio
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from harness.files import aside, write_atomic
+from harness.system.files import atomic_path, write_atomic
 
 STATIC = Path(__file__).parent / "static"
 STILL = 64  # pixels, the height of a chunk's still
@@ -53,7 +53,7 @@ def _copy(source: Path, video: Path, film: dict) -> list[int]:
     count = len(film["frames_px"])
     if not (video.exists() and sheet.exists() and video.stat().st_mtime >= source.stat().st_mtime):
         video.parent.mkdir(parents=True, exist_ok=True)
-        with aside(video) as temporary:
+        with atomic_path(video) as temporary:
             shutil.copyfile(source, temporary)
         ends = np.cumsum(film["frames_px"])
         middle = ends - (np.array(film["frames_px"]) + 1) // 2
@@ -65,7 +65,7 @@ def _copy(source: Path, video: Path, film: dict) -> list[int]:
         for i, still in enumerate(stills):
             y, x = i // COLUMNS * height, i % COLUMNS * width
             canvas[y : y + height, x : x + width] = still
-        with aside(sheet) as temporary:
+        with atomic_path(sheet) as temporary:
             iio.imwrite(temporary, canvas, quality=85)
     height, width = iio.improps(sheet).shape[:2]
     return [width // min(count, COLUMNS), height // -(-count // COLUMNS), min(count, COLUMNS)]

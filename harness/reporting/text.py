@@ -11,7 +11,7 @@ from rich.text import Text
 
 from harness.reporting.columns import COLUMNS, SPEED, Column
 from harness.reporting.groups import Run, groups_of, reasons
-from harness.results import paired
+from harness.results.statistics import paired
 
 
 @dataclass(frozen=True)

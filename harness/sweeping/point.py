@@ -14,10 +14,11 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.cli import CONF, composed, label_of
-from harness.files import write_atomic
-from harness.results import RunFolder, config_hash, run_path
+from harness.results.identity import config_hash, run_path
+from harness.results.run_folder import RunFolder
+from harness.settings.command_line import CONF, composed, label_of
 from harness.sweeping.file import Scalar, overrides_of
+from harness.system.files import write_atomic
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,7 @@ def work(overrides: Sequence[str], log: str, device: str | None) -> None:
     faulthandler.enable()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    from harness.evaluate import evaluate  # imported before, by the process that this one is a fork of
+    from harness.evaluation.evaluate import evaluate  # imported before, by the process that this one is a fork of
 
     cfg, choices = composed(CONF, overrides)
     results = evaluate(cfg, choices, label_of(cfg, choices, overrides), compare=False)

@@ -6,9 +6,9 @@ import lightning as L
 import torch
 
 from backbones.rooms import RoomsBackbone, pack
-from harness.media import save_image, to_uint8
+from harness.cache.stores import GpuStore
+from harness.reporting.media import save_image, to_uint8
 from harness.rollout import rollout
-from harness.stores import GpuStore
 from harness.training.modules import DenoiserTraining, decibel
 from harness.worlds.base import World
 from policies.full import FullPolicy

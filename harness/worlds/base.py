@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.types import Trajectory
+from harness.datatypes import Trajectory
 from harness.worlds.revisits import outbound
 
 PROTOCOLS = ("guided", "free")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.types import Trajectory
+from harness.datatypes import Trajectory
 from harness.worlds.base import World, given_frames
 from harness.worlds.poses import differentiate, resample
 from harness.worlds.revisits import find_pairs

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.types import RevisitPair
+from harness.datatypes import RevisitPair
 from harness.worlds.poses import angle
 
 

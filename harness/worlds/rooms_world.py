@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from harness.types import Trajectory
+from harness.datatypes import Trajectory
 from harness.worlds.base import World, given_frames
 from harness.worlds.poses import integrate, pinhole
 from harness.worlds.revisits import find_pairs

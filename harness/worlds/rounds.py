@@ -2,7 +2,7 @@
 
 import torch
 
-from harness.types import RevisitPair, Trajectory
+from harness.datatypes import RevisitPair, Trajectory
 from harness.worlds.base import World
 from harness.worlds.poses import integrate, pinhole
 from harness.worlds.rooms import SEEDS, make_room, place, render

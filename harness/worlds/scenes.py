@@ -11,7 +11,7 @@ import yaml
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.types import RevisitPair, Trajectory
+from harness.datatypes import RevisitPair, Trajectory
 from harness.worlds.base import World
 from harness.worlds.poses import integrate, pinhole
 from harness.worlds.recorded import IMAGES, check_stride, frame_rate, read_image, read_path, resize, whole_chunks

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from backbones.rooms import TinyRoomsBackbone
+from harness.cache.stores import GpuStore, PinnedStore
 from harness.rollout import rollout
-from harness.stores import GpuStore, PinnedStore
 from tests.conftest import make_policy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

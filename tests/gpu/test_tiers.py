@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from backbones.rooms import TinyRoomsBackbone
-from harness.codecs import Int8
-from harness.disk import DiskStore
-from harness.memory import Memory
-from harness.page import Page
+from harness.cache.codecs import Int8
+from harness.cache.disk import DiskStore
+from harness.cache.page import Page
+from harness.cache.stores import GpuStore, PinnedStore
+from harness.cache.tiers import TieredStore
 from harness.rollout import rollout
-from harness.stores import GpuStore, PinnedStore
-from harness.tiers import TieredStore
+from harness.snapshot.snapshot import Snapshot
 from tests.conftest import make_policy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -52,9 +52,9 @@ def test_a_memory_goes_on(trajectory, tmp_path):
     backbone = TinyRoomsBackbone(device="cuda")
     forced = backbone.encode(trajectory.images)[:3]
 
-    def go(memory=None, store=None):
-        return rollout(backbone, make_policy("query"), store or PinnedStore(), trajectory, 0, forced, memory=memory or Memory())
+    def go(snapshot=None, store=None):
+        return rollout(backbone, make_policy("query"), store or PinnedStore(), trajectory, 0, forced, snapshot=snapshot or Snapshot())
 
     whole = go()
-    go(Memory(save=tmp_path, chunks=6))
-    assert torch.equal(go(Memory(load=tmp_path), GpuStore()).latents, whole.latents)
+    go(Snapshot(save=tmp_path, chunks=6))
+    assert torch.equal(go(Snapshot(load=tmp_path), GpuStore()).latents, whole.latents)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from harness.cache.stores import GpuStore, PinnedStore
 from harness.policy import PolicyWrapper
 from harness.rollout import rollout
-from harness.stores import GpuStore, PinnedStore
 from tests.conftest import make_policy
 from tests.replay import golden, records, replay, rows
 from tests.test_lingbot import MODES, draws, make, path

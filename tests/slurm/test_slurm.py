@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.multirun import planned
+from harness.evaluation.multirun import planned
 from tests.conftest import ROOT
 from tests.slurm.cluster import NODES, Cluster, install, remove
 

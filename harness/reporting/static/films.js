@@ -7,7 +7,7 @@ const lengthOf = (film) => film.frames_px.reduce((a, b) => a + b, 0);
 const followedRuns = () => state.followed.map((id) => BY_ID.get(id));
 
 /** One video that is asked for frames, faster than it can give them: it always ends at the last one asked for. */
-class Reel {
+class FrameBuffer {
   constructor(film, drawn) {
     this.frames = lengthOf(film);
     this.drawn = drawn;
@@ -51,8 +51,8 @@ class Card {
     }
     this.strip = new Strip(run, film);
     this.node.append(views, this.strip.node);
-    this.now = new Reel(film, () => this.draw());
-    this.first = new Reel(film, () => this.draw());
+    this.now = new FrameBuffer(film, () => this.draw());
+    this.first = new FrameBuffer(film, () => this.draw());
   }
 
   seek(frame) {

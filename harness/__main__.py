@@ -1,0 +1,31 @@
+"""The console command: worldkv run|sweep|report|bench|train|dashboard|docs ARGUMENTS, each as python harness/NAME.py ARGUMENTS."""
+
+import sys
+from importlib import import_module
+
+COMMANDS = {  # name -> the module whose `main` reads the arguments; imported when it is chosen, since some take seconds
+    "run": "harness.evaluation.command",
+    "sweep": "harness.sweeping.local",
+    "report": "harness.reporting.command",
+    "bench": "harness.benchmark.measure",
+    "train": "harness.training.train",
+    "dashboard": "harness.tracking.workspace",
+    "docs": "harness.reporting.documents",
+}
+
+
+def main() -> None:
+    """Run the command that the first argument names; the others are its own. Exits with status 2 for an unknown one."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print(__doc__)
+        return
+    if name not in COMMANDS:
+        print(f"error: there is no command {name!r}; use one of {', '.join(COMMANDS)}", file=sys.stderr)
+        raise SystemExit(2)
+    sys.argv[:2] = [f"worldkv {name}"]
+    import_module(COMMANDS[name]).main()
+
+
+if __name__ == "__main__":
+    main()

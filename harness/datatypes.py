@@ -1,0 +1,225 @@
+"""The words of the project as frozen dataclasses. Imported by all, imports none of ours (pages are in `harness.cache.page`).
+
+Shape letters, everywhere: `b` rollouts that share a trajectory and therefore a plan, `f` latent frames, `s` tokens per
+frame, `n` context rows, `m` rows of the current chunk, `h` heads, `d` head dim, `l` layers. K/V is always `b n h d`,
+and `l b n h d` where all layers travel together. A *frame* is a latent frame; names of video frames end in `_px`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a cache must know of a network: sizes, precision, and how many video frames a latent frame stands for."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    tokens: int  # per latent frame
+    chunk: int  # latent frames denoised together
+    stride_px: int = 1  # video frames per latent frame, the first excepted, which is one
+    dtype: torch.dtype = torch.float32
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of K and V of one token in all layers."""
+        return 2 * self.layers * self.heads * self.head_dim * self.dtype.itemsize
+
+    @property
+    def frame_bytes(self) -> int:
+        return self.tokens * self.row_bytes
+
+    def frames_px(self, frames: int) -> int:
+        """Video frames of the first `frames` latent frames: a causal codec's first latent frame is one video frame."""
+        return 1 + (frames - 1) * self.stride_px if frames else 0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What is known of a chunk before it is generated. Poses are one per latent frame, OpenCV camera-to-world.
+
+    overlap: share of each frame's view that is truly co-visible with every frame of the trajectory; only worlds with
+    geometry have it, and only the `oracle` selector may read it.
+    """
+
+    index: int
+    start: int  # first latent frame
+    c2w: Float[Tensor, "f 4 4"]
+    intrinsics: Float[Tensor, "f 4"]
+    actions: Float[Tensor, "f 6"]
+    overlap: Float[Tensor, "f g"] | None = None
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        return tuple(range(self.start, self.start + len(self.c2w)))
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a backbone derives from a chunk once, for all passes: RoPE positions of its rows and network inputs."""
+
+    positions: Float[Tensor, "m 3"]  # (t, y, x); t in latent frames, y and x in the backbone's own units
+    inputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class KV:
+    """Keys and values of the rows of one chunk in all layers, from its clean pass.
+
+    k is rotated at the rows' own positions, k_raw is not (after qk-norm). positions: (t, y, x). latents: the clean ones that
+    the pass was given.
+    """
+
+    k: Float[Tensor, "l b m h d"]
+    k_raw: Float[Tensor, "l b m h d"]
+    v: Float[Tensor, "l b m h d"]
+    positions: Float[Tensor, "m 3"]
+    latents: Float[Tensor, "b f s c"] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which stored latent frames the next chunk attends to, and where RoPE places them.
+
+    frames: pages in the order of the window. times: temporal position of each of them; None keeps their own.
+    start: temporal position of the chunk's first frame; None keeps its own. rows: for frames that are only attended to in
+    part, which of their stored rows, per layer or per head (-1: none); the others stay in the bank. seen: for frames that only some
+    layers or heads attend to, which ones; the others pass over the frame's rows. candidates: frames that could have been
+    chosen but were not; what is in neither is reported as unreachable history. retrieved: the part of `frames` that a
+    selector chose, for the trace. Frames that the bank remembers by their latents alone are encoded again for the plan, each
+    chunk of them in the context of what the plan has before it (`harness.cache.reencode`).
+    """
+
+    frames: tuple[int, ...]
+    times: tuple[float, ...] | None = None
+    start: float | None = None
+    rows: Mapping[int, Int[Tensor, "l n *h"]] = field(default_factory=dict)
+    seen: Mapping[int, Bool[Tensor, "l h"]] = field(default_factory=dict)
+    candidates: frozenset[int] = frozenset()
+    retrieved: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.frames)) != len(self.frames):
+            raise ValueError(f"a plan attends to a frame twice: {self.frames}")
+        if self.times is not None and len(self.times) != len(self.frames):
+            raise ValueError(f"a plan of {len(self.frames)} frames has {len(self.times)} times: give one time per frame")
+        if unknown := (self.rows.keys() | self.seen.keys()) - set(self.frames):
+            raise ValueError(f"a plan names rows or heads of frames {sorted(unknown)}, which it does not attend to")
+
+    @staticmethod
+    def of_frames(frames: list[int] | tuple[int, ...], candidates: set[int] | frozenset[int] = frozenset()) -> "Plan":
+        return Plan(tuple(frames), candidates=frozenset(candidates))
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where in the network an attention call happens."""
+
+    layer: int
+    step: int  # which pass of the chunk
+    clean: bool  # the pass at t = 0, whose K/V are kept
+    context_rows: int  # the first rows of k and v; the rest is the chunk itself
+    chunk: int
+    cross: bool = False  # cross-attention: the rows are a prompt's tokens, none of them context
+    bias: Float[Tensor, "*h n"] | None = None  # log of the rows' masses, to be added to their logits; None: all are one
+    groups: tuple[tuple[Int[Tensor, "g"], Int[Tensor, "r"]], ...] = ()  # heads that see the same rows, and these rows; (): all see all
+    slots: Mapping[int, np.ndarray] = field(default_factory=dict)  # where among k and v each frame's rows lie, the chunk's own included
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkStats:
+    """Cost and memory of one chunk. Seconds, bytes and counts; `forced` chunks run the clean pass only.
+
+    retrieved, attended, unreachable: frames. stored: rows kept a layer of every past frame when the chunk was planned.
+    taken: rows that the window took of each attended frame. unreachable and stored grow with the past: rollouts of more
+    than `rollout.TRACED` frames leave them out (None); their numbers stay.
+    """
+
+    chunk: int
+    start: int
+    frames: int
+    frames_px: int
+    forced: bool
+    attended_rows: int
+    window_bytes: int  # rows of the context buffer in use, all layers
+    bank_bytes_gpu: int
+    bank_bytes_cpu: int
+    bytes_moved: int  # between window, tiers and devices, for this chunk
+    rows_rotated: int  # stored rows whose RoPE was applied again
+    unreachable_frames: int
+    state_bytes: int  # of the backbone besides the window: action caches, prompt K/V
+    peak_bytes: int
+    seconds_plan: float
+    seconds_assemble: float
+    seconds_passes: float
+    seconds_commit: float
+    seconds_decode: float
+    retrieved: tuple[int, ...]
+    attended: tuple[int, ...]
+    unreachable: tuple[int, ...] | None = ()
+    stored: tuple[int, ...] | None = ()
+    taken: tuple[int, ...] = ()
+    bank_bytes_disk: int = 0
+    host_bytes: int = 0  # resident memory of the process after the chunk, whatever it is used for; 0: unknown
+    open_files: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_plan + self.seconds_assemble + self.seconds_passes + self.seconds_commit + self.seconds_decode
+
+
+@dataclass(frozen=True)
+class RevisitPair:
+    """Two video frames with the same view, which was left in between.
+
+    gap_metres and gap_degrees: what the two poses really differ by. unrelated: the frame whose view differs most from
+    `first`, for the floor.
+    """
+
+    first: int
+    revisit: int
+    unrelated: int
+    gap_metres: float
+    gap_degrees: float
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One rollout's task. Poses, actions and intrinsics are one per video frame; `images` are the frames that are given.
+
+    The first `given` video frames are clean context, the rest is generated. reference: true frames, where the world has
+    them. overlap: see `Chunk`.
+    """
+
+    name: str
+    c2w: Float[Tensor, "p 4 4"]
+    intrinsics: Float[Tensor, "p 4"]
+    actions: Float[Tensor, "p 6"]
+    images: Float[Tensor, "g 3 y x"]
+    pairs: tuple[RevisitPair, ...]
+    fps: float = 16.0
+    prompt: str = ""
+    reference: Float[Tensor, "p 3 y x"] | None = None
+    overlap: Float[Tensor, "f f"] | None = None
+
+    @property
+    def given(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Video frames in [0, 1] and the cost of every chunk. generated: which frames are the model's own."""
+
+    frames: Float[Tensor, "p 3 y x"]
+    generated: Bool[Tensor, "p"]
+    stats: tuple[ChunkStats, ...]
+    noise: str  # fingerprint of the noise that was drawn
+    latents: Float[Tensor, "f s c"] = field(repr=False, default_factory=lambda: torch.empty(0))

@@ -1,0 +1,1 @@
+"""One evaluation, or several by one command: the Lightning predict loop and what surrounds it."""

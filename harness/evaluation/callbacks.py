@@ -1,0 +1,83 @@
+"""What happens beside the loop: files and progress. Results are on disk before anything else is told of them."""
+
+import logging
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import BasePredictionWriter
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from harness.datatypes import ChunkStats, Rollout, Trajectory
+from harness.evaluation.runner import Outcome
+from harness.reporting.media import filmstrip, save_image, save_video, strips, to_uint8
+from harness.results.run_folder import Record, RunFolder
+
+log = logging.getLogger(__name__)
+
+
+class ResultWriter(BasePredictionWriter):
+    """Writes every outcome as it comes: media first, the record last, so that a record means that all is there."""
+
+    def __init__(self, folder: RunFolder, videos: int) -> None:
+        super().__init__("batch")
+        self.folder, self.videos = folder, videos
+
+    def write_on_batch_end(self, trainer, module, prediction: Outcome, batch_indices, batch, batch_idx, dataloader_idx) -> None:
+        record = prediction.record
+        if record.error:
+            log.error("%s failed: %s", record.name, record.error)
+        if prediction.rollout is not None and prediction.trajectory is not None:
+            rollout, trajectory = prediction.rollout, prediction.trajectory
+            if record.pairs:
+                ranked = sorted(record.pairs, key=lambda r: r["psnr_revisit"])
+                picked = strips(rollout, trajectory, [ranked[-1], ranked[0]])
+                save_image(self.folder.path / "trajectories" / f"{record.name}.png", to_uint8(torch.cat(list(picked), 1)[None])[0])
+            if module.world.names.index(record.name) < self.videos:
+                self._videos(record, rollout, trajectory)
+        if prediction.features is not None:
+            self.folder.write_features(record.name, *(x.numpy() for x in prediction.features))
+        self.folder.write(record)
+
+    def _videos(self, record: Record, rollout: Rollout, trajectory: Trajectory) -> None:
+        videos = self.folder.path / "videos"
+        frames = rollout.frames
+        save_image(videos / f"{record.name}.png", filmstrip(frames))
+        if trajectory.reference is not None:
+            save_image(videos / f"{record.name}_true.png", filmstrip(trajectory.reference[: len(frames)]))
+            frames = torch.cat([frames, trajectory.reference[: len(frames)]], 3)
+        save_video(videos / f"{record.name}.mp4", frames, trajectory.fps)
+        if record.pairs:
+            rows = sorted(record.pairs, key=lambda r: r["revisit"])
+            save_video(videos / f"{record.name}_pairs.mp4", strips(rollout, trajectory, rows), trajectory.fps / 2)
+
+
+class ChunkProgress(L.Callback):
+    """A progress bar over trajectories that shows the FPS of the chunk that just came out."""
+
+    def __init__(self, total: int, done: int, enabled: bool) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[live]}"),
+        )
+        self._bar = Progress(*columns, disable=not enabled)
+        self._task = self._bar.add_task("trajectories", total=total, completed=done, live="")
+
+    def observe(self, name: str, stats: ChunkStats) -> None:
+        kind = "given" if stats.forced else f"{stats.frames_px / stats.seconds:.1f} fps"
+        self._bar.update(self._task, live=f"{name} chunk {stats.chunk}: {kind}")
+
+    def on_predict_start(self, trainer, module) -> None:
+        self._bar.start()
+
+    def on_predict_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        self._bar.advance(self._task)
+
+    def on_predict_end(self, trainer, module) -> None:
+        self._bar.stop()
+
+    def on_exception(self, trainer, module, exception: BaseException) -> None:
+        self._bar.stop()

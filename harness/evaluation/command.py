@@ -1,0 +1,69 @@
+"""The main job: evaluate one KV-cache policy on revisit trajectories.
+
+python harness/run.py policy=worldkv        (--help lists the choices and settings)
+"""
+
+import os
+import sys
+import warnings
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from harness.evaluation.multirun import check_launcher, conclude, folder_of, planned, record_failure
+from harness.settings.command_line import CONF, ROOT, check_overrides, label_of
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _main(cfg: DictConfig) -> None:
+    if cfg.logger not in ("auto", "online", "offline", "none"):
+        raise SystemExit(f"logger={cfg.logger}: use auto, online, offline or none")
+    hydra_config = HydraConfig.get()
+    choices = {k: str(v) for k, v in hydra_config.runtime.choices.items()}
+    several = hydra_config.mode == RunMode.MULTIRUN
+    try:
+        from harness.evaluation.evaluate import evaluate  # takes 5 s to import (torch, lightning): --help and typos are answered before
+
+        evaluate(cfg, choices, label_of(cfg, choices, hydra_config.overrides.task), compare=not several)
+        folder_of(cfg, choices["policy"]).joinpath("error.txt").unlink(missing_ok=True)
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        ours = error.__cause__ if isinstance(error, InstantiationException) else None  # Hydra wraps what a constructor raised
+        if several:  # one of many, maybe on another machine: the others go on, and main() says what is missing
+            record_failure(folder_of(cfg, choices["policy"]), ours if isinstance(ours, Exception) else error)
+            print(f"error: {ours or error}", flush=True)
+            return
+        if not isinstance(error, (ValueError, OSError, InstantiationException)):
+            raise
+        raise SystemExit(f"error: {ours or error}") from None
+
+
+def main() -> None:
+    """Entry point of the script and of the `worldkv-harness` command."""
+    arguments = sys.argv[1:]
+    # our launcher presets bear the plugins' names, which is what people write; that the plugins then check them is welcome
+    warnings.filterwarnings("ignore", message=r"\s*\S+ is validated against ConfigStore schema with the same name", category=UserWarning)
+    check_overrides(CONF, arguments)
+    if {a for a in arguments if a.startswith("-")} - {"-m", "--multirun"} or not {"-m", "--multirun"} & set(arguments):
+        _main()
+        return
+    check_launcher(arguments)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # of the jobs
+    try:
+        jobs = planned(arguments)
+    except HydraException:  # Hydra will say it
+        jobs = []
+    try:
+        _main()
+    finally:  # also after a launcher that lost a job
+        missing = conclude(jobs)
+    if missing:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

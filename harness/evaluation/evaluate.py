@@ -1,0 +1,184 @@
+"""One evaluation from its settings: run what is missing, aggregate, draw, compare, tell W&B."""
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from harness.evaluation.callbacks import ChunkProgress, ResultWriter
+from harness.evaluation.runner import EvalModule, loader
+from harness.reporting.pictures import experiment_pictures, run_pictures
+from harness.reporting.table import Run, comparison, headline
+from harness.results.identity import DECIDES, config_hash, deciding, run_path
+from harness.results.provenance import provenance
+from harness.results.run_folder import RunFolder
+from harness.settings.nested import flatten
+from harness.snapshot.snapshot import Snapshot, is_saved
+from harness.system.files import write_atomic
+from harness.tracking.wandb_run import Label, log_to_wandb
+from metrics.fid import frechet
+
+COMPARABLE = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone
+
+
+def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool = True) -> dict:
+    """Run what is missing of one evaluation and return its results. Raises ValueError for settings that cannot work.
+
+    choices: the option of every config group. compare: set it beside the other runs of its experiment, in a table and in
+    pictures (-m and a sweep do that once, at their end).
+    """
+    for noisy in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(settings, dict)
+    path = run_path(settings, choices["policy"])
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    folder = RunFolder(path)
+    if cfg.overwrite and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":  # a requeued job goes on with what it has
+        folder.clear()
+    _check_same(folder, deciding(settings))
+    world = instantiate(cfg.world, _convert_="all")
+    results = folder.results()
+    done = folder.done() & set(world.names)
+    if cfg.snapshot.save:
+        done = {name for name in done if is_saved(Path(cfg.snapshot.save), name)}
+    fresh = results is None or len(done) < len(world.names)
+    if results is None or fresh:
+        folder.create()
+        write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+        extractor = instantiate(cfg.features) if cfg.features else None
+        if extractor is not None and extractor.missing:
+            console.print(f"FID is left out: {extractor.missing}")
+            extractor = None
+        _predict(cfg, settings, folder, world, done, extractor)
+        run = {
+            "label": label,
+            **{k: choices[k] for k in ("policy", "world", "store")},
+            "backbone": choices["backbone"] + (" with random weights" if settings["backbone"].get("weights") == "random" else ""),
+            "protocol": settings["world"].get("protocol", ""),
+            "seed": cfg.seed,
+            "comparable": config_hash({k: settings[k] for k in COMPARABLE}),
+            "metrics": {k: instantiate(m).version for k, m in cfg.metric.items()},
+            "fps_includes": "plan, assembly, denoising and clean passes, commit, decode; generated chunks only; no warm-up excluded",
+            "config": settings,
+            **provenance(_device(settings)),
+        }
+        results = folder.finish(run, world.names, _distances(folder, world.names))
+        run_pictures(folder, label)
+    else:
+        console.print(f"finished before: {path} (overwrite=true runs it again)")
+    current = Run(label, path, results, folder.values())
+    if compare and fresh and not cfg.run_dir:  # a chosen folder's parent is not ours to write to
+        experiment_pictures(path.parent, current)
+    console.print(comparison(path.parent, current) if compare else headline(current), highlight=False)
+    for failed, error in results["run"]["failed"].items():
+        console.print(f"[red]failed:[/red] {failed}: {error}")
+    if (fresh or os.environ.get("WANDB_SWEEP_ID")) and cfg.logger != "none":  # a W&B agent's run is a new one to its sweep
+        # flat, and `policy` its name: the columns of a run whose `policy` a sweep has set, and of any other
+        flat = flatten({k: settings[k] for k in DECIDES}) | {k: v for k, v in choices.items() if not k.startswith("hydra")}
+        where = log_to_wandb(folder, results, flat, cfg.logger, Label(cfg.name, f"{label}-{cfg.seed}", tuple(cfg.tags), cfg.notes))
+        console.print(f"W&B: {where}" if where else "W&B: not logged, see the warning above")
+    console.print(f"results: {path}")
+    return results
+
+
+def _distances(folder: RunFolder, names: Sequence[str]) -> dict[str, dict]:
+    """FID between all first visits and all revisits, where a run has image features. A distance of sets has no interval."""
+    features = folder.features(names)
+    if features is None or len(features[0]) < 2:
+        return {}
+    first, again = (torch.from_numpy(x) for x in features)
+    return {"quality/fid": {"mean": frechet(first, again), "ci95": None, "n": len(again)}}
+
+
+def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: set[str], extractor) -> None:
+    """Roll out the trajectories that have no record yet."""
+    device = _device(settings)
+    progress = ChunkProgress(len(world.names), len(done), cfg.progress and cfg.devices == 1)
+    store = instantiate(cfg.store, _convert_="all")
+    store.settle(folder.path / "bank")
+    module = EvalModule(
+        partial(_build, settings["backbone"]),
+        instantiate(cfg.policy, _convert_="all"),
+        store,
+        world,
+        [instantiate(m, _convert_="all") for m in cfg.metric.values()],
+        cfg.seed,
+        progress.observe if cfg.devices == 1 else _ignore,
+        None if extractor is None else extractor.extract,
+        _snapshot(settings),
+    )
+    callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos)]
+    if cfg.devices == 1:
+        callbacks.append(progress)
+    trainer = L.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=cfg.devices,
+        strategy="ddp_spawn" if cfg.devices > 1 else "auto",
+        plugins=[LightningEnvironment()],  # processes are ours to start, also where Slurm or others have set variables
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        inference_mode=False,
+    )
+    try:
+        trainer.predict(module, loader([i for i, n in enumerate(world.names) if n not in done]), return_predictions=False)
+    finally:
+        store.close()
+        with suppress(OSError):  # there was none, or another process uses it
+            (folder.path / "bank").rmdir()
+
+
+def _snapshot(settings: dict) -> Snapshot:
+    """What `snapshot` asks for. It belongs to a policy, a backbone on its device, and the form of its pages."""
+    snapshot = settings["snapshot"]
+    if snapshot["chunks"] is not None and snapshot["chunks"] < 1:
+        raise ValueError(f"snapshot.chunks={snapshot['chunks']}; stop after 1 chunk or more, or null for the whole trajectory")
+    about = {"policy": settings["policy"], "backbone": {k: v for k, v in settings["backbone"].items() if k != "device"}, "codec": settings["store"]["codec"]}
+    save, load = (Path(snapshot[k]) if snapshot[k] else None for k in ("save", "load"))
+    return Snapshot(save, load, snapshot["chunks"], about)
+
+
+def _ignore(name: str, stats) -> None:
+    """With several processes nobody watches single chunks."""
+
+
+def _build(backbone: dict, device: str):
+    return instantiate(backbone | {"device": device}, _convert_="all")
+
+
+def _device(settings: dict) -> torch.device:
+    wanted = settings["backbone"]["device"]
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if str(wanted).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"backbone.device={wanted}, but PyTorch sees no GPU here; use backbone.device=cpu, or install a CUDA build of PyTorch")
+    return torch.device(wanted)
+
+
+def _check_same(folder: RunFolder, settings: dict) -> None:
+    """A run folder holds one evaluation: refuse to mix another one into it."""
+    file = folder.path / "config.yaml"
+    if file.exists():
+        old = OmegaConf.to_container(OmegaConf.load(file))
+        assert isinstance(old, dict)
+        theirs = deciding(old)
+        if differ := [k for k in sorted(settings.keys() | theirs.keys()) if theirs.get(k) != settings.get(k)]:
+            raise ValueError(f"{folder.path} holds a run with other settings of {', '.join(differ)}; choose another run_dir, or overwrite=true to replace it")

@@ -1,0 +1,105 @@
+"""Several evaluations by one command (-m), here or on other machines: which runs that are, what became of them, one comparison.
+
+Jobs of a launcher run anywhere and print into files of their own, so all that is said at the end comes from the run folders.
+"""
+
+import importlib.util
+import itertools
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from harness.results.identity import run_path
+from harness.results.run_folder import RunFolder
+from harness.settings.command_line import CONF, composed
+from harness.system.files import write_atomic
+
+LAUNCHERS = {"submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}  # preset -> the package and extra that it needs
+
+
+@dataclass(frozen=True)
+class Job:
+    """One combination of the swept values, and the folder where its results lie."""
+
+    overrides: tuple[str, ...]
+    path: Path
+
+
+def check_launcher(arguments: Sequence[str]) -> None:
+    """Exit with the command that installs what the chosen launcher needs, where that is missing."""
+    chosen = next((a.split("=", 1)[1] for a in arguments if a.startswith("hydra/launcher=")), "")
+    package = LAUNCHERS.get(chosen)
+    if package and importlib.util.find_spec(f"hydra_plugins.hydra_{package}_launcher") is None:
+        extra = {"submitit": "cluster", "ray": "ray"}[package]
+        raise SystemExit(f"error: hydra/launcher={chosen} needs the package hydra-{package}-launcher: pip install -e '.[{extra}]'")
+
+
+def folder_of(cfg: DictConfig, policy: str) -> Path:
+    """The run folder of these settings. policy: the name of its config."""
+    settings = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"]), resolve=True)
+    assert isinstance(settings, dict)
+    return run_path(settings, policy)
+
+
+def planned(arguments: Sequence[str]) -> list[Job]:
+    """Every combination of the swept values, as Hydra's own sweeper makes them. Raises HydraException for what does not compose."""
+    lists = []
+    for override in OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")]):
+        key = override.get_key_element()
+        values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
+        lists.append([f"{key}={value}" for value in values])
+    jobs = []
+    for overrides in itertools.product(*lists):
+        cfg, choices = composed(CONF, overrides)
+        jobs.append(Job(overrides, folder_of(cfg, choices["policy"])))
+    return jobs
+
+
+def record_failure(folder: Path, error: Exception) -> None:
+    """Leave the traceback in the run folder, for whoever started the jobs; the next start tries it again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "error.txt", "".join(traceback.format_exception(error)) + f"\nerror: {error}\n")
+
+
+def conclude(jobs: Sequence[Job]) -> int:
+    """Print one comparison for each set of comparable runs, draw the last one, name what is missing. Returns how many are."""
+    from harness.reporting.pictures import experiment_pictures  # takes seconds (torch, matplotlib)
+    from harness.reporting.table import Run, comparison
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    missing, last = [], {}
+    for job in jobs:
+        folder = RunFolder(job.path)
+        results = folder.results()
+        if results is None or results["run"]["failed"]:
+            missing.append(job)
+        if results is not None:
+            run = results["run"]
+            last[job.path.parent, run["comparable"]] = Run(run["label"], job.path, results, folder.values())
+    for (experiment, _), current in last.items():
+        console.print(comparison(experiment, current))
+    for experiment in {e for e, _ in last}:
+        current = [run for (e, _), run in last.items() if e == experiment][-1]
+        experiment_pictures(experiment, current)
+    for job in missing:
+        console.print(f"not finished: {' '.join(job.overrides)}: {_reason(job.path)}", style="red", markup=False, highlight=False, soft_wrap=True)
+    folders = ", ".join(sorted({str(j.path.parent) for j in jobs}))
+    console.print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are finished: {folders}", highlight=False)
+    return len(missing)
+
+
+def _reason(folder: Path) -> str:
+    results = RunFolder(folder).results()
+    if results is not None:
+        return f"{len(results['run']['failed'])} trajectories failed: {next(iter(results['run']['failed'].values()))}"
+    try:
+        return (folder / "error.txt").read_text().strip().splitlines()[-1].removeprefix("error: ")
+    except (OSError, IndexError):
+        return "its job left no results and no error; the same command goes on from here"

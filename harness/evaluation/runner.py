@@ -1,0 +1,129 @@
+"""The Lightning loop: one predict step is one trajectory."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import lightning as L
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from harness.backbone import Backbone
+from harness.cache.page_files import DamagedPage
+from harness.cache.stores import PackedStore
+from harness.datatypes import ChunkStats, Rollout, Trajectory
+from harness.policy import CachePolicy
+from harness.results.run_folder import Record
+from harness.rollout import rollout
+from harness.snapshot.snapshot import NO_SNAPSHOT, Snapshot
+from harness.worlds.base import World
+from metrics.cost import cost
+from metrics.drift import drift
+from metrics.frame import FrameMetric
+from metrics.revisit import mean_scores, score_pairs
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a predict step hands to the writers. A failed trajectory has a record with its error and no rollout."""
+
+    record: Record
+    trajectory: Trajectory | None = None
+    rollout: Rollout | None = None
+    features: tuple[Tensor, Tensor] | None = None  # of first visits and of revisits, n d
+
+
+class Pending(Dataset[int]):
+    """Indices of the trajectories that are still to run."""
+
+    def __init__(self, indices: Sequence[int]) -> None:
+        self._indices = list(indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> int:
+        return self._indices[index]
+
+
+def loader(indices: Sequence[int]) -> DataLoader[int]:
+    return DataLoader(Pending(indices), batch_size=None)
+
+
+class EvalModule(L.LightningModule):
+    """Rolls out trajectory `index` under the policy, scores it, and returns an `Outcome`.
+
+    make_backbone: builds the backbone on a device; called once in every process that Lightning starts. features: frames
+    to image features, for distances between sets of frames.
+    """
+
+    def __init__(
+        self,
+        make_backbone: Callable[[str], Backbone],
+        policy: CachePolicy,
+        store: PackedStore,
+        world: World,
+        metrics: Sequence[FrameMetric],
+        seed: int,
+        observe: Callable[[str, ChunkStats], None] = lambda name, stats: None,
+        features: Callable[[Tensor], Tensor] | None = None,
+        snapshot: Snapshot = NO_SNAPSHOT,
+    ) -> None:
+        super().__init__()
+        self.make_backbone, self.policy, self.store, self.world = make_backbone, policy, store, world
+        self.frame_metrics, self.seed, self.observe, self.features = list(metrics), seed, observe, features
+        self.snapshot = snapshot
+
+    def setup(self, stage: str) -> None:
+        self.backbone = self.make_backbone(str(self.trainer.strategy.root_device))
+
+    def predict_step(self, index: int) -> Outcome:
+        """Errors of one trajectory are recorded and the rest goes on; those of callers (ValueError) are not hidden."""
+        name = self.world.names[index]
+        try:
+            return self._evaluate(self.world.trajectory(index))
+        except (FloatingPointError, FileNotFoundError, DamagedPage) as error:
+            return Outcome(Record(name, {}, error=str(error)))
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            remedy = "use store=cpu or store=tiered, a smaller policy budget, shorter trajectories or backbone.dtype=bfloat16"
+            return Outcome(Record(name, {}, error=f"out of memory ({error}); {remedy}"))
+
+    def _evaluate(self, trajectory: Trajectory) -> Outcome:
+        forced = self.backbone.encode(trajectory.images)
+        out = rollout(
+            self.backbone,
+            self.policy,
+            self.store,
+            trajectory,
+            self.seed,
+            forced,
+            lambda stats: self.observe(trajectory.name, stats),
+            self.snapshot,
+        )
+        truth = trajectory.reference
+        roundtrip = None if truth is None else self.backbone.roundtrip(truth)
+        pairs = score_pairs(out, trajectory, roundtrip, self.frame_metrics)
+        values = mean_scores(pairs) | drift(out, trajectory) | cost(out)
+        values |= {"pairs": float(len(pairs)), "chunks": float(len(out.stats))}
+        features = None
+        if self.features is not None and pairs:
+            first, again = (self.features(out.frames[[int(row[which]) for row in pairs]]) for which in ("first", "revisit"))
+            features = (first, again)
+        record = Record(trajectory.name, values, pairs, [chunk_row(s) for s in out.stats], out.noise, camera=top_view(trajectory.c2w[: len(out.frames)]))
+        return Outcome(record, trajectory, out, features)
+
+
+def chunk_row(stats: ChunkStats) -> dict[str, float | str]:
+    """A chunk's row in chunks.csv; lists (of frames, or of rows a frame) as space-separated text, if they were traced."""
+    lists = ("retrieved", "attended", "unreachable", "stored", "taken")
+    row = {k: getattr(stats, k) for k in stats.__dataclass_fields__ if k not in lists}
+    return row | {k: " ".join(map(str, getattr(stats, k))) for k in lists if getattr(stats, k) is not None}
+
+
+def top_view(c2w: Float[Tensor, "p 4 4"]) -> list[list[float]]:
+    """The camera path seen from above, for maps: x and z in the poses' unit, heading in degrees (0 along +z, 90 along +x)."""
+    heading = torch.rad2deg(torch.atan2(c2w[:, 0, 2], c2w[:, 2, 2]))
+    rows = torch.stack([c2w[:, 0, 3], c2w[:, 2, 3], heading], 1).tolist()
+    return [[round(v, 3) for v in row] for row in rows]

@@ -1,0 +1,56 @@
+"""Compare the runs of an experiment: python harness/report.py outputs/EXPERIMENT
+
+Prints the comparison as a table and writes outputs/EXPERIMENT/report/, whose index.html opens from disk, without network.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+FORMATS = ("table", "md", "latex", "csv", "json")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", type=Path, help="a folder of runs, such as outputs/NAME")
+    parser.add_argument("--format", choices=FORMATS, default="table", help="what is printed (default: table)")
+    parser.add_argument("--baseline", help="the run that others are compared with (default: full)")
+    parser.add_argument("--out", type=Path, help="where the report is written (default: EXPERIMENT/report)")
+    parser.add_argument("--films", type=int, help="copy at most so many videos a run (default: all)")
+    parser.add_argument("--no-page", action="store_true", help="print only")
+    chosen = parser.parse_args(arguments)
+
+    from harness.reporting import data, groups, text  # after the arguments: --help and typos are answered at once
+
+    try:
+        write_page = None if chosen.no_page else _page_writer()
+        runs, unfinished = groups.read_runs(chosen.experiment)
+        report = data.report(chosen.experiment.resolve().name, runs, unfinished, chosen.baseline)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    written = {"md": text.markdown, "latex": text.latex, "csv": text.comma_separated}
+    if chosen.format == "table":
+        text.print_terminal(report["experiment"], runs, report["baseline"])
+    elif chosen.format == "json":
+        print(json.dumps(report, indent=1))
+    else:
+        print(written[chosen.format](runs, report["baseline"]))
+    if write_page is not None:
+        index = write_page(chosen.out or chosen.experiment / "report", chosen.experiment, report, chosen.films)
+        print(f"report: {index}", file=sys.stderr)
+
+
+def _page_writer():
+    """The page's writer, unless plotly is missing: known before anything is computed."""
+    try:
+        from harness.reporting.page import write_page
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "plotly":
+            raise
+        raise ValueError("the page needs plotly: pip install -e '.[report]', or print the table alone with --no-page") from None
+    return write_page
+
+
+if __name__ == "__main__":
+    main()

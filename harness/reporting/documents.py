@@ -1,0 +1,108 @@
+"""Keep the README's tables true: python harness/docs.py [EXPERIMENT_FOLDER ...]
+
+With folders (outputs/NAME), their comparisons are first collected into docs/results/NAME.json (outputs/endurance becomes
+docs/endurance.png); then every block between
+`<!-- NAME -->` and `<!-- end -->` in the README is written anew from policies and docs/results. A test compares.
+"""
+
+import importlib
+import inspect
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import imageio.v3 as iio
+import yaml
+
+from harness.reporting.doctables import BENCH_KEPT, BENCHES, KEPT, PICTURES, results_table
+from harness.reporting.endurance import endurance
+from harness.reporting.media import filmstrips
+from harness.reporting.table import BASELINE, Run, finished_runs
+from harness.results.run_folder import RunFolder
+from harness.results.statistics import paired
+from harness.settings.command_line import ROOT
+from harness.system.files import write_atomic
+
+RESULTS = ROOT / "docs" / "results"
+BLOCK = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.S)
+HERO = ("full", "worldkv", "sliding")
+ENDURANCE = "endurance"  # one long rollout a policy: a picture and no table
+
+
+def policy_table() -> str:
+    """One row a policy: its YAML's comment, or else the first sentence of its class."""
+    rows = ["| policy | what it does |", "| --- | --- |"]
+    for file in sorted((ROOT / "conf" / "policy").glob("*.yaml")):
+        text = file.read_text()
+        if text.startswith("# "):
+            what = text.splitlines()[0].removeprefix("# ")
+        else:
+            module, _, name = yaml.safe_load(text)["_target_"].rpartition(".")
+            what = " ".join((inspect.getdoc(getattr(importlib.import_module(module), name)) or "").split())
+        rows.append(f"| `{file.stem}` | {what} |")
+    return "\n".join(rows)
+
+
+def hero(runs: list[Run]) -> None:
+    """docs/frames.png: the first filmed trajectory under the policies of the README's first picture."""
+    chosen = {r.label: r.path / "videos" for r in runs if r.label in HERO}
+    true = sorted(next(iter(chosen.values())).glob("*_true.png"))[0]
+    own = true.name.replace("_true", "")
+    strips = [("true view", true)] + [(label, chosen[label] / own) for label in HERO]
+    title = "out (given) and back (generated): the left half was seen on the way out, the right half is what each policy remembers"
+    filmstrips(ROOT / "docs" / "frames.png", [(label, iio.imread(path)) for label, path in strips], title)
+
+
+def collect(experiment: Path) -> None:
+    """The summaries of an experiment's runs and their paired differences to full KV, as one small file."""
+    runs = finished_runs(experiment)
+    if not runs:
+        raise SystemExit(f"{experiment} has no finished runs")
+    if len({r.results["run"]["comparable"] for r in runs}) > 1:
+        raise SystemExit(f"{experiment} mixes worlds, seeds or backbones; collect experiments whose runs differ by the policy alone")
+    bench = BENCHES.get(experiment.name)
+    base = next((r for r in runs if r.label == (bench.base if bench else BASELINE)), None)
+    first = runs[0].results["run"]
+    table = {k: first[k] for k in ("world", "protocol", "seed", "trajectories", "device", "noise", "metrics", "fps_includes")}
+    table["commits"] = sorted({r.results["run"]["git"]["commit"] for r in runs})
+    table["runs"] = {
+        r.label: {
+            "summary": {k: v for k, v in r.results["summary"].items() if k.startswith(BENCH_KEPT if bench else KEPT)},
+            "difference": {k: paired(r.values, base.values, k) for k in ("quality/psnr_revisit", "quality/lpips_revisit")} if base else {},
+        }
+        for r in runs
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    if not bench and {r.label for r in runs} >= set(HERO) and table["protocol"] == "guided":
+        hero(runs)
+    if experiment.name in PICTURES:
+        shutil.copy(experiment / "cost.png", ROOT / "docs" / PICTURES[experiment.name])
+    write_atomic(RESULTS / f"{experiment.name}.json", json.dumps(table, indent=None if bench else 1) + "\n")
+
+
+def render(readme: str) -> str:
+    """The README with every block written anew."""
+
+    def block(match: re.Match) -> str:
+        name = match.group(1)
+        body = policy_table() if name == "methods" else results_table(name, json.loads((RESULTS / f"{name}.json").read_text()))
+        return f"<!-- {name} -->\n{body}\n<!-- end -->"
+
+    return BLOCK.sub(block, readme)
+
+
+def main() -> None:
+    for experiment in map(Path, sys.argv[1:]):
+        if experiment.name == ENDURANCE:
+            rows = {r.label: RunFolder(r.path).records()[0].chunks for r in finished_runs(experiment) if r.values}
+            print(endurance(ROOT / "docs" / "endurance.png", rows))
+        else:
+            collect(experiment)
+    readme = ROOT / "README.md"
+    readme.write_text(render(readme.read_text()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Which pictures a run and an experiment get: best and worst pairs, cost over the rollout, all policies side by side."""
+
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+
+from harness.reporting.media import contact_sheet, cost_plot, filmstrips
+from harness.reporting.table import Run, finished_runs
+from harness.results.run_folder import RunFolder
+
+
+def run_pictures(folder: RunFolder, label: str) -> None:
+    """frames.png (best and worst pairs) and chunks.png (cost over the rollout) of one run."""
+    records = [r for r in folder.records() if not r.error]
+    rated = sorted((r for r in records if r.pairs), key=lambda r: -r.values["quality/psnr_revisit"])
+    chosen = rated if len(rated) <= 12 else rated[:6] + rated[-6:]
+    entries = []
+    for half in (0, 1):  # each picture holds the best pair above the worst
+        for r in chosen:
+            image = iio.imread(folder.path / "trajectories" / f"{r.name}.png")
+            part = np.split(image, 2)[half]
+            row = (max if half == 0 else min)(r.pairs, key=lambda p: p["psnr_revisit"])
+            entries.append((f"{r.name} {int(row['first'])}/{int(row['revisit'])}: {row['psnr_revisit']:.1f} dB", part))
+    if entries:
+        contact_sheet(folder.path / "frames.png", entries)
+    cost_plot(folder.path / "chunks.png", {label: [r.chunks for r in records]}, f"{label}: cost over the rollout, median of {len(records)} trajectories")
+
+
+def experiment_pictures(experiment: Path, current: Run) -> None:
+    """cost.png and frames.png of an experiment: every run comparable with the current one in one picture."""
+    comparable = current.results["run"]["comparable"]
+    runs = {r.label: r.path for r in finished_runs(experiment) if r.results["run"]["comparable"] == comparable}
+    runs = dict(sorted((runs | {current.label: current.path}).items()))
+    rows = {name: [r.chunks for r in RunFolder(path).records() if not r.error] for name, path in runs.items()}
+    cost_plot(experiment / "cost.png", rows, f"{experiment.name}: cost over the rollout, median over trajectories")
+    for true in sorted((current.path / "videos").glob("*_true.png"))[:1]:
+        own = true.name.replace("_true", "")
+        strips = [("true view", true)] + [(name, path / "videos" / own) for name, path in runs.items()]
+        filmstrips(experiment / "frames.png", [(name, iio.imread(p)) for name, p in strips if p.exists()], f"{experiment.name}: {own.removesuffix('.png')}")

@@ -1,0 +1,139 @@
+"""The run folder: one atomic file per trajectory while running, one `results.json` and tables at the end."""
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from harness.results.statistics import summarise
+from harness.system.files import atomic_path, file_name, remove_stale, write_atomic, write_once
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is kept of one trajectory. values: its columns. error: why it failed, else empty. camera: x, z and heading of
+    every video frame (folders written before the report existed have none)."""
+
+    name: str
+    values: dict[str, float]
+    pairs: list[dict[str, float]] = field(default_factory=list)
+    chunks: list[dict[str, float | str]] = field(default_factory=list)
+    noise: str = ""
+    error: str = ""
+    camera: list[list[float]] = field(default_factory=list)
+
+
+class RunFolder:
+    """All paths and files of one run. Nothing here is ever half-written: files appear whole, by rename."""
+
+    FILES = ("config.yaml", "results.json", "pairs.csv", "chunks.csv", "trajectories.jsonl", "frames.png", "chunks.png", "error.txt")
+    FOLDERS = ("trajectories", "videos", "wandb", "bank")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._records = path / "trajectories"
+
+    def create(self) -> None:
+        for name in ("trajectories", "videos"):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+
+    def clear(self) -> None:
+        """Remove what a run wrote, and nothing else that may lie there."""
+        for name in self.FOLDERS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in self.FILES:
+            (self.path / name).unlink(missing_ok=True)
+
+    def done(self) -> set[str]:
+        """Names of trajectories that need not run again (failed ones do)."""
+        return {r.name for r in self.records() if not r.error}
+
+    def write(self, record: Record) -> None:
+        """A trajectory's first good record stays, so that several processes that evaluate the same settings end with the
+        same records, and with tables that agree with them. A failure stands in a file beside it."""
+        text = json.dumps(asdict(record))
+        target = self._records / f"{file_name(record.name)}{'.failed' if record.error else ''}.json"
+        if record.error:
+            write_atomic(target, text)
+        elif not write_once(target, text):
+            kept = _read(target)
+            if kept is None or kept.error:  # damaged
+                write_atomic(target, text)
+
+    def write_features(self, name: str, first: np.ndarray, again: np.ndarray) -> None:
+        """Image features of a trajectory's first visits and revisits (n, d), kept so that a resumed run has them all."""
+        target = self._records / f"{file_name(name)}.npz"
+        with atomic_path(target) as temporary:
+            np.savez(temporary, first=first.astype(np.float32), again=again.astype(np.float32))
+
+    def features(self, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
+        """First-visit and revisit features of all these trajectories that have any."""
+        files = [f for f in (self._records / f"{file_name(n)}.npz" for n in names) if f.exists()]
+        if not files:
+            return None
+        loaded = [np.load(f) for f in files]
+        return np.concatenate([x["first"] for x in loaded]), np.concatenate([x["again"] for x in loaded])
+
+    def records(self) -> list[Record]:
+        """All readable records, by name; a damaged file counts as not run (and is replaced when it is)."""
+        found: dict[str, Record] = {}
+        for record in filter(None, map(_read, sorted(self._records.glob("*.json")))):
+            if record.name not in found or found[record.name].error:
+                found[record.name] = record
+        return [found[name] for name in sorted(found)]
+
+    def results(self) -> dict | None:
+        """The finished run's results, or None (also for a file of another schema, or none of ours)."""
+        try:
+            results = json.loads((self.path / "results.json").read_text())
+        except (OSError, json.JSONDecodeError):
+            return None
+        return results if isinstance(results, dict) and results.get("schema") == SCHEMA else None
+
+    def finish(self, run: dict, expected: Sequence[str], extra: dict[str, dict] | None = None) -> dict:
+        """Aggregate the records of `expected` trajectories into results.json, pairs.csv, chunks.csv, trajectories.jsonl.
+
+        extra: summary entries that are no means over trajectories.
+        """
+        remove_stale(self.path)
+        records = [r for r in self.records() if r.name in set(expected)]
+        good = [r for r in records if not r.error]
+        run = run | {
+            "trajectories": len(good),
+            "failed": {r.name: r.error for r in records if r.error},
+            "noise": hashlib.sha256("".join(r.noise for r in good).encode()).hexdigest()[:16],
+        }
+        results = {"schema": SCHEMA, "run": run, "summary": summarise([r.values for r in good]) | (extra or {})}
+        write_atomic(self.path / "trajectories.jsonl", "".join(json.dumps({"name": r.name, "error": r.error, **r.values}) + "\n" for r in records))
+        for table in ("pairs", "chunks"):
+            write_csv(self.path / f"{table}.csv", ({"trajectory": r.name, **row} for r in good for row in getattr(r, table)))
+        write_atomic(self.path / "results.json", json.dumps(results, indent=1))
+        return results
+
+    def values(self) -> dict[str, dict[str, float]]:
+        """Columns by trajectory, for paired comparisons."""
+        return {r.name: r.values for r in self.records() if not r.error}
+
+
+def write_csv(path: Path, rows: Iterable[dict]) -> None:
+    rows = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())
+
+
+def _read(file: Path) -> Record | None:
+    try:
+        return Record(**json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,0 +1,70 @@
+"""Help for the command line: unknown settings are answered with the known ones, before anything is built."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from harness.settings.nested import flatten
+
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = PACKAGE.parent  # of the checkout
+BUDGET = "w18"  # the default of conf/config.yaml, which labels need not name
+CONF = next(p for p in (ROOT / "conf", PACKAGE / "_conf") if p.is_dir())
+
+
+def check_overrides(conf: Path, arguments: Sequence[str]) -> None:
+    """Exit with the valid names when `a.b=c` names a setting that does not exist. Groups are Hydra's own to check."""
+    try:
+        parsed = OverridesParser.create().parse_overrides([a for a in arguments if "=" in a and not a.startswith("-")])
+        groups = [o for o in parsed if (conf / o.key_or_group).is_dir() and not o.key_or_group.startswith("hydra")]
+        first = [f"{'+' if o.is_add() else ''}{o.key_or_group}{f'@{o.package}' if o.package else ''}={_one(o)}" for o in groups]
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            cfg = compose("config", first)
+    except HydraException:
+        return  # Hydra says what is wrong with it, and lists a group's options
+    finally:
+        GlobalHydra.instance().clear()
+    for override in parsed:
+        key = override.key_or_group
+        if override in groups or override.is_add() or override.is_force_add() or key.startswith("hydra"):
+            continue
+        parent, _, leaf = key.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+        if not isinstance(node, DictConfig) or leaf not in set(node):  # unlike `in`, iteration knows values that are still `???`
+            known = sorted(flatten(OmegaConf.to_container(cfg, resolve=False)))
+            close = difflib.get_close_matches(key, known, 5, 0.5)
+            siblings = [k for k in known if k.startswith(f"{parent}.")] if isinstance(node, DictConfig) and parent else []
+            raise SystemExit(
+                f"error: there is no setting {key!r}. Did you mean: {', '.join(close or siblings or known)}?"
+                + (f"\nsettings of {parent}: {', '.join(siblings)}" if siblings else "")
+            )
+
+
+def composed(conf: Path, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """The main job's config under these overrides, and the option chosen in every group."""
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        cfg = compose("config", list(overrides), return_hydra_config=True)
+    choices = {str(k): str(v) for k, v in cfg.hydra.runtime.choices.items()}
+    return OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"]), choices
+
+
+def label_of(cfg: DictConfig, choices: dict[str, str], overrides: Sequence[str]) -> str:
+    """What tables call a run: its policy and what was changed in it. Of a store, only its codec changes results; of a budget,
+    only a policy that has one takes notice."""
+    tweaks = [o.partition("@policy.")[2] or o[len("policy.") :] for o in overrides if o.startswith(("policy.", "policy/", "policy@"))]
+    tweaks += [o[len("store.") :] for o in overrides if o.startswith(("store.codec", "store/codec"))]
+    if choices["budget"] != BUDGET and "${budget" in OmegaConf.to_yaml(cfg.policy):
+        tweaks.append(f"budget={choices['budget']}")
+    return " ".join([choices["policy"], *tweaks])
+
+
+def _one(override: Override) -> str:
+    """The value of a group override; of a sweep, its first."""
+    return next(iter(override.sweep_string_iterator())) if override.is_sweep_override() else override.get_value_element_as_str()

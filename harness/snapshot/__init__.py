@@ -1,0 +1,1 @@
+"""A session saved to a folder and opened again in another process."""

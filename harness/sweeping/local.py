@@ -1,0 +1,217 @@
+"""Run a W&B sweep file here, with no account and no server: python harness/sweep.py sweeps/budget_ratio.yaml
+
+  jobs=2       points side by side, one device each (CPU cores are shared out)
+  count=30     points of a random or bayes search, which have no end of their own; or only the first of a grid
+  any setting of the main job, for all points: world.trajectories=4 logger=none name=quick (harness/run.py --help lists them)
+
+Kill it and start it again and it goes on: points are run folders. A point that fails leaves error.txt in its folder and the
+others go on; the exit code is then 1, and the next start tries it again. `wandb sweep FILE` and `wandb agent` run the same
+file on many machines.
+"""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection, forkserver
+from multiprocessing.context import ForkContext, ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from hydra.errors import HydraException
+
+from harness.settings.command_line import CONF, ROOT, check_overrides, composed
+from harness.sweeping.display import Board
+from harness.sweeping.file import SweepFile, Tried, load
+from harness.sweeping.point import Point, known, resolve, work
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line: common are the overrides of all points, the file's own and the user's."""
+
+    file: SweepFile
+    common: tuple[str, ...]
+    jobs: int
+    count: int | None
+
+
+def options(arguments: Sequence[str]) -> Options:
+    """Read the command line. Raises SystemExit that says what is wrong."""
+    ours = dict(a.split("=", 1) for a in arguments if a.startswith(("jobs=", "count=")))
+    files = [a for a in arguments if "=" not in a]
+    given = [a for a in arguments if "=" in a and a.split("=")[0] not in ours]
+    if len(files) != 1 or {"-h", "--help"} & set(files):
+        raise SystemExit(__doc__)
+    if wrong := [f"{k}={v}" for k, v in ours.items() if not v.isdigit() or int(v) < 1]:
+        raise SystemExit(f"error: {wrong[0]}: give a whole number from 1")
+    try:
+        file = load(Path(files[0]))
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    check_overrides(CONF, given)
+    keys = {a.split("=")[0] for a in given}
+    if fixed := keys & file.config["parameters"].keys() | keys & {"run_dir"}:
+        raise SystemExit(f"error: {', '.join(sorted(fixed))} differs from point to point in this sweep; change the file, or run harness/run.py for one point")
+    jobs, count = int(ours.get("jobs", 1)), int(ours["count"]) if "count" in ours else None
+    if file.method != "grid" and count is None:
+        raise SystemExit(f"error: a {file.method} search has no end of its own; say how many points, for instance count=30")
+    threads = () if "OMP_NUM_THREADS" in os.environ else (f"threads={max(1, (os.cpu_count() or 1) // jobs)}",)
+    before = [o for o in ("progress=false", *threads, *file.fixed) if o.split("=")[0] not in keys]
+    return Options(file, (*before, *given), jobs, count)
+
+
+def devices() -> list[str]:
+    """GPUs that this machine lets us use, without waking them; none on a machine without."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [d for d in visible.split(",") if d]
+    try:
+        call = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return call.stdout.split()
+
+
+class Runner:
+    """Starts points, each in its own process, and keeps count. What it knows comes from the disk."""
+
+    def __init__(self, options: Options, experiment: Path, context: ForkContext | ForkServerContext) -> None:
+        self.options, self.experiment, self._context = options, experiment, context
+        self.done: dict[Point, dict[str, float]] = {}
+        self.failed: dict[Point, str] = {}
+        self._planned: list[Point] = []
+        self._running: dict[int, tuple[Point, BaseProcess, Path]] = {}  # slot -> its point, process and log
+        self._gpus = devices()
+
+    def run(self) -> int:
+        """Everything that is missing. Returns how many points failed."""
+        queue, file = self._queue(), self.options.file
+        total = self.options.count or 0 if file.method == "bayes" else len(self._planned)
+        board = Board(self.experiment.name, file.metric, file.sign, total, len(self.done))
+        try:
+            with tempfile.TemporaryDirectory(prefix="sweep-") as logs, board:
+                self._work(queue, Path(logs), board)
+        finally:  # after Ctrl-C, say
+            for _, process, _ in self._running.values():
+                process.kill()
+        board.console.print(board.table(self.done, 30))
+        for point, error in self.failed.items():
+            board.console.print(f"failed: {point.path}/error.txt: {error}", style="red", markup=False, highlight=False)
+        board.console.print(f"results: {self.experiment}", highlight=False)
+        return len(self.failed)
+
+    def _work(self, queue: Iterator[Point], logs: Path, board: Board) -> None:
+        more = True
+        while more or self._running:
+            while more and len(self._running) < self.options.jobs:
+                point = next(queue, None)
+                more = point is not None
+                if point is not None:
+                    self._start(point, logs, board)
+            connection.wait([process.sentinel for _, process, _ in self._running.values()], timeout=0.5)
+            for slot in [s for s, (_, process, _) in self._running.items() if not process.is_alive()]:
+                self._collect(slot, board)
+            board.update(self.done, [p for p, _, _ in self._running.values()], len(self.failed))
+
+    def _queue(self) -> Iterator[Point]:
+        """Points still to run. Those that the disk has results of are counted at once."""
+        o, missing, found = self.options, [], {}
+        if o.file.method == "bayes":
+            planned = iter(known(self.experiment, o.file.digest, o.common))
+        else:
+            planned = (resolve(p, o.common, self.experiment) for p in o.file.points(o.count))
+        for point in planned:
+            if point.path in found:
+                continue  # two points of a grid may be one evaluation
+            found[point.path] = point
+            results = None if "overwrite=true" in o.common else point.results()
+            if results:
+                self.done[point] = _means(results)
+            else:
+                missing.append(point)
+                self._warm()
+        self._planned = list(found.values())
+        return self._pending(missing)
+
+    def _warm(self) -> None:
+        """Let a process import torch and the rest once, while we go on; every point is then a fork of it."""
+        if self._context.get_start_method() == "forkserver":
+            forkserver.ensure_running()
+
+    def _pending(self, missing: Sequence[Point]) -> Iterator[Point]:
+        yield from (p for p in missing if not self._reached())
+        if self.options.file.method == "bayes":
+            for index in range(len(self._planned), self.options.count or 0):
+                if self._reached():
+                    return
+                self._warm()
+                point = resolve(self.options.file.suggest(index, self._tried()), self.options.common, self.experiment)
+                self._planned.append(point)
+                yield point
+
+    def _tried(self) -> list[Tried]:
+        values = {p: s.get(self.options.file.metric, float("nan")) for p, s in self.done.items()} | dict.fromkeys(self.failed, float("nan"))
+        return [Tried(p.parameters, values.get(p)) for p in self._planned]
+
+    def _reached(self) -> bool:
+        return any(self.options.file.reached(s[self.options.file.metric]) for s in self.done.values() if self.options.file.metric in s)
+
+    def _start(self, point: Point, logs: Path, board: Board) -> None:
+        point.begin(self.options.file.digest, self._planned.index(point))
+        if point.problem:
+            self._ended(point, 1, point.problem, board)
+            return
+        slot = next(i for i in range(self.options.jobs) if i not in self._running)
+        log = logs / f"{point.path.name}.txt"
+        log.touch()
+        device = self._gpus[slot % len(self._gpus)] if self._gpus else None
+        process = self._context.Process(target=work, args=(point.overrides, str(log), device))
+        process.start()
+        self._running[slot] = (point, process, log)
+
+    def _collect(self, slot: int, board: Board) -> None:
+        point, process, log = self._running.pop(slot)
+        process.join()
+        self._ended(point, process.exitcode or 0, log.read_text(errors="replace"), board)
+
+    def _ended(self, point: Point, code: int, said: str, board: Board) -> None:
+        point.end(code, said)
+        results = None if code else point.results()
+        if results:
+            self.done[point] = _means(results)
+            how = f"{self.options.file.metric} {self.done[point].get(self.options.file.metric, float('nan')):.4g}"
+        else:
+            lines = said.strip().splitlines()
+            lines = [f"ended by signal {-code}"] if code < 0 else lines or ["no results"]
+            how = self.failed[point] = lines[0 if point.problem else -1]
+        board.line(point, how, len(self.done) + len(self.failed))
+
+
+def _means(results: dict) -> dict[str, float]:
+    return {k: v["mean"] for k, v in results["summary"].items()}
+
+
+def main() -> None:
+    """Entry point: exit code 0 if every point is done, 1 if any failed, 130 after Ctrl-C."""
+    chosen = options(sys.argv[1:])
+    try:
+        cfg, _ = composed(CONF, chosen.common)
+    except HydraException as error:
+        raise SystemExit(f"error: {error}") from None
+    try:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["harness.evaluation.evaluate", "harness.sweeping.local"])
+        failed = Runner(chosen, Path("outputs") / cfg.name, context).run()
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
+    raise SystemExit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Files that appear whole: written aside under a name of one's own, then moved into place. A reader, a kill, a full disk
+or a second process that writes the same file never see or leave half of one."""
+
+import errno
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A new name beside `path`, with its suffix, to write to; renamed to `path` afterwards, removed after an error."""
+    temporary = _beside(path)
+    temporary = temporary.with_name(temporary.name + path.suffix)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write next to the target, flush to disk, rename: after a kill or a full disk the old file is still whole."""
+    temporary = _beside(path)
+    try:
+        _write(temporary, text)
+        temporary.replace(path)
+    except OSError as error:
+        raise _explained(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_once(path: Path, text: str) -> bool:
+    """Like write_atomic, but a file that is there already stays: of several writers, on any machine, the first one wins.
+
+    Returns whether this one did. A link, unlike a rename, fails where the name is taken.
+    """
+    temporary = _beside(path)
+    try:
+        _write(temporary, text)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+                raise
+            temporary.replace(path)  # a file system without hard links
+        return True
+    except OSError as error:
+        raise _explained(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes, remedy: str, flush: bool = False) -> None:
+    """Write aside and rename. flush: to the device first, for what must outlive a power cut. Raises OSError with `remedy`."""
+    try:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            file.write(data)
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, f"could not write {path} ({len(data)} bytes): {error.strerror}; {remedy}") from error
+
+
+def remove_stale(folder: Path, seconds: float = 3600) -> None:
+    """Remove what processes that were killed had not finished writing, if it is older than any write can take."""
+    for path in folder.rglob(".*.partial*"):
+        try:
+            if time.time() - path.stat().st_mtime > seconds:
+                path.unlink()
+        except OSError:  # another one was faster
+            continue
+
+
+def file_name(name: str) -> str:
+    """A trajectory's name as that of a file."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _explained(path: Path, error: OSError) -> OSError:
+    remedy = "finished trajectories are kept, free some space and run the same command again"
+    return OSError(error.errno, f"could not write {path}: {error.strerror}; {remedy}")

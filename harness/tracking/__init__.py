@@ -1,0 +1,1 @@
+"""W&B: a run's mirror, and the workspace that compares runs."""

@@ -1,0 +1,227 @@
+"""W&B mirrors a finished run. It never fails one, never asks anything, and waits a bounded time: results are on disk before.
+
+A server that does not answer is left alone: the run is kept offline in its folder, and `wandb sync` sends it later.
+"""
+
+import logging
+import netrc
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlparse
+
+import imageio.v3 as iio
+import numpy as np
+import wandb
+
+from harness.results.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+Mode = Literal["online", "offline", "disabled"]
+
+ANSWER = 5  # seconds for the server to say anything at all
+START = 20  # for a run to begin
+FINISH = 120  # for what was logged to be sent; what was not is still in the run's wandb/ folder
+PICTURED = 64  # pairs with pictures: a table is for looking at, and every picture is a file to send
+HEADINGS = {"psnr_revisit": "PSNR", "ssim_revisit": "SSIM", "lpips_revisit": "LPIPS", "gap_frames": "gap"}
+PARTS = ("first visit", "revisit", "true view", "difference")  # of a strip, see media.strips
+
+
+@dataclass(frozen=True)
+class Label:
+    """How W&B files a run. group: its experiment or sweep."""
+
+    group: str
+    name: str
+    tags: tuple[str, ...] = ()
+    notes: str = ""
+
+
+def log_to_wandb(folder: RunFolder, results: dict, config: dict, mode: str, label: Label) -> str | None:
+    """Mirror a finished run: config, curves over the rollout, the pair table, summary, videos, the folder as an artifact.
+
+    mode: auto (online when logged in, else offline), online or offline. Returns the run's folder or address, None if W&B failed.
+    """
+    chosen = _mode(mode)
+    attempts: tuple[Mode, ...] = ("online", "offline") if chosen == "online" else (chosen,)
+    for attempt in attempts:
+        try:
+            return _mirror(folder, results, config, attempt, label)
+        except Exception as error:  # noqa: BLE001  (tracking must never cost a result)
+            log.warning("W&B was not told of this run %s (%s: %s)", attempt, type(error).__name__, str(error).strip().splitlines()[:1])
+    log.warning("everything is in %s", folder.path)
+    return None
+
+
+def logged_in() -> bool:
+    """Whether W&B has a key for its server, without asking anybody: the environment, or the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(urlparse(server()).hostname or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def server() -> str:
+    """The server that the environment, `wandb login --host` or W&B itself name."""
+    return os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url
+
+
+def answers(url: str) -> str:
+    """Why the server cannot be used now; empty if it can."""
+    try:
+        urllib.request.urlopen(url, timeout=ANSWER).close()
+    except urllib.error.HTTPError as error:
+        return "" if error.code < 500 else f"it answers {error.code}"
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "reason", error))
+    return ""
+
+
+def _mode(wanted: str) -> Mode:
+    if wanted == "auto":
+        wanted = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+    if wanted != "online":
+        return "disabled" if wanted == "disabled" else "offline"
+    if not logged_in():  # W&B would ask for a key, on a terminal
+        log.warning("W&B: not logged in (`wandb login`); this run is kept offline")
+        return "offline"
+    if problem := answers(server()):
+        log.warning("W&B: no use of %s (%s); this run is kept offline", server(), problem)
+        return "offline"
+    return "online"
+
+
+def _mirror(folder: RunFolder, results: dict, config: dict, mode: Mode, label: Label) -> str:
+    about = results["run"]
+    protocol = f", {about['protocol']}" if about.get("protocol") else ""
+    settings = wandb.Settings(
+        silent=True,
+        base_url=server(),
+        init_timeout=START,
+        login_timeout=START,
+        finish_timeout=FINISH,
+        x_graphql_retry_max=2,
+        x_graphql_timeout_seconds=ANSWER,
+        x_graphql_retry_wait_max_seconds=2,
+        x_file_stream_retry_max=2,
+        x_file_stream_retry_wait_max_seconds=2,
+        x_file_transfer_retry_max=2,
+        x_file_transfer_retry_wait_max_seconds=2,
+    )
+    with wandb.init(
+        project=os.environ.get("WANDB_PROJECT", "worldkv-harness"),
+        group=label.group,
+        name=label.name,
+        job_type="eval",
+        config=config,
+        mode=mode,
+        dir=folder.path,
+        reinit="finish_previous",
+        tags=list(dict.fromkeys(str(t)[:64] for t in (config["policy"], config["world"], config["backbone"], *label.tags))),
+        notes=label.notes or f"{about['trajectories']} trajectories of {about['world']}{protocol}; {folder.path.resolve()}",
+        settings=settings,
+    ) as run:
+        _log(run, folder, results, config)
+        return run.url if mode == "online" and run.url else run.dir
+
+
+def setting(key: str) -> str:
+    """The summary's copy of a setting. W&B's panels read a dot in a config key as a level, and ours are flat, as a sweep's are."""
+    return f"setting/{key.replace('.', '_')}"
+
+
+def _log(run, folder: RunFolder, results: dict, config: dict) -> None:
+    run.define_metric("frame")
+    for prefix in ("cost/*", "policy/*"):  # a curve's last value is not the run's: the summary below is
+        run.define_metric(prefix, step_metric="frame", summary="none")
+    for row in curves([r.chunks for r in folder.records() if not r.error]):
+        run.log(row)
+    if table := pair_table(folder):
+        run.log({"pairs": table})
+    for picture in ("frames.png", "chunks.png"):
+        if (folder.path / picture).exists():
+            run.log({picture.removesuffix(".png"): wandb.Image(str(folder.path / picture))})
+    videos = folder.path / "videos"
+    for i, rollout in enumerate(islice((p for p in sorted(videos.glob("[!.]*.mp4")) if not p.stem.endswith("_pairs")), 4)):
+        for kind, file in (("rollout", rollout), ("pairs", rollout.with_stem(f"{rollout.stem}_pairs"))):
+            if file.exists():  # keys without names of trajectories, so that dashboards know them
+                run.log({f"video/{kind}_{i}": wandb.Video(str(file), caption=rollout.stem, format="mp4")})
+    means = {k: v["mean"] for k, v in results["summary"].items()}
+    run.summary.update({setting(k): v for k, v in config.items() if isinstance(v, bool | int | float | str)})
+    run.summary.update(means | {"cost/bank_bytes": sum(v for k, v in means.items() if k.startswith("cost/bank_bytes_"))})
+    artifact = wandb.Artifact(f"run-{run.id}", type="run", metadata={"folder": str(folder.path.resolve())})
+    for file in files_of(folder.path):
+        artifact.add_file(str(file), name=str(file.relative_to(folder.path)))
+    run.log_artifact(artifact)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The run folder's files, less W&B's own and those that a process is writing just now, or left when it was killed."""
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    parts = {p: p.relative_to(folder).parts for p in files}
+    return [p for p in files if parts[p][0] != "wandb" and not any(part.startswith(".") for part in parts[p])]
+
+
+def pair_table(folder: RunFolder) -> wandb.Table | None:
+    """A row for every revisit pair: what was seen (of the trajectories that have videos), and its scores."""
+    rows: list[dict] = []
+    pictured = 0
+    for record in folder.records():
+        pairs = sorted(record.pairs, key=lambda r: r["revisit"])  # as in the video
+        strips = list(_strips(folder.path / "videos" / f"{record.name}_pairs.mp4", min(len(pairs), PICTURED - pictured)))
+        pictured += len(strips)
+        for i, pair in enumerate(pairs):
+            seen = [wandb.Image(part) for part in np.split(strips[i], len(PARTS), 1)] if i < len(strips) else [None] * len(PARTS)
+            scores = {k: v for k, v in pair.items() if k not in ("first", "revisit")}
+            main = {heading: scores.pop(key) for key, heading in HEADINGS.items() if key in scores}
+            rows.append({"trajectory": record.name, "first": pair["first"], "again": pair["revisit"], **dict(zip(PARTS, seen, strict=True)), **main, **scores})
+    if not rows:
+        return None
+    return wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+
+
+def _strips(video: Path, most: int):
+    if most > 0 and video.exists():
+        for frame in islice(iio.imiter(video, plugin="pyav"), most):
+            yield frame[:, : frame.shape[1] // len(PARTS) * len(PARTS)]
+
+
+def curves(trajectories: Sequence[list[dict]]) -> list[dict[str, float]]:
+    """Cost and memory of generated chunks over the frame index, averaged over trajectories. Bytes over all layers."""
+    by_start: dict[int, list[dict]] = {}
+    for rows in trajectories:
+        for row in rows:
+            if not row["forced"]:
+                by_start.setdefault(row["start"], []).append(row)
+    found = []
+    for start, rows in sorted(by_start.items()):
+
+        def mean(key: str, rows: list[dict] = rows) -> float:
+            return sum(r[key] for r in rows) / len(rows)
+
+        def count(key: str, rows: list[dict] = rows) -> float:
+            return sum(len(r[key].split()) for r in rows) / len(rows)
+
+        seconds = {p: mean(f"seconds_{p}") for p in ("plan", "assemble", "passes", "commit", "decode")}
+        found.append(
+            {
+                "frame": start,
+                "cost/fps": mean("frames_px") / sum(seconds.values()),
+                "cost/latency_ms": 1000 * sum(seconds.values()),
+                "cost/memory_ms": 1000 * (seconds["plan"] + seconds["assemble"] + seconds["commit"]),
+                "cost/attended_tokens": mean("attended_rows"),
+                "cost/peak_bytes": mean("peak_bytes"),
+                "cost/bank_bytes": sum(mean(k) for k in rows[0] if k.startswith("bank_bytes_")),
+                **{f"cost/{k}": mean(k) for k in rows[0] if k in ("window_bytes", "bytes_moved") or k.startswith("bank_bytes_")},
+                "policy/unreachable_frames": mean("unreachable_frames"),
+                **{f"policy/{k}_frames": count(k) for k in ("retrieved", "attended")},
+            }
+        )
+    return found

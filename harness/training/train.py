@@ -1,0 +1,106 @@
+"""Train the `rooms` world model from nothing: python harness/train.py  (settings: conf/experiment/train_rooms.yaml)."""
+
+from pathlib import Path
+
+import hydra
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
+
+from backbones.codecs import ConvCodec
+from backbones.rooms import pack, save_weights
+from backbones.rooms_network import RoomsNetwork
+from harness.settings.command_line import CONF
+from harness.training.clips import CHUNK, Batches, Clips, Phase, collate
+from harness.training.modules import CodecTraining, DenoiserTraining
+from harness.training.samples import SampleGrid
+from harness.worlds.rooms import SEEDS
+
+
+def fit(name: str, module: L.LightningModule, stage: DictConfig, cfg: DictConfig, optimizers: int, callbacks: list[L.Callback]) -> None:
+    """Run one stage to its end, from its last checkpoint if there is one.
+
+    Lightning counts every optimizer's step, so its step is `optimizers` times ours.
+    """
+    folder = Path(cfg.out) / name
+    phases = [Phase(**p) for p in stage.phases]
+    steps = sum(p.steps for p in phases)
+    last = folder / "last.ckpt"
+    done = torch.load(last, map_location="cpu", weights_only=False)["global_step"] // optimizers if last.exists() else 0
+    scenes = SEEDS["train"][cfg.seed * 10**6 : (cfg.seed + 1) * 10**6]
+    train = DataLoader(
+        Clips(scenes, stage.unique, phases, **cfg.world),
+        batch_sampler=Batches(phases, done),
+        collate_fn=collate,
+        num_workers=cfg.workers,
+        persistent_workers=cfg.workers > 0,
+    )
+    fixed = [Phase(phases[0].chunks, phases[0].walk_chunks, 8, 2)]
+    validation = DataLoader(Clips(SEEDS["validation"], 16, fixed, **cfg.world), batch_sampler=Batches(fixed, 0), collate_fn=collate)
+    # by steps: with manual optimisation Lightning ignores a time interval, without a word
+    saving = ModelCheckpoint(folder, "last", every_n_train_steps=cfg.checkpoint_steps * optimizers, enable_version_counter=False)
+    trainer = L.Trainer(
+        accelerator={"auto": "auto", "cuda": "gpu", "cpu": "cpu"}[cfg.device],
+        devices=1,
+        precision=cfg.precision,
+        max_epochs=1,
+        max_steps=steps * optimizers,
+        val_check_interval=min(stage.validate_every, steps),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        callbacks=[saving, *callbacks],
+        logger=_logger(name, cfg, done),
+        enable_model_summary=False,
+    )
+    trainer.fit(module, train, validation, ckpt_path=str(last) if last.exists() else None, weights_only=False)
+
+
+def _logger(name: str, cfg: DictConfig, done: int) -> CSVLogger | WandbLogger:
+    """Curves: a CSV per start (it cannot append), or W&B."""
+    if cfg.logger == "wandb":
+        return WandbLogger(project="worldkv-train", name=name, save_dir=cfg.out)
+    return CSVLogger(cfg.out, name, f"log_from_{done:06d}")
+
+
+def train(cfg: DictConfig) -> Path:
+    """Both stages, each from where it was left; returns the weights file."""
+    L.seed_everything(cfg.seed, verbose=False)
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    out = Path(cfg.out)
+    out.mkdir(parents=True, exist_ok=True)
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(settings, dict)
+    codec_sizes = {k: settings["codec"][k] for k in ("channels", "width")}
+    codec = ConvCodec(**codec_sizes)
+    if not (out / "codec.safetensors").exists():
+        fit("codec", CodecTraining(codec, sum(p.steps for p in cfg.codec.phases), cfg.codec.lr), cfg.codec, cfg, 1, [])
+        save_file(codec.state_dict(), out / "codec.safetensors")
+    codec.load_state_dict(load_file(out / "codec.safetensors"))
+    side = cfg.world.size // 8
+    network = RoomsNetwork(channels=cfg.codec.channels, tokens=side * side, **cfg.network)
+    if cfg.compile:
+        network.compile()
+    model = {"grid": [side, side], "chunk": CHUNK, "levels": settings["denoiser"]["levels"], "codec": codec_sizes, "network": settings["network"]}
+    keys = ("levels", "level_weights", "context_noise", "warmup", "decay", "lr_muon", "lr_adam")
+    module = DenoiserTraining(network, codec, steps=sum(p.steps for p in cfg.denoiser.phases), **{k: settings["denoiser"][k] for k in keys})
+    samples = SampleGrid(out / "samples", instantiate(cfg.samples, _convert_="all"), model)
+    fit("denoiser", module, cfg.denoiser, cfg, 2, [samples, EMAWeightAveraging(decay=cfg.denoiser.ema)])
+    save_weights(out / "rooms.safetensors", model, pack(codec, network))
+    return out / "rooms.safetensors"
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="experiment/train_rooms")
+def main(cfg: DictConfig) -> None:
+    path = train(cfg)
+    print(f"weights: {path} (use them: python harness/run.py backbone.weights={path})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""A pool of tokens between the sink and the recent frames, under one fixed budget."""
+
+from dataclasses import dataclass
+from math import ceil, inf, isfinite
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from harness.cache.bank import KVBank
+from harness.cache.page import Page
+from harness.datatypes import KV, Chunk, Geometry, Plan, Site
+from harness.policy import CachePolicy
+from policies.parts.score.base import Scorer
+from policies.parts.split.base import Split
+
+
+@dataclass
+class TokenBudgetPolicy(CachePolicy):
+    """sink frames, at most `budget` frame-equivalents of tokens in between, recent frames.
+
+    A chunk that leaves the recent window joins the pool, one page from the first overflow on: the scorer says what every row
+    is worth, `split` how many each layer keeps (`budget` is the average), and the best stay, in temporal order, ties to the
+    older. Scorers that do not drop rows (Quest) leave the whole pool in the bank, and the plan takes the best of it.
+    per_head: every head keeps its own rows, as in all sources; else scores are averaged over heads. A frame is unreachable
+    once most heads hold none of its rows. realign: `none` (rows stay at their own times), `sink` (it ends where the pool would
+    begin if the window were contiguous: Deep Forcing's re-alignment) or `all` (the pool too is re-numbered contiguously);
+    both need un-rotated keys. H2O has no sink and halves its cache with the recent tokens: sink=0 recent=6 is its nearest.
+    """
+
+    scorer: Scorer
+    split: Split
+    sink: int = 3
+    recent: int = 3
+    budget: float = 9
+    per_head: bool = True
+    realign: str = "none"
+
+    def reset(self, geometry: Geometry) -> None:
+        size = geometry.chunk
+        for name in ("sink", "recent"):
+            if (value := getattr(self, name)) < 0 or value % size:
+                raise ValueError(f"token_budget: {name}={value} frames is not a whole number of chunks of {size}; use {value - value % size}")
+        if self.budget < 0 or self.realign not in ("none", "sink", "all"):
+            raise ValueError(f"token_budget: budget={self.budget}, realign={self.realign!r}; use 0 or more frames (inf: no limit), and none, sink or all")
+        if self.realign == "all" and not self.scorer.drops:
+            raise ValueError("token_budget: realign=all re-numbers rows that stay; this scorer drops none, use realign=sink")
+        self.scorer.reset(geometry)
+        self.split.reset(geometry)
+        self.raw_keys = self.scorer.raw_keys or self.realign != "none"
+        self.needs_attention_scores, self._geometry, self._reachable = True, geometry, frozenset()
+        self._born: dict[int, Tensor] = {}  # page -> l n h, of which frame each row is; -1: absent
+        self._budget = int(self.budget * geometry.tokens) if isfinite(self.budget) else inf
+
+    def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
+        pool, rows = self._pool(chunk.start, bank), {}
+        if not self.scorer.drops and sum(map(bank.rows, pool)) > self._budget > 0:
+            rows = {pool[0]: self._best(pool, bank)}
+        frames = bank.frames if self._budget else [f for f in bank.frames if f not in pool]
+        span = ceil(sum(rows[f].shape[1] if f in rows else bank.rows(f) for f in pool) / self._geometry.tokens)
+        return Plan(tuple(frames), self._times(frames, pool, chunk.start, span), rows=rows, candidates=self._reachable)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+        if not site.cross:
+            self.scorer.look(q, k, site)
+            self.split.look(q, k, site)
+        return super().attend(q, k, v, site)
+
+    def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
+        bank.append(chunk, kv)
+        self.scorer.observe(chunk, kv)
+        shape = self._geometry.layers, self._geometry.tokens, self._geometry.heads
+        self._born |= {f: torch.full(shape, f, device=self._geometry.device) for f in chunk.frames}
+        pool = self._pool(chunk.frames[-1] + 1, bank)
+        if sum(map(bank.rows, pool)) > self._budget:
+            self._shrink(pool, bank)
+
+    def _shrink(self, pool: tuple[int, ...], bank: KVBank) -> None:
+        """Make one page of the pool, of the rows that stay."""
+        g = self._geometry
+        if self._budget == 0 and self.scorer.drops:
+            for frame in pool:
+                bank.drop(frame)
+            return
+        rows = self._best(pool, bank) if self.scorer.drops else torch.arange(sum(map(bank.rows, pool)), device=g.device).expand(g.layers, -1)
+        page = Page.joined([bank.page(f) for f in pool]).keep(rows)
+        if self.realign == "all":
+            page.positions[..., 0] = pool[0] + (torch.arange(page.rows, device=page.positions.device) // g.tokens).view(-1, *[1] * (rows.dim() - 2))
+        each = rows if rows.dim() == 3 else rows[..., None].expand(-1, -1, g.heads)
+        self._born[pool[0]] = born = torch.cat([self._born.pop(f) for f in pool], 1).gather(1, each.clamp(min=0)).masked_fill(each < 0, -1)
+        self.scorer.keep(pool, each)
+        for frame in pool[1:]:
+            bank.drop(frame)
+        bank.write(pool[0], page)
+        heads = born.new_zeros(g.layers, int(born.max()) + 2, g.heads).scatter_(1, born + 1, 1)[:, 1:].float().mean((0, 2))
+        self._reachable = frozenset((heads >= 0.5).nonzero()[:, 0].tolist())
+
+    def _pool(self, start: int, bank: KVBank) -> tuple[int, ...]:
+        return tuple(f for f in bank.frames if self.sink <= f < start - self.recent)
+
+    def _best(self, pool: tuple[int, ...], bank: KVBank) -> Int[Tensor, "l n *h"]:
+        """The rows of the pool that each layer and head can afford, in rising order; -1 first where a layer affords less than others."""
+        born = torch.cat([self._born[f] for f in pool], 1)
+        score = self.scorer.score(pool, bank).to(born.device).masked_fill(born < 0, -inf)
+        counts = self.split.counts(int(self._budget), (born >= 0).sum(1).amin(1).tolist())
+        best = (score if self.per_head else score.mean(2, keepdim=True)).argsort(dim=1, descending=True, stable=True)[:, : max(counts)]
+        late = torch.arange(max(counts))[:, None] >= torch.tensor(counts)[:, None, None]
+        rows = best.masked_fill(late.to(best.device), -1).sort(1).values
+        return rows if self.per_head else rows[..., 0]
+
+    def _times(self, frames: list[int], pool: tuple[int, ...], start: int, span: int) -> tuple[float, ...] | None:
+        """A contiguous window's positions for the sink, and for the pool if it is re-numbered; recent frames stay."""
+        if self.realign == "none":
+            return None
+        first = start - sum(f >= max(self.sink, start - self.recent) for f in frames) - span
+        moved = {f: first - min(self.sink, start) + f for f in frames if f < self.sink}
+        if self.realign == "all" and len(pool) == 1:
+            moved[pool[0]] = first
+        return tuple(float(moved.get(f, f)) for f in frames)

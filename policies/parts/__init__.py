@@ -1,0 +1,1 @@
+"""What the bases are composed of: selectors, compressors, placements, scorers, splits, likenesses."""

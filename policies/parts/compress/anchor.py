@@ -1,0 +1,88 @@
+"""World Compression: the anchor frame whole, of the others the tokens that are least like it."""
+
+from dataclasses import dataclass, field
+from math import ceil
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.datatypes import KV, Chunk, Geometry, Site
+from policies.parts.compress.base import Compressor, Kept, lowest
+from policies.parts.split.base import Split, Uniform
+
+SIMILARITIES = ("mean", "centroid", "colocated", "max")
+
+
+@dataclass
+class AnchorCompressor(Compressor):
+    """WorldKV section 4.2: keep `ratio` of the non-anchor tokens, those with the lowest similarity to the anchor frame.
+
+    similarity: mean (cosine to every anchor key, averaged: the paper), centroid (cosine to the mean anchor key: the
+    released code), colocated (cosine to the anchor key of the same place: what changed in the picture) or max (cosine to
+    the nearest anchor key: content that the anchor frame has nowhere); the last two are ablations. keys: rotated (the
+    released code; the score mixes content with place) or raw (before RoPE: content alone). Heads are concatenated,
+    layers are independent.
+    budget: frame (ceil(ratio * tokens) for each frame) or pooled (the same total over the non-anchor frames together).
+    rotate: the anchor is not the chunk's first frame but the one of its place in the order of retrieval (a flag of the
+    released code, only for compression at retrieval).
+    split: how layers share out what is kept of the non-anchor tokens (as many on average; uniform in the paper).
+    A 3-frame chunk keeps (1 + 2 * ratio) / 3 of its rows: half of them at the paper's 0.25.
+    """
+
+    ratio: float = 0.25
+    similarity: str = "mean"
+    budget: str = "frame"
+    keys: str = "rotated"
+    rotate: bool = False
+    split: Split = field(default_factory=Uniform)
+
+    def reset(self, geometry: Geometry) -> None:
+        if not 0 <= self.ratio <= 1:
+            raise ValueError(f"anchor compressor: ratio={self.ratio}; the kept share lies between 0 and 1")
+        if self.similarity not in SIMILARITIES or self.budget not in ("frame", "pooled"):
+            known = ", ".join(SIMILARITIES)
+            raise ValueError(f"anchor compressor: similarity={self.similarity!r}, budget={self.budget!r}; use one of {known}, and frame or pooled")
+        if self.keys not in ("rotated", "raw"):
+            raise ValueError(f"anchor compressor: keys={self.keys!r}; use rotated or raw")
+        self._tokens, self._chunk, self._layers = geometry.tokens, geometry.chunk, geometry.layers
+        self.split.reset(geometry)
+        self.joint, self.needs_attention_scores = self.budget == "pooled", self.split.needs_attention_scores
+
+    def look(self, q: Tensor, k: Tensor, site: Site) -> None:
+        self.split.look(q, k, site)
+
+    @property
+    def slots(self) -> int:
+        return self._chunk if self.rotate else 1
+
+    def keep(self, chunk: Chunk, kv: KV, slot: int = 0) -> Kept:
+        n, anchor = ceil(self.ratio * self._tokens), slot % self.slots
+        others = [i for i in range(len(chunk.frames)) if i != anchor]
+        frames = [chunk.frames[i] for i in others]
+        keys = kv.k if self.keys == "rotated" else kv.k_raw
+        score = self._similarity(keys.unflatten(2, (len(chunk.frames), self._tokens)), anchor, others)
+        if self.budget == "pooled":
+            return [(tuple(frames), lowest(score.flatten(1), self._counts(n * len(frames), self._tokens * len(frames))))]
+        return [((frame,), lowest(score[:, i], self._counts(n, self._tokens))) for i, frame in enumerate(frames)]
+
+    def _counts(self, mean: int, cap: int) -> list[int]:
+        return self.split.counts(mean, [cap] * self._layers)
+
+    def _similarity(self, k: Float[Tensor, "l b f s h d"], at: int, others: list[int]) -> Float[Tensor, "l g s"]:
+        """Cosine of the keys of the other frames to those of the anchor frame, heads concatenated, rollouts averaged."""
+        keys = k.flatten(4).float()
+        anchor = keys[:, :, at]
+        unit = F.normalize(anchor.mean(2) if self.similarity == "centroid" else anchor, dim=-1)
+        scores = []
+        for i in others:  # a frame at a time: less scratch
+            frame = keys[:, :, i]
+            if self.similarity == "colocated":
+                dot = (frame * unit).sum(-1)
+            elif self.similarity == "max":
+                dot = (frame @ unit.mT).amax(-1)
+            else:
+                dot = (frame @ (unit if self.similarity == "centroid" else unit.mean(2))[..., None])[..., 0]
+            scores.append((dot / frame.norm(dim=-1).clamp(min=1e-12)).mean(1))
+        return torch.stack(scores, 1)

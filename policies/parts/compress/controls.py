@@ -1,0 +1,38 @@
+"""Compressors that look at nothing: what a score has to beat."""
+
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+
+from harness.datatypes import KV, Chunk, Geometry
+from policies.parts.compress.base import Compressor, Kept
+
+
+@dataclass
+class BlindCompressor(Compressor):
+    """Keep `ratio` of a frame's rows whatever they hold, the same in all layers: `random` (by seed, chunk and frame) or
+    `uniform` (evenly spaced). anchor: spare the chunk's first frame, as World Compression does, so that only the score differs.
+    """
+
+    rows: str = "random"
+    ratio: float = 0.25
+    anchor: bool = True
+    seed: int = 0
+
+    def reset(self, geometry: Geometry) -> None:
+        if self.rows not in ("random", "uniform") or not 0 <= self.ratio <= 1:
+            raise ValueError(f"blind compressor: rows={self.rows!r}, ratio={self.ratio}; use random or uniform, and a share between 0 and 1")
+        self._tokens, self._layers = geometry.tokens, geometry.layers
+
+    def keep(self, chunk: Chunk, kv: KV, slot: int = 0) -> Kept:
+        n = ceil(self.ratio * self._tokens)
+        kept: Kept = []
+        for frame in chunk.frames[1:] if self.anchor else chunk.frames:
+            if self.rows == "random":
+                g = torch.Generator().manual_seed(self.seed * 100_003 + frame)
+                rows = torch.randperm(self._tokens, generator=g)[:n].sort().values
+            else:
+                rows = (torch.arange(n) + 0.5).mul(self._tokens / max(n, 1)).long()
+            kept.append(((frame,), rows.expand(self._layers, -1)))
+        return kept

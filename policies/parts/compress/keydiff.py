@@ -1,0 +1,42 @@
+"""Keep the keys that differ most from the chunk's own average."""
+
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+import torch.nn.functional as F
+
+from harness.datatypes import KV, Chunk, Geometry
+from policies.parts.compress.base import Compressor, Kept, lowest
+
+
+@dataclass
+class KeyDiffCompressor(Compressor):
+    """KeyDiff (arXiv 2504.15364): keep `ratio` of all rows, those whose keys have the lowest cosine to the mean of the unit
+    keys; no frame is an anchor. World Compression is this with an anchor frame's mean, and spares that frame.
+
+    budget: frame (ceil(ratio * tokens) of each) or pooled (the same total over the chunk; the chunk becomes one page).
+    keys: rotated or raw. Uncertain: the paper scores each head by itself and keeps a window of newest tokens; a page has one
+    set of rows for all heads of a layer, so heads are concatenated, and the recent window is the policy's own.
+    """
+
+    ratio: float = 0.5
+    budget: str = "frame"
+    keys: str = "rotated"
+
+    def reset(self, geometry: Geometry) -> None:
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"keydiff compressor: ratio={self.ratio}; the kept share is above 0 and at most 1")
+        if self.budget not in ("frame", "pooled") or self.keys not in ("rotated", "raw"):
+            raise ValueError(f"keydiff compressor: budget={self.budget!r}, keys={self.keys!r}; use frame or pooled, rotated or raw")
+        self._tokens = geometry.tokens
+        self.joint = self.budget == "pooled"
+
+    def keep(self, chunk: Chunk, kv: KV, slot: int = 0) -> Kept:
+        unit = F.normalize((kv.k if self.keys == "rotated" else kv.k_raw).flatten(3).float(), dim=-1)  # l b m c
+        score = torch.einsum("lbmc,lbc->lm", unit, F.normalize(unit.mean(2), dim=-1))
+        n = ceil(self.ratio * self._tokens)
+        if self.joint:
+            return [(chunk.frames, lowest(score, [n * len(chunk.frames)] * len(score)))]
+        each = score.unflatten(1, (-1, self._tokens))
+        return [((frame,), lowest(each[:, i], [n] * len(each))) for i, frame in enumerate(chunk.frames)]

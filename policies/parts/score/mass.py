@@ -1,0 +1,75 @@
+"""Score rows by the attention that they receive."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.cache.attention import received
+from harness.cache.bank import KVBank
+from harness.datatypes import KV, Chunk, Geometry, Site
+from policies.parts.score.base import Scorer
+
+POOLS = {"mean": F.avg_pool1d, "max": F.max_pool1d}
+
+
+@dataclass
+class MassScorer(Scorer):
+    """score = pool_kernel(mass), mass <- decay * mass + share, where `share` is what a row received of the softmax of the
+    average query of a chunk's clean pass. `l n h`; every head by itself.
+
+    - decay 1, kernel 1: H2O (arXiv 2306.14048), attention accumulated since the row was made; old rows have an advantage.
+    - decay 0, mean over 5 neighbours: SnapKV (arXiv 2404.14469; kernel as in kvpress), the last window of queries votes.
+    - decay 0, kernel 1: participative compression (Deep Forcing, arXiv 2512.05081), the queries of the newest frames vote.
+
+    queries: how many of the chunk's queries vote, evenly spaced; 0: all. own: whether the chunk's own rows take part in the
+    softmax. Uncertain: these methods look at every decoded token or at the end of a prompt; a chunk's noisy passes are not
+    looked at here. Neighbours are those in the pool (raster order, time after time), which after pruning need not be
+    neighbours in the picture; SnapKV's window of 64 queries is the whole chunk unless `queries` says otherwise.
+    Deep Forcing's queries are those of the 4 newest latent frames, here those of the newest chunk.
+    """
+
+    decay: float = 0.0
+    kernel: int = 1
+    pool: str = "mean"
+    queries: int = 0
+    own: bool = True
+
+    def reset(self, geometry: Geometry) -> None:
+        if not 0 <= self.decay <= 1 or self.queries < 0:
+            raise ValueError(f"mass scorer: decay={self.decay}, queries={self.queries}; use a decay between 0 and 1, and 0 or more queries")
+        if self.kernel < 1 or self.kernel % 2 == 0 or self.pool not in POOLS:
+            raise ValueError(f"mass scorer: kernel={self.kernel}, pool={self.pool!r}; use an odd kernel, and {' or '.join(POOLS)}")
+        self._layers, self._size = geometry.layers, geometry.chunk
+        self._mass: dict[int, Tensor] = {}  # frame -> l n h
+        self._shares: dict[int, Tensor] = {}  # layer -> h n, in the order of the window
+
+    def look(self, q: Tensor, k: Tensor, site: Site) -> None:
+        if not site.clean:
+            return
+        bias = site.bias
+        if not self.own:
+            bias = k.new_zeros(k.shape[1]) if bias is None else bias.clone()
+            for frame, at in site.slots.items():
+                if frame >= site.chunk * self._size:
+                    bias[..., torch.from_numpy(at)] = -torch.inf
+        chosen = torch.linspace(0, q.shape[1] - 1, self.queries or q.shape[1], device=q.device).long()
+        self._shares[site.layer] = received(q[:, chosen], k, bias, site.groups)
+        self._slots = site.slots
+
+    def observe(self, chunk: Chunk, kv: KV) -> None:
+        shares = torch.stack([self._shares[layer] for layer in range(self._layers)]).transpose(1, 2)
+        for frame, at in self._slots.items():
+            new = shares[:, torch.from_numpy(at)]
+            self._mass[frame] = new + self.decay * self._mass[frame] if frame in self._mass else new
+
+    def score(self, frames: tuple[int, ...], bank: KVBank) -> Float[Tensor, "l n h"]:
+        mass = torch.cat([self._mass[f] for f in frames], 1)
+        return POOLS[self.pool](mass.transpose(1, 2), self.kernel, 1, self.kernel // 2).transpose(1, 2)
+
+    def keep(self, frames: tuple[int, ...], rows: Tensor) -> None:
+        mass = torch.cat([self._mass.pop(f) for f in frames], 1)
+        rows = rows.to(mass.device)
+        self._mass[frames[0]] = mass.gather(1, rows.clamp(min=0)).masked_fill(rows < 0, 0)

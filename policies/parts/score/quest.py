@@ -1,0 +1,57 @@
+"""Score pages of rows by the greatest logit that any of their keys could have."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.cache.bank import KVBank
+from harness.datatypes import KV, Chunk, Geometry, Site
+from policies.parts.score.base import Scorer
+
+
+@dataclass
+class QuestScorer(Scorer):
+    """Quest (arXiv 2406.10774): a page of 16 rows is worth sum_c max(q_c * least_c, q_c * greatest_c), its keys' extremes in
+    each channel; no key of the page has a greater logit. The best pages are attended to, nothing is dropped.
+
+    q: the clean pass of the last chunk, its rows pooled in `parts` consecutive runs, the best of which counts; rotated, as
+    are the keys. Pages do not reach over frames; a budget that is no whole number of pages takes part of the last one.
+    The extremes take 1 / page of the rows' bytes more, and are not part of the bank's.
+    Uncertain: Quest decides anew for every query token, here a plan is made once and before the first pass; it leaves its
+    first two layers dense, which here would need a window of the whole past.
+    """
+
+    page: int = 16
+    parts: int = 3
+    drops = False
+
+    def reset(self, geometry: Geometry) -> None:
+        rows = geometry.chunk * geometry.tokens
+        if self.page < 1 or self.parts < 1 or rows % self.parts:
+            raise ValueError(f"quest scorer: page={self.page}, parts={self.parts}; use a page of 1 or more rows, and parts that divide {rows} rows")
+        self._layers, self._tokens = geometry.layers, geometry.tokens
+        self._ends: dict[int, Tensor] = {}  # frame -> extremes of its pages, l 2 p h d
+        self._sizes: dict[int, list[int]] = {}  # frame -> rows of its pages
+        self._queries: dict[int, Tensor] = {}  # layer -> parts h d
+
+    def look(self, q: Tensor, k: Tensor, site: Site) -> None:
+        if site.clean:
+            self._queries[site.layer] = q.unflatten(1, (self.parts, -1)).float().mean((0, 2))
+
+    def observe(self, chunk: Chunk, kv: KV) -> None:
+        for frame, keys in zip(chunk.frames, kv.k.float().split(self._tokens, 2), strict=True):
+            pages = keys.split(self.page, 2)
+            self._ends[frame] = torch.stack([torch.stack([p.amin((1, 2)), p.amax((1, 2))], 1) for p in pages], 2)
+            self._sizes[frame] = [p.shape[2] for p in pages]
+
+    def score(self, frames: tuple[int, ...], bank: KVBank) -> Tensor:
+        q = torch.stack([self._queries[layer] for layer in range(self._layers)])
+        ends = torch.cat([self._ends[f] for f in frames], 2)
+        bound = torch.einsum("lqhd,lphd->lqph", q.clamp(max=0), ends[:, 0]) + torch.einsum("lqhd,lphd->lqph", q.clamp(min=0), ends[:, 1])
+        sizes = torch.tensor([n for f in frames for n in self._sizes[f]], device=bound.device)
+        return bound.amax(1).repeat_interleave(sizes, 1)
+
+    def keep(self, frames: tuple[int, ...], rows: Tensor) -> None:
+        self._ends[frames[0]] = torch.cat([self._ends.pop(f) for f in frames], 2)
+        self._sizes[frames[0]] = [n for f in frames for n in self._sizes.pop(f)]

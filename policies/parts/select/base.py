@@ -1,0 +1,37 @@
+"""A selector orders the banked chunks for the next one; it never touches bytes."""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from harness.datatypes import KV, Chunk, Geometry, Site
+
+
+class Selector(ABC):
+    """State starts at `reset`. Candidates and answers are chunk indices; ties are broken by index, older first. needs_attention_scores:
+    whether it reads the queries that pass by."""
+
+    needs_attention_scores: bool = False
+
+    def reset(self, geometry: Geometry) -> None: ...
+
+    def observe(self, chunk: Chunk, kv: KV) -> None:
+        """A chunk was generated; remember of it what ordering needs."""
+
+    def look(self, q: Float[Tensor, "b m h d"], site: Site) -> None:
+        """The rotated queries of an attention call pass by."""
+
+    @abstractmethod
+    def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
+        """Candidates by falling relevance for `chunk`. window: frames that it attends to in any case (sink and recent)."""
+
+    def takers(self, candidates: list[int], count: int) -> dict[int, Bool[Tensor, "l h"]]:
+        """After `order`, for selectors whose layers or heads choose by themselves: the chunks that any of them takes, and which
+        do, each taking `count`. {}: all take the same, the first of `order`."""
+        return {}
+
+
+def by_score(scores: list[float], candidates: list[int]) -> list[int]:
+    """Candidates by falling score, ties by index."""
+    return [c for _, c in sorted(zip([-s for s in scores], candidates, strict=True))]

@@ -1,0 +1,53 @@
+"""Order by what frames look like: pose-free."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.datatypes import KV, Chunk, Geometry
+from policies.parts.select.base import Selector, by_score
+
+
+@dataclass
+class LatentSelector(Selector):
+    """LongLive-RAG (arXiv 2606.02553), its average-pool variant: one descriptor a frame, cosine to that of the last
+    generated frame, best frame of a chunk; the `newest` banked frames come last, since they repeat the recent ones.
+
+    The query is content that was just generated, not the pose to come, so that a cut or a fast turn is noticed a chunk
+    late. A cache sees no latents: the values of the first layer stand in for them (a linear map of every token's
+    normalised embedding, not rotated), pooled over `grid` x `grid` parts of the image. Uncertain: the paper pools the
+    whole frame (grid=1) and leaves out its 5 newest evicted frames; both are fields here, and a chunk counts whole.
+    """
+
+    grid: int = 1
+    newest: int = 3
+
+    def reset(self, geometry: Geometry) -> None:
+        if self.grid < 1 or self.newest < 0:
+            raise ValueError(f"latent selector: grid={self.grid}, newest={self.newest}; use a grid of 1 or more and 0 or more frames")
+        self._size = geometry.chunk
+        self._descriptors: dict[int, Tensor] = {}
+
+    def observe(self, chunk: Chunk, kv: KV) -> None:
+        values = kv.v[0].float().flatten(2).mean(0).unflatten(0, (self._size, -1))
+        self._descriptors[chunk.index] = pooled(values, kv.positions[: values.shape[1], 1:].to(values.device), self.grid)
+
+    def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
+        if not candidates:
+            return []
+        query = self._descriptors[max(self._descriptors)][-1]
+        past = torch.stack([self._descriptors[c] for c in candidates])
+        score = F.cosine_similarity(past, query, dim=-1).amax(1).double().round(decimals=6).tolist()
+        fresh = max(candidates) - self.newest // self._size
+        return by_score([s - 2 * (c > fresh) for s, c in zip(score, candidates, strict=True)], candidates)
+
+
+def pooled(x: Float[Tensor, "f s c"], places: Float[Tensor, "s 2"], grid: int) -> Float[Tensor, "f g"]:
+    """Means over the cells of a grid that spans the rows' own coordinates, one after the other."""
+    low, high = places.amin(0), places.amax(0)
+    cell = ((places - low) / (high - low).clamp(min=1e-6) * grid).long().clamp(max=grid - 1)
+    member = F.one_hot(cell[:, 0] * grid + cell[:, 1], grid * grid).to(x.dtype)
+    return torch.einsum("fsc,sg->fgc", x, member / member.sum(0).clamp(min=1)).flatten(1)

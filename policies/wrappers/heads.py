@@ -1,0 +1,90 @@
+"""Only heads that look far back keep what left the recent window."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from harness.cache.attention import received
+from harness.cache.bank import KVBank
+from harness.datatypes import KV, Chunk, Geometry, Plan, Site
+from harness.policy import CachePolicy, PolicyWrapper
+
+
+@dataclass
+class HeadsPolicy(PolicyWrapper):
+    """Around any policy that brings frames back: after a calibration the other heads attend to sink and recent frames only,
+    and their rows of older frames are dropped from the bank.
+
+    A head's reach is the share of its attention that falls on frames between sink and recent, of all that does not fall on
+    the sink: mean over the queries of the clean pass, over the first `calibrate` chunks that have such frames. Kept are the
+    `share` of all heads with the greatest reach (ties to lower layers and heads), or those whose reach is at least
+    `threshold`. Calibration costs a second attention in those clean passes; until it ends every head keeps everything.
+    Sources: Forcing-KV (arXiv 2605.09681) calls a head static if at least 80 % of its non-sink attention falls on the 4 newest
+    latents (threshold=0.2; 37 to 43 % of the heads, hence a share of 0.6), Dummy Forcing (arXiv 2601.20499) ranks heads online
+    at the 2nd chunk, RazorAttention (arXiv 2407.15891) and DuoAttention (arXiv 2410.10819) keep a full cache for retrieval heads
+    only. Uncertain: Forcing-KV and DuoAttention label heads offline, over many prompts; its dynamic heads also prune what
+    they keep; RazorAttention leaves a mean token in place of what is dropped; reach here counts only what the inner policy
+    brings back. sink, recent: the inner policy's, in frames. An inner policy that charges by the rows that the average head
+    holds (unit=equivalents) brings more chunks back to fewer heads; with unit=frames the same chunks, and attention shrinks.
+    """
+
+    inner: CachePolicy
+    sink: int = 3
+    recent: int = 3
+    share: float = 0.6
+    threshold: float | None = None
+    calibrate: int = 3
+    _trimmed: dict[int, float] = field(default_factory=dict, init=False, repr=False)  # frame -> rows held after its trimming
+
+    def reset(self, geometry: Geometry) -> None:
+        if not 0 <= self.share <= 1 or self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"heads: share={self.share}, threshold={self.threshold}; both lie between 0 and 1 (threshold=null: use the share)")
+        if self.calibrate < 1 or min(self.sink, self.recent) < 0:
+            raise ValueError(f"heads: calibrate={self.calibrate} chunks, sink={self.sink}, recent={self.recent} frames; use 1 or more, 0 or more, 0 or more")
+        super().reset(geometry)
+        self.needs_attention_scores = True
+        self._reach = torch.zeros(geometry.layers, geometry.heads, device=geometry.device)
+        self._far: Tensor | None = None  # l h: heads that keep older frames; None: calibrating
+        self._old: list[int] = []
+        self._watched, self._trimmed = 0, {}
+
+    def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
+        plan = super().plan(chunk, bank)
+        self._old = [f for f in plan.frames if self.sink <= f < chunk.start - self.recent]
+        if self._far is None or self._far.all():
+            return plan
+        seen = {f: plan.seen[f].to(self._far.device) & self._far if f in plan.seen else self._far for f in self._old}
+        return replace(plan, seen={**plan.seen, **seen})
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+        if site.clean and not site.cross and self._far is None and self._old:
+            mass = received(q, k, site.bias, site.groups)
+            old, sink = (mass[:, self._at(frames, site)].sum(1) for frames in (self._old, range(self.sink)))
+            self._reach[site.layer] += old / (1 - sink)
+        return super().attend(q, k, v, site)
+
+    def _at(self, frames: list[int] | range, site: Site) -> Tensor:
+        return torch.cat([torch.zeros(0, dtype=torch.long), *(torch.from_numpy(site.slots[f]) for f in frames if f in site.slots)])
+
+    def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
+        super().commit(chunk, kv, bank)
+        if self._far is None:
+            self._watched += bool(self._old)
+            if self._watched < self.calibrate:
+                return
+            self._far = self._chosen(self._reach / self._watched)
+        if self._far.all():
+            return
+        for frame in bank.frames:
+            if self.sink <= frame <= chunk.frames[-1] - self.recent and self._trimmed.get(frame) != bank.held(frame):
+                page = bank.page(frame)
+                bank.write(frame, page.only(self._far[:, None].expand(-1, page.rows, -1)))
+                self._trimmed[frame] = bank.held(frame)
+
+    def _chosen(self, reach: Tensor) -> Tensor:
+        if self.threshold is not None:
+            return reach >= self.threshold
+        far = torch.zeros(reach.numel(), dtype=torch.bool, device=reach.device)
+        far[reach.flatten().argsort(dim=0, descending=True, stable=True)[: round(self.share * reach.numel())]] = True
+        return far.view_as(reach)

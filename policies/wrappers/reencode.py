@@ -1,0 +1,54 @@
+"""Memory for compute: the past is kept as latents and encoded again where it is needed."""
+
+from dataclasses import dataclass, replace
+
+from harness.cache.bank import KVBank
+from harness.datatypes import KV, Chunk, Geometry, Plan
+from harness.policy import CachePolicy, PolicyWrapper
+
+
+@dataclass
+class ReencodePolicy(PolicyWrapper):
+    """HY-WorldPlay's reconstituted context (arXiv 2512.14614) without its training, around any policy that retrieves: of chunks
+    that are neither sink nor recent only latents are stored; what a plan brings back runs through the clean pass once more,
+    as the past of this chunk: in the plan's order, each chunk attending to what comes before it, at the plan's positions.
+
+    sink, recent: frames that keep their K/V (the first and the newest); with 0 and 0 the whole window is encoded anew, as
+    HY-WorldPlay does. Positions are numbered from 0 ("temporal reframing": 0 ... M - 1, then the chunk), so that chunks
+    stay encoded as long as the plan before them does. Absolute placement leaves every position as it is: around `full`, with
+    sink=0 and recent=0, that gives back the K/V that were thrown away, since every chunk sees its own past again.
+
+    Cost: (clean passes of the retrieved chunks, at most one each) a chunk, in the time of assembly; their K/V are in the
+    window and nowhere else. Stored: frames x tokens x channels of latents instead of 2 x layers x heads x head_dim for
+    every token. Uncertain: HY-WorldPlay encodes its memory frames in one pass, where all see one another, and its
+    model is trained for it; ours is chunk by chunk, causal, as the backbone was trained.
+    """
+
+    inner: CachePolicy
+    sink: int = 3
+    recent: int = 3
+
+    def reset(self, geometry: Geometry) -> None:
+        for name in ("sink", "recent"):
+            if (value := getattr(self, name)) < 0 or value % geometry.chunk:
+                raise ValueError(f"reencode: {name}={value} frames is not a whole number of chunks of {geometry.chunk}; use {value - value % geometry.chunk}")
+        super().reset(geometry)
+        self._kept: list[int] = []  # frames whose K/V go once they are not recent any more
+
+    def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
+        plan = super().plan(chunk, bank)
+        if not plan.times:
+            return plan
+        first = min(plan.times)
+        start = chunk.start if plan.start is None else plan.start
+        return replace(plan, times=tuple(t - first for t in plan.times), start=start - first)
+
+    def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
+        super().commit(chunk, kv, bank)
+        if chunk.start < self.sink:
+            return
+        bank.note(chunk, kv)
+        self._kept += chunk.frames
+        while self._kept and self._kept[0] <= chunk.frames[-1] - self.recent:
+            if bank.rows(frame := self._kept.pop(0)):
+                bank.strip(frame)
