@@ -3,6 +3,8 @@
 import sys
 from importlib import import_module
 
+from harness.settings.packages import check_packages
+
 COMMANDS = {  # name -> the module whose `main` reads the arguments; imported when it is chosen, since some take seconds
     "run": "harness.evaluation.command",
     "sweep": "harness.sweeping.local",
@@ -23,6 +25,7 @@ def main() -> None:
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}; use one of {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
+    check_packages()
     sys.argv[:2] = [f"worldkv {name}"]
     import_module(COMMANDS[name]).main()
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from harness.evaluation.multirun import check_launcher, conclude, folder_of, planned, record_failure
 from harness.settings.command_line import CONF, ROOT, check_overrides, label_of
+from harness.settings.packages import check_packages
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -43,7 +44,8 @@ def _main(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point of the script and of the `worldkv-harness` command."""
+    """Entry point of the script and of the `worldkv run` command."""
+    check_packages()
     arguments = sys.argv[1:]
     # our launcher presets bear the plugins' names, which is what people write; that the plugins then check them is welcome
     warnings.filterwarnings("ignore", message=r"\s*\S+ is validated against ConfigStore schema with the same name", category=UserWarning)
