@@ -1,4 +1,4 @@
-.PHONY: help fmt check test gpu test-slurm docs table
+.PHONY: help fmt check test gpu test-slurm docs
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
 fmt:  ## format and fix
@@ -11,5 +11,6 @@ gpu:  ## the tests that need CUDA
 	pytest tests/gpu
 test-slurm:  ## a grid on a real Slurm of two nodes, one of which dies; installs Debian packages for the while, needs root
 	WORLDKV_SLURM=1 pytest -s tests/slurm
-docs:  ## write the README's tables anew
+docs:  ## write the tables and the methods' pages anew, and build the site into site/
 	python harness/docs.py
+	mkdocs build --strict --quiet

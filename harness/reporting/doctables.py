@@ -1,17 +1,23 @@
-"""The README's results tables, from the small files in docs/results."""
+"""The results tables of README and docs, from the small files in docs/results."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.reporting.table import BASELINE
-
 Cell = Callable[[dict], str]  # a run's entry in docs/results -> what stands in the table
+Link = Callable[[str], str]  # a run's label -> the label as the page shows it, with a link to its method where it has one
 KEPT = ("quality/", "cost/")
 BENCH_KEPT = (  # benches have many runs
     *("quality/psnr_revisit", "quality/psnr_floor", "quality/psnr_ceiling", "quality/lpips"),
     *("cost/attended_tokens", "cost/window", "cost/bank", "cost/fps_mean", "cost/unreach"),
 )
 SPEED = ("long",)  # tables that show speed, which only a run with the machine to itself may
+SHORT = "short"  # the README's table: these runs of SHORT_OF
+SHORT_OF = "policies"
+SHORT_RUNS = ("int4_places_coverage", "full", "h2o", "worldkv", "sink_recent", "sliding")
+LIMITS = {  # what bounds a column, as a row below the runs: its name, and the column and the key of the figure
+    "floor: an unrelated view": {"PSNR revisit": ("quality/psnr_floor", "{:.2f}"), "LPIPS revisit": ("quality/lpips_floor", "{:.3f}")},
+    "ceiling: the codec's round trip": {"PSNR true view": ("quality/psnr_ceiling", "{:.2f}")},
+}
 PICTURES = {"long": "cost.png", "novelty": "novelty.png"}  # experiment: what its cost.png is called in docs/
 
 
@@ -43,18 +49,54 @@ BENCHES = {
 }
 
 
-def results_table(name: str, table: dict) -> str:
-    """The comparison of docs/results/NAME.json, best first."""
-    bench, runs = BENCHES.get(name), table["runs"]
+def results_table(name: str, table: dict, link: Link) -> str:
+    """The comparison of docs/results/NAME.json, best first; `short` is the README's choice of SHORT_OF. Below the runs stand what bounds
+    a column: the floor under the revisit scores, the ceiling under the true view alone, since a revisit is compared with a view that
+    the same rollout generated."""
+    bench, runs = BENCHES.get(SHORT_OF if name == SHORT else name), table["runs"]
     columns = _bench_columns(bench, runs) if bench else COST_COLUMNS if name in SPEED else QUALITY_COLUMNS
-    rows = ["| policy | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
     shown = {label: run | {"label": label} for label, run in runs.items() if not bench or bench.leads(label)}
+    if name == SHORT:
+        columns, shown = _short(columns, {bench.name(label): run for label, run in shown.items()} if bench else shown)
+    rows = ["| policy | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
     for label, run in sorted(shown.items(), key=lambda item: -item[1]["summary"]["quality/psnr_revisit"]["mean"]):
-        rows.append(f"| `{bench.name(label) if bench else label}` | " + " | ".join(cell(run) for cell in columns.values()) + " |")
-    one = next(iter(runs.values()))["summary"]
-    ends = ", ".join(f"{w} {one[f'quality/psnr_{w}']['mean']:.1f} dB / LPIPS {one[f'quality/lpips_{w}']['mean']:.3f}" for w in ("floor", "ceiling"))
-    about = f"{table['trajectories']} held-out trajectories, `{table['protocol']}`, seed {table['seed']}, same noise"
-    return "\n".join([*rows, "", f"{about}; {ends}; {table['device']}."])
+        rows.append(f"| {link(bench.name(label) if bench else label)} | " + " | ".join(cell(run) for cell in columns.values()) + " |")
+    summary = next(iter(runs.values()))["summary"]
+    for limit, where in LIMITS.items():
+        cells = [_limit(where.get(column), summary) for column in columns]
+        if any(cells):
+            rows.append(f"| *{limit}* | " + " | ".join(cells) + " |")
+    about = f"{table['trajectories']} held-out trajectories of `{table['world']}`, `{table['protocol']}`, seed {table['seed']}, same noise"
+    return "\n".join([*rows, "", f"{about}; {table['device']}."])
+
+
+def bench_rows(name: str, table: dict, link: Link) -> str:
+    """A policy's row in the bench above that of the base; empty where the bench has no run of it."""
+    bench, runs = BENCHES[SHORT_OF], table["runs"]
+    columns = _bench_columns(bench, runs)
+    found = {bench.name(label): run | {"label": label} for label, run in runs.items() if bench.leads(label)}
+    if name not in found:
+        return ""
+    rows = ["| policy | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
+    rows += [f"| {link(label)} | " + " | ".join(cell(found[label]) for cell in columns.values()) + " |" for label in dict.fromkeys([name, bench.base])]
+    return "\n".join(rows)
+
+
+def _limit(where: tuple[str, str] | None, summary: dict) -> str:
+    return where[1].format(summary[where[0]]["mean"]) if where and where[0] in summary else ""
+
+
+def _short(columns: dict[str, Cell], runs: dict[str, dict]) -> tuple[dict[str, Cell], dict[str, dict]]:
+    """The README's columns and rows. Raises ValueError where a row has no run."""
+    if missing := set(SHORT_RUNS) - runs.keys():
+        raise ValueError(f"docs/results/{SHORT_OF}.json has no run of {', '.join(sorted(missing))}, which the README's table shows")
+    kept = {
+        name: cell
+        for name, cell in columns.items()
+        if name in ("PSNR revisit", "LPIPS revisit", "unreachable") or name.startswith("to ") and name.strip() == name
+    }
+    memory: dict[str, Cell] = {"window + bank MB": lambda run: f"{(run['summary']['cost/window_bytes']['mean'] + _banked(run)) / 1e6:.1f}"}
+    return kept | memory, {label: runs[label] for label in SHORT_RUNS}
 
 
 def _bench_columns(bench: Bench, runs: dict[str, dict]) -> dict[str, Cell]:
@@ -74,15 +116,9 @@ def _bench_columns(bench: Bench, runs: dict[str, dict]) -> dict[str, Cell]:
         "tokens": _mean("cost/attended_tokens", "{:.0f}"),
         "window MB": _mean("cost/window_bytes", "{:.1f}", 1e-6),
         "bank MB": _bank,
-        "lost": _mean("cost/unreachable_frames", "{:.1f}"),
+        "unreachable": _mean("cost/unreachable_frames", "{:.1f}"),
     }
-    if full := runs.get(BASELINE):  # without it in the same command there is nothing that speed could be a ratio to
-        columns[f"FPS to {BASELINE}"] = lambda run: f"{_fps(run) / _fps(full):.1f}x"
     return columns | {f"PSNR, {bench.key}={value}": at(value) for value in bench.others}
-
-
-def _fps(run: dict) -> float:
-    return run["summary"]["cost/fps_mean"]["mean"]
 
 
 def _mean(key: str, form: str, factor: float = 1.0):
@@ -103,8 +139,12 @@ def _difference(key: str, form: str):
     return cell
 
 
+def _banked(run: dict) -> float:
+    return sum(entry["mean"] for key, entry in run["summary"].items() if key.startswith("cost/bank_bytes_"))
+
+
 def _bank(run: dict) -> str:
-    return f"{sum(entry['mean'] for key, entry in run['summary'].items() if key.startswith('cost/bank_bytes_')) / 1e6:.1f}"
+    return f"{_banked(run) / 1e6:.1f}"
 
 
 QUALITY_COLUMNS = {
@@ -117,7 +157,7 @@ QUALITY_COLUMNS = {
     "tokens": _mean("cost/attended_tokens", "{:.0f}"),
     "window MB": _mean("cost/window_bytes", "{:.1f}", 1e-6),
     "bank MB": _bank,
-    "lost": _mean("cost/unreachable_frames", "{:.1f}"),
+    "unreachable": _mean("cost/unreachable_frames", "{:.1f}"),
 }
 COST_COLUMNS = {
     "FPS": _mean("cost/fps_mean", "{:.1f}"),

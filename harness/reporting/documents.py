@@ -1,24 +1,23 @@
-"""Keep the README's tables true: python harness/docs.py [EXPERIMENT_FOLDER ...]
+"""Keep the tables of README and docs true: python harness/docs.py [EXPERIMENT_FOLDER ...]
 
 With folders (outputs/NAME), their comparisons are first collected into docs/results/NAME.json (outputs/endurance becomes
-docs/endurance.png); then every block between
-`<!-- NAME -->` and `<!-- end -->` in the README is written anew from policies and docs/results. A test compares.
+docs/endurance.png). Then every block between `<!-- NAME -->` and `<!-- end -->` in README.md and docs/ is written anew from
+docs/results, and docs/methods from the policies. A test compares.
 """
 
-import importlib
-import inspect
 import json
+import os
 import re
 import shutil
 import sys
 from pathlib import Path
 
 import imageio.v3 as iio
-import yaml
 
-from harness.reporting.doctables import BENCH_KEPT, BENCHES, KEPT, PICTURES, results_table
+from harness.reporting.doctables import BENCH_KEPT, BENCHES, KEPT, PICTURES, SHORT, SHORT_OF, Link, bench_rows, results_table
 from harness.reporting.endurance import endurance
 from harness.reporting.media import filmstrips
+from harness.reporting.methods import FOLDER, PLAIN, method_index, method_page, methods
 from harness.reporting.table import BASELINE, Run, finished_runs
 from harness.results.run_folder import RunFolder
 from harness.results.statistics import paired
@@ -29,20 +28,6 @@ RESULTS = ROOT / "docs" / "results"
 BLOCK = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.S)
 HERO = ("full", "worldkv", "sliding")
 ENDURANCE = "endurance"  # one long rollout a policy: a picture and no table
-
-
-def policy_table() -> str:
-    """One row a policy: its YAML's comment, or else the first sentence of its class."""
-    rows = ["| policy | what it does |", "| --- | --- |"]
-    for file in sorted((ROOT / "conf" / "policy").glob("*.yaml")):
-        text = file.read_text()
-        if text.startswith("# "):
-            what = text.splitlines()[0].removeprefix("# ")
-        else:
-            module, _, name = yaml.safe_load(text)["_target_"].rpartition(".")
-            what = " ".join((inspect.getdoc(getattr(importlib.import_module(module), name)) or "").split())
-        rows.append(f"| `{file.stem}` | {what} |")
-    return "\n".join(rows)
 
 
 def hero(runs: list[Run]) -> None:
@@ -66,6 +51,7 @@ def collect(experiment: Path) -> None:
     base = next((r for r in runs if r.label == (bench.base if bench else BASELINE)), None)
     first = runs[0].results["run"]
     table = {k: first[k] for k in ("world", "protocol", "seed", "trajectories", "device", "noise", "metrics", "fps_includes")}
+    table["versions"] = first["versions"]
     table["commits"] = sorted({r.results["run"]["git"]["commit"] for r in runs})
     table["runs"] = {
         r.label: {
@@ -82,15 +68,43 @@ def collect(experiment: Path) -> None:
     write_atomic(RESULTS / f"{experiment.name}.json", json.dumps(table, indent=None if bench else 1) + "\n")
 
 
-def render(readme: str) -> str:
-    """The README with every block written anew."""
+def pages() -> list[Path]:
+    """The files that a person writes and that may hold generated blocks."""
+    return [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if p.parent != FOLDER or p.stem == "index")]
+
+
+def render(page: Path, text: str) -> str:
+    """A page's text with every block written anew."""
 
     def block(match: re.Match) -> str:
         name = match.group(1)
-        body = policy_table() if name == "methods" else results_table(name, json.loads((RESULTS / f"{name}.json").read_text()))
+        body = method_index(methods()) if name == "methods" else results_table(name, _results(SHORT_OF if name == SHORT else name), _links(page))
         return f"<!-- {name} -->\n{body}\n<!-- end -->"
 
-    return BLOCK.sub(block, readme)
+    return BLOCK.sub(block, text)
+
+
+def method_pages() -> dict[Path, str]:
+    """The pages of docs/methods that are wholly generated."""
+    found, bench = methods(), _results(SHORT_OF)
+    return {FOLDER / f"{m.name}.md": method_page(m, found, bench_rows(m.name, bench, _links(FOLDER / f"{m.name}.md"))) for m in found}
+
+
+def _results(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def _links(page: Path) -> Link:
+    """Labels as links from a page to the methods' pages; a label with settings has no page of its own."""
+    known = {file.stem for file in (ROOT / "conf" / "policy").glob("*.yaml")}
+    to = os.path.relpath(FOLDER, page.parent)
+
+    def link(label: str) -> str:
+        if not PLAIN.fullmatch(label) or label not in known or page == FOLDER / f"{label}.md":
+            return f"`{label}`"
+        return f"[`{label}`]({os.path.normpath(f'{to}/{label}.md')})"
+
+    return link
 
 
 def main() -> None:
@@ -100,8 +114,13 @@ def main() -> None:
             print(endurance(ROOT / "docs" / "endurance.png", rows))
         else:
             collect(experiment)
-    readme = ROOT / "README.md"
-    readme.write_text(render(readme.read_text()))
+    for page in pages():
+        page.write_text(render(page, page.read_text()))
+    written = method_pages()
+    for old in set(FOLDER.glob("*.md")) - written.keys() - {FOLDER / "index.md"}:
+        old.unlink()  # of a policy that is no more
+    for page, text in written.items():
+        page.write_text(text)
 
 
 if __name__ == "__main__":
