@@ -23,13 +23,13 @@ def run(*command, cwd):
 def checkout(tmp_path_factory):
     """A copy in which the recipe's blocks stand where the recipe says."""
     copy = tmp_path_factory.mktemp("recipe") / "checkout"
-    unwanted = shutil.ignore_patterns(".git", "outputs", "wandb", "__pycache__", "golden", ".*_cache", "*.egg-info")
+    unwanted = shutil.ignore_patterns(".git", "outputs", "wandb", "site", "__pycache__", "golden", ".*_cache", "*.egg-info")
     shutil.copytree(ROOT, copy, ignore=unwanted)
     steps = re.findall(r"^\d\. (.*?)(?=^\d\. |^State)", RECIPE, re.S | re.M)
     files = []
     for step in steps:
         target = copy / re.search(r"`([\w./]+\.(?:py|yaml))`", step).group(1)
-        block = textwrap.dedent(re.search(r"   ```\w+\n(.*?)   ```", step, re.S).group(1))
+        block = textwrap.dedent(re.search(r"    ```\w+\n(.*?)    ```", step, re.S).group(1))
         if target.exists():
             text = target.read_text()
             name = re.search(r"A row in `(\w+)`", step).group(1)
@@ -53,10 +53,11 @@ def test_the_matrix_the_configs_and_the_imports_take_it(checkout):
     assert out.returncode == 0 and "6 passed" in out.stdout, out.stdout + out.stderr
 
 
-def test_the_readme_table_and_the_main_job_take_it(checkout):
+def test_the_docs_and_the_main_job_take_it(checkout):
     copy, _ = checkout
     assert run("harness/docs.py", cwd=copy).returncode == 0
-    assert "| `every_other` | Attend to every `step`-th frame" in (copy / "README.md").read_text()
+    assert "| [`every_other`](every_other.md) | Attend to every `step`-th frame" in (copy / "docs" / "methods" / "index.md").read_text()
+    assert "class `EveryOtherPolicy`" in (copy / "docs" / "methods" / "every_other.md").read_text()
     out = run("harness/run.py", "policy=every_other", "policy.step=3", "backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "logger=none", cwd=copy)
     assert out.returncode == 0, out.stdout + out.stderr
     assert list((copy / "outputs").glob("*/every_other-*/results.json"))

@@ -110,9 +110,9 @@ def _bench_columns(bench: Bench, runs: dict[str, dict]) -> dict[str, Cell]:
     base = bench.name(bench.base)
     columns = {
         "PSNR revisit": _interval("quality/psnr_revisit", "{:.2f}"),
-        f"to {base}": _difference("quality/psnr_revisit", "{:+.2f}"),
+        f"PSNR vs {base}": _difference("quality/psnr_revisit", "{:+.2f}"),
         "LPIPS revisit": _mean("quality/lpips_revisit", "{:.3f}"),
-        f"to {base} ": _difference("quality/lpips_revisit", "{:+.3f}"),
+        f"LPIPS vs {base}": _difference("quality/lpips_revisit", "{:+.3f}"),
         "tokens": _mean("cost/attended_tokens", "{:.0f}"),
         "window MB": _mean("cost/window_bytes", "{:.1f}", 1e-6),
         "bank MB": _bank,
@@ -149,9 +149,9 @@ def _bank(run: dict) -> str:
 
 QUALITY_COLUMNS = {
     "PSNR revisit": _interval("quality/psnr_revisit", "{:.2f}"),
-    "to full": _difference("quality/psnr_revisit", "{:+.2f}"),
+    "PSNR vs full": _difference("quality/psnr_revisit", "{:+.2f}"),
     "LPIPS revisit": _mean("quality/lpips_revisit", "{:.3f}"),
-    "to full ": _difference("quality/lpips_revisit", "{:+.3f}"),
+    "LPIPS vs full": _difference("quality/lpips_revisit", "{:+.3f}"),
     "PSNR true view": _mean("quality/psnr_reference", "{:.2f}"),
     "contrast": _mean("quality/contrast", "{:.2f}"),
     "tokens": _mean("cost/attended_tokens", "{:.0f}"),
