@@ -84,7 +84,7 @@ def method_page(method: Method, found: list[Method], bench: str) -> str:
     parts += ["## Settings", f"`conf/policy/{method.name}.yaml`:", f"```yaml\n{method.yaml.strip()}\n```"]
     if bench:
         parts += ["## In the bench", bench, "The whole table: [Methods at equal attended tokens](../results/bench.md)."]
-    return "\n\n".join(["<!-- written by python harness/docs.py; change the docstrings and the YAML instead -->", *parts]) + "\n"
+    return "\n\n".join([*parts, "<!-- written by python harness/docs.py; change the docstrings and the YAML instead -->"]) + "\n"
 
 
 def _class_text(found: type, text: Described) -> str:
