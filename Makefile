@@ -13,4 +13,4 @@ test-slurm:  ## a grid on a real Slurm of two nodes, one of which dies; installs
 	WORLDKV_SLURM=1 pytest -s tests/slurm
 docs:  ## write the tables and the methods' pages anew, and build the site into site/
 	python harness/docs.py
-	mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
