@@ -206,12 +206,19 @@ class Trajectory:
     pairs: tuple[RevisitPair, ...]
     fps: float = 16.0
     prompt: str = ""
+    metres: float = 0.0  # that a key moves the camera in a video frame; 0: unknown
     reference: Float[Tensor, "p 3 y x"] | None = None
     overlap: Float[Tensor, "f f"] | None = None
 
     @property
     def given(self) -> int:
         return len(self.images)
+
+    @staticmethod
+    def start(images: Float[Tensor, "g 3 y x"], intrinsics: Float[Tensor, "4"], metres: float = 0.0, prompt: str = "", name: str = "session") -> "Trajectory":
+        """The beginning of a path that nobody knows yet: the given images, seen from one pose, the origin."""
+        count = len(images)
+        return Trajectory(name, torch.eye(4).repeat(count, 1, 1), intrinsics.expand(count, 4), torch.zeros(count, 6), images, (), prompt=prompt, metres=metres)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,61 @@
+"""A path cut into chunks. Latent frame `i` takes the pose of video frame `stride_px * i`; paths end at a whole chunk."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.datatypes import Chunk, Geometry, Trajectory
+from harness.worlds.poses import onward
+
+
+def chunk_count(path: Trajectory, g: Geometry) -> int:
+    """Whole chunks of a path."""
+    return -(-len(path.c2w) // g.stride_px) // g.chunk
+
+
+def chunk_at(path: Trajectory, g: Geometry, index: int) -> Chunk:
+    """Chunk `index` of a path. Raises ValueError where the path ends before."""
+    if index >= chunk_count(path, g):
+        found = f"{path.name}: chunk {index} of {g.chunk} latent frames is not within the {len(path.c2w)} video frames of the path"
+        raise ValueError(f"{found}; use a longer trajectory, or give poses or actions to `step`")
+    first, last = index * g.chunk, (index + 1) * g.chunk - 1
+    at = slice(first * g.stride_px, last * g.stride_px + 1, g.stride_px)  # a slice: indices would copy, and cost more than the loop around them
+    overlap = None if path.overlap is None else path.overlap[first : last + 1]
+    return Chunk(index, first, path.c2w[at], path.intrinsics[at], path.actions[at], overlap)
+
+
+def chunks_of(path: Trajectory, g: Geometry) -> list[Chunk]:
+    """All chunks of a path."""
+    return [chunk_at(path, g, i) for i in range(chunk_count(path, g))]
+
+
+def led_on(
+    path: Trajectory,
+    g: Geometry,
+    done: int,
+    c2w: Float[Tensor, "p 4 4"] | None,
+    actions: Float[Tensor, "p 6"] | None,
+    intrinsics: Float[Tensor, "p 4"] | None,
+) -> Trajectory:
+    """The path up to chunk `done`, and from there one chunk along these poses or actions; what was known of its future is gone.
+
+    Poses are made of actions where the path says how far a key moves (`metres`), actions are zero where only poses are given,
+    intrinsics stay those of the last frame. Raises ValueError for what is no whole chunk, and for actions whose poses nobody knows.
+    """
+    start = g.frames_px(done * g.chunk)
+    count = g.frames_px((done + 1) * g.chunk) - start
+    for name, x in (("c2w", c2w), ("actions", actions), ("intrinsics", intrinsics)):
+        if x is not None and len(x) != count:
+            raise ValueError(f"step: {len(x)} {name} are given, chunk {done} of {path.name} has {count} video frames; give one a video frame")
+    if c2w is None:
+        if actions is None or not path.metres:
+            raise ValueError(f"step: actions of {path.name} say nothing of the pose; give c2w too, or start the path with `metres` (a key moves a frame)")
+        c2w = onward(path.c2w[start - 1], actions, path.metres)
+    ahead = {
+        "c2w": c2w,
+        "actions": torch.zeros(count, 6) if actions is None else actions,
+        "intrinsics": path.intrinsics[start - 1 : start].expand(count, 4) if intrinsics is None else intrinsics,
+    }
+    return replace(path, overlap=None, **{name: torch.cat([getattr(path, name)[:start], x.to(path.c2w)]) for name, x in ahead.items()})
