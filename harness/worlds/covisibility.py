@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from harness.worlds.poses import rays
-from harness.worlds.scene import Scene, cast
+from harness.worlds.raycast import cast
+from harness.worlds.scene import Scene
 
 PAIRS = 4096  # pairs of views that are looked at together
 NEARER = 0.98  # a point is occluded by what is nearer than this share of the way to it

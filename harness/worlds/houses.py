@@ -50,7 +50,7 @@ def make_house(seed: int, rooms: tuple[int, int] = (6, 12), twins: float = 0.25,
     sill = len(images)
     images += [np.ones((paint.TEXELS, paint.TEXELS, 3)) * wood * shade for shade in (0.8, 0.8, 0.6, 0.6, 0.7, 0.7)]
     cells += [_doorway(d, sill) for d in plan.doors]
-    textures = torch.from_numpy(np.stack(images, dtype=np.float32, casting="same_kind")).permute(0, 3, 1, 2).clamp_(0, 1)
+    textures = torch.from_numpy(np.stack(images, dtype=np.float32, casting="same_kind")).clamp_(0, 1)
     return House(seed, plan, Scene(tuple(cells), textures))
 
 
@@ -67,10 +67,10 @@ def _room(g: np.random.Generator, plan: Plan, r: int, c: paint.Colours, images: 
             continue
         size = (along[1 if side < 2 else 0], room.height)
         image = paint.worn(g, paint.wall(c, side if side < 2 else side - 2, size))
-        holes = [d for d in doors if d.side == side]
-        paint.hang(g, image, size, [(d.u0, d.u1) for d in holes], side in around)
-        for d in holes:
-            paint.opening(image, (d.u0, d.u1), d.v0, 0.75 * c.wood)
+        holes = [d.hole for d in doors if d.side == side and d.hole]
+        paint.hang(g, image, size, holes, side in around)
+        for hole in holes:
+            paint.opening(image, hole, 0.75 * c.wood)
         images.append(image)
     boxes = []
     for p in room.pieces:
@@ -91,8 +91,8 @@ def _open(door: Doorway, r: int, room: Place, cell: int) -> Door:
     """The hole that a doorway is in a wall of room `r`."""
     low, high = (room.z0, room.z1) if door.axis == 0 else (room.x0, room.x1)
     side = 2 * door.axis + (r == door.rooms[0])
-    ends = ((door.middle + sign * door.width / 2 - low) / (high - low) for sign in (-1, 1))
-    return Door(side, *ends, 1 - LINTEL / room.height, 2.0, cell)
+    ends = [(door.middle + sign * door.width / 2 - low) / (high - low) for sign in (-1, 1)]
+    return Door(side, cell, (ends[0], ends[1], 1 - LINTEL / room.height))
 
 
 def _doorway(door: Doorway, textures: int) -> Cell:
@@ -101,5 +101,5 @@ def _doorway(door: Doorway, textures: int) -> Cell:
     lo, hi = [0.0, EYE - LINTEL, 0.0], [0.0, EYE, 0.0]
     lo[door.axis], hi[door.axis] = door.at
     lo[along], hi[along] = door.middle - half, door.middle + half
-    doors = (Door(2 * door.axis, -1.0, 2.0, -1.0, 2.0, door.rooms[0]), Door(2 * door.axis + 1, -1.0, 2.0, -1.0, 2.0, door.rooms[1]))
+    doors = (Door(2 * door.axis, door.rooms[0]), Door(2 * door.axis + 1, door.rooms[1]))
     return Cell((lo[0], lo[1], lo[2]), (hi[0], hi[1], hi[2]), textures, (), doors)

@@ -116,9 +116,9 @@ def _enlarge(grid: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return np.tensordot(y, x @ grid, 1)  # einsum takes 40 times as long
 
 
-def hang(g: np.random.Generator, image: Image, size: tuple[float, float], doors: list[tuple[float, float]], outside: bool) -> None:
-    """Draw windows (on an `outside` wall) and pictures where there is no door. doors: their ends in [0, 1] along the wall."""
-    taken = list(doors)
+def hang(g: np.random.Generator, image: Image, size: tuple[float, float], doors: list[tuple[float, float, float]], outside: bool) -> None:
+    """Draw windows (on an `outside` wall) and pictures where there is no door. doors: see `scene.Door.hole`."""
+    taken = [hole[:2] for hole in doors]
     for i in range(1 + int(g.integers(3))):
         window = outside and i == 0 and g.random() < 0.6
         width, height = (g.uniform(0.9, 1.4), g.uniform(0.9, 1.3)) if window else (g.uniform(0.5, 1.2), g.uniform(0.5, 1.0))
@@ -159,9 +159,9 @@ def _frame(g: np.random.Generator, part: np.ndarray, window: bool) -> None:
         part[1 + rows // 2 : -1, 1:-1] = 0.5 * part[1 + rows // 2 : -1, 1:-1] + 0.5 * c
 
 
-def opening(image: Image, ends: tuple[float, float], top: float, wood: np.ndarray) -> None:
+def opening(image: Image, hole: tuple[float, float, float], wood: np.ndarray) -> None:
     """Draw the frame around a doorway; inside, the texture is not seen."""
-    x0, x1, y0 = round(ends[0] * TEXELS), round(ends[1] * TEXELS), round(top * TEXELS)
+    x0, x1, y0 = (round(end * TEXELS) for end in hole)
     image[max(y0 - 2, 0) :, max(x0 - 2, 0) : x1 + 2] = wood
 
 

@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from harness.worlds import scene
+from harness.worlds import raycast
+from harness.worlds import render as pictures
 from harness.worlds.covisibility import CoVisibility
 from harness.worlds.poses import integrate
-from harness.worlds.scene import Box, Cell, Hit, Scene
+from harness.worlds.raycast import Hit
+from harness.worlds.scene import Box, Cell, Scene
 
 EYE = 1.5  # metres from the floor; y points down, the eye is at y = 0
 TEXELS = 64  # per surface side: about 10 cm, one pixel of a 64-pixel image at 3 m
@@ -41,7 +43,7 @@ class Room:
         """The room as a scene of one cell."""
         lo, hi = tuple(self.lo.tolist()), tuple(self.hi.tolist())
         boxes = [Box((x0, lo[1], z0), (x1, hi[1], z1), (6 + i,) * 3) for i, (x0, x1, z0, z1) in enumerate(self.pillars.tolist())]
-        return Scene((Cell(lo, hi, 0, tuple(boxes)),), self.textures)
+        return Scene((Cell(lo, hi, 0, tuple(boxes)),), self.textures.permute(0, 2, 3, 1).contiguous())
 
     def free(self, xz: Float[Tensor, "*n 2"]) -> Tensor:
         """Whether a camera may stand at floor positions `xz`: `MARGIN` away from every surface."""
@@ -118,12 +120,12 @@ def _texture(g: Generator, pictures: bool) -> Float[Tensor, "3 r r"]:
 
 
 def cast(room: Room, o: Float[Tensor, "m 3"], d: Float[Tensor, "m n 3"]) -> Hit:
-    return scene.cast(room.scene, o, d)
+    return raycast.cast(room.scene, o, d)
 
 
 def render(room: Room, c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"], size: tuple[int, int], supersample: int = 2) -> Float[Tensor, "f 3 y x"]:
     """Images in [0, 1] of a room from camera poses, `supersample`^2 rays a pixel."""
-    return scene.render(room.scene, c2w, intrinsics, size, supersample)
+    return pictures.render(room.scene, c2w, intrinsics, size, supersample)
 
 
 def covisibility(room: Room, c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"], size: tuple[int, int], samples: int = 8) -> Float[Tensor, "f f"]:
