@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -136,8 +137,8 @@ def chunks_of(trajectory: Trajectory, g: Geometry) -> list[Chunk]:
     chunks = []
     for i in range(count):
         part = at[i * g.chunk : (i + 1) * g.chunk]
-        overlap = None if trajectory.overlap is None else trajectory.overlap[i * g.chunk : (i + 1) * g.chunk]
-        chunks.append(Chunk(i, i * g.chunk, trajectory.c2w[part], trajectory.intrinsics[part], trajectory.actions[part], overlap))
+        covisible = partial(trajectory.overlap, part.tolist(), at[: (i + 1) * g.chunk].tolist()) if trajectory.overlap else None
+        chunks.append(Chunk(i, i * g.chunk, trajectory.c2w[part], trajectory.intrinsics[part], trajectory.actions[part], covisible))
     return chunks
 
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.worlds.poses import rays
@@ -38,23 +39,31 @@ class CoVisibility:
     def pairs(self, a: Int[Tensor, "n"], b: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
         """Of views `a[i]` and `b[i]`."""
         views, at = torch.cat([a, b]).unique(return_inverse=True)
-        origin, direction = rays(self.c2w[views], self.intrinsics[views], (self.samples, self.samples), self.samples / self.size[0])
-        cells = self.scene.locate(origin)
-        points = origin[:, None] + cast(self.scene, origin, direction, cells=cells).depth[..., None] * direction
+        points = self.points(views)
         first, second = at[: len(a)], at[len(a) :]
         shares = [
-            torch.minimum(self._share(points[i], views[j], cells[j]), self._share(points[j], views[i], cells[i]))
+            torch.minimum(self.seen(points[i], views[j]).float().mean(1), self.seen(points[j], views[i]).float().mean(1))
             for i, j in zip(first.split(PAIRS), second.split(PAIRS), strict=True)
         ]
         return torch.cat(shares)
 
-    def _share(self, points: Float[Tensor, "n s 3"], view: Int[Tensor, "n"], cell: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """The share of points that each view sees. cell: where the view is taken."""
+    def points(self, view: Int[Tensor, "n"]) -> Float[Tensor, "n s 3"]:
+        """Where the rays of views meet surfaces."""
+        origin, direction = rays(self.c2w[view], self.intrinsics[view], (self.samples, self.samples), self.samples / self.size[0])
+        return origin[:, None] + cast(self.scene, origin, direction, self._cells[view]).depth[..., None] * direction
+
+    @cached_property
+    def _cells(self) -> Int[Tensor, "f"]:
+        return self.scene.locate(self.c2w[:, :3, 3])
+
+    def seen(self, points: Float[Tensor, "n s 3"], view: Int[Tensor, "n"]) -> Bool[Tensor, "n s"]:
+        """Which points of surfaces each view sees."""
         c2w, (fx, fy, cx, cy) = self.c2w[view], self.intrinsics[view].T[..., None]
         ray = points - c2w[:, None, :3, 3]
         x, y, z = (ray @ c2w[:, :3, :3]).unbind(-1)
         column, row = x / z.clamp(min=1e-6) * fx + cx, y / z.clamp(min=1e-6) * fy + cy
         seen = (z > 0) & (column >= 0) & (column <= self.size[1]) & (row >= 0) & (row <= self.size[0])
         at, point = seen.nonzero().unbind(1)
-        seen[at, point] = cast(self.scene, c2w[at, :3, 3], ray[at, point, None], cells=cell[at]).depth[:, 0] > NEARER
-        return seen.float().mean(1)
+        hit = cast(self.scene, c2w[at, :3, 3], ray[at, point, None], self._cells[view[at]])
+        seen[at, point] = hit.depth[:, 0] > NEARER
+        return seen

@@ -38,7 +38,7 @@ class House:
         return free
 
 
-def make_house(seed: int, rooms: tuple[int, int] = (6, 12), twins: float = 0.25, loops: float = 0.6) -> House:
+def make_house(seed: int, rooms: tuple[int, ...] = (6, 12), twins: float = 0.25, loops: float = 0.75) -> House:
     """The house of a seed, see `plans.make_plan` for the settings."""
     g = np.random.default_rng([seed, 1])
     plan = make_plan(g, rooms, twins, loops)

@@ -66,19 +66,28 @@ class Plan:
         object.__setattr__(self, "at", {r: tuple(i for i, d in enumerate(self.doors) if r in d.rooms) for r in range(len(self.rooms))})
 
 
-def make_plan(g: np.random.Generator, rooms: tuple[int, int], twins: float, loops: float) -> Plan:
+def check_rooms(rooms: tuple[int, ...], twins: float, loops: float) -> None:
+    """Raises ValueError for settings that no plan has."""
+    if len(rooms) != 2 or not any(rooms[0] <= sum(s) <= rooms[1] for s in SHAPES):
+        raise ValueError(f"rooms={list(rooms)}; give the fewest and the most rooms of a house, between 6 and 12")
+    for name, share in (("twins", twins), ("loops", loops)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name}={share}; use a share between 0 and 1")
+
+
+def make_plan(g: np.random.Generator, rooms: tuple[int, ...], twins: float, loops: float) -> Plan:
     """A plan of `rooms` (least, most) rooms. twins: share of rooms that look like another. loops: chance of each doorway that no room needs."""
+    check_rooms(rooms, twins, loops)
     shape = _pick(g, [s for s in SHAPES if rooms[0] <= sum(s) <= rooms[1]])
-    width = g.uniform(max(3.3 * n + WALL * (n - 1) for n in shape), min(5.2 * n + WALL * (n - 1) for n in shape))
-    depths = g.uniform(*SIDES, len(shape))
+    width = g.uniform(max(3.2 * n + WALL * (n - 1) for n in shape), min(5.0 * n + WALL * (n - 1) for n in shape))
+    depths = SIDES[0] + (SIDES[1] - SIDES[0]) * g.random(len(shape)) ** 1.5
     z = np.concatenate([[0.0], np.cumsum(depths + WALL)])
-    boxes, row_of = [], []
+    boxes = []
     for row, count in enumerate(shape):
         x = np.concatenate([[0.0], np.cumsum(_parts(g, width - WALL * (count - 1), count) + WALL)])
         boxes += [(x[i], x[i + 1] - WALL, z[row], z[row + 1] - WALL) for i in range(count)]
-        row_of += [row] * count
     doors = _doors(g, boxes, loops)
-    looks = _looks(g, len(boxes), twins)
+    looks = _looks(g, doors, len(boxes), twins)
     heights = g.uniform(2.5, 3.3, len(boxes))
     places = []
     for i, (x0, x1, z0, z1) in enumerate(boxes):
@@ -116,22 +125,26 @@ def _doors(g: np.random.Generator, boxes: list[tuple[float, ...]], loops: float)
                     width = g.uniform(*DOOR)
                     possible.append(Doorway((a, b), axis, near, g.uniform(low + 0.9, high - 0.9), width))
     group = list(range(len(boxes)))
-    chosen = []
-    for i in g.permutation(len(possible)):
+    needed, more = [], []
+    for i in g.permutation(len(possible)).tolist():
         a, b = (group[r] for r in possible[i].rooms)
-        if a != b:
-            group = [a if x == b else x for x in group]
-        if a != b or g.random() < loops:
-            chosen.append(int(i))
+        group = [a if x == b else x for x in group]
+        (needed if a != b else more).append(i)
     assert len(set(group)) == 1, "a room that touches no other"
-    return [possible[i] for i in sorted(chosen)]
+    wanted = g.random(len(more)) < loops
+    wanted[:1] |= loops > 0  # a house with loops has one
+    return [possible[i] for i in sorted(needed + [i for i, one in zip(more, wanted, strict=True) if one])]
 
 
-def _looks(g: np.random.Generator, count: int, twins: float) -> list[int]:
-    """Whose colours each room has: about `twins` of the rooms are in pairs that look alike."""
-    order, looks = g.permutation(count).tolist(), list(range(count))
-    for a, b in zip(order[: 2 * round(count * twins / 2) : 2], order[1::2], strict=False):
-        looks[max(a, b)] = min(a, b)
+def _looks(g: np.random.Generator, doors: list[Doorway], count: int, twins: float) -> list[int]:
+    """Whose colours each room has: about `twins` of the rooms are in pairs that look alike, with one room between them where there is such a pair."""
+    next_to = [{d.other(r) for d in doors if r in d.rooms} for r in range(count)]
+    pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
+    order = sorted(g.permutation(len(pairs)).tolist(), key=lambda i: not (next_to[pairs[i][0]] & next_to[pairs[i][1]]))
+    looks, left = list(range(count)), round(count * twins / 2)
+    for a, b in (pairs[i] for i in order):
+        if left and looks.count(looks[a]) == looks.count(looks[b]) == 1:
+            looks[b], left = a, left - 1
     return looks
 
 

@@ -1,36 +1,23 @@
-"""Tours of a house as actions: walks from room to room, with looks around, that come back to a room after a while.
-
-Everything lies on a lattice: places are whole steps apart, legs run along walls, headings are whole turns of a frame. A place that
-is reached again is therefore reached exactly, whatever way leads there.
-"""
+"""Tours of a house as actions: walks from room to room, with looks around, that come back to a room after a while."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from harness.worlds.plans import Plan
-from harness.worlds.poses import ACTIONS, rotation
+from harness.worlds.walks import Leg, Walk, cut, joined, length
 
 ROUTES = ("any", "far", "loop", "twins")
-YAW = {(0, 1): 90, (0, -1): 270, (1, 1): 0, (1, -1): 180}  # degrees that look along an axis (0: x, 1: z) and sign; 0 looks along z, right turns are positive
 LONGEST_STEP = 0.35  # metres: what furniture and doorways leave for a lattice that does not fit
-LOOK = 0.2  # share of a tour for the first look, and again for the last
-
-
-class Leg(NamedTuple):
-    """`count` steps along axis 0 (x) or 1 (z), backwards if negative."""
-
-    axis: int
-    count: int
+LOOK = 0.2  # share of a tour for the first look around, and again for the last; at most three quarters of a turn
 
 
 class Circuit(NamedTuple):
-    """A way from a room back to itself: the rooms that it passes and the doorways between them. turns: it goes back the way it came."""
+    """A way from a room back to it: the rooms that it passes and the doorways between them. turns: it turns at the last and goes back as it came."""
 
     rooms: tuple[int, ...]
     doors: tuple[int, ...]
@@ -38,152 +25,72 @@ class Circuit(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Wish:
+    """What a tour should be like.
+
+    frames: video frames. step, degrees: metres and turn of a frame. route: `far` is away as long as the frames allow, `loop` comes
+    back by another door, `twins` after a visit to a room that looks alike, `any` takes what it finds. returns: how often it comes
+    back. gap: frames from leaving to coming back, at least. Raises ValueError for what no house has.
+    """
+
+    frames: int
+    step: float
+    degrees: float
+    route: str = "any"
+    returns: int = 1
+    gap: int = 0
+
+    def __post_init__(self) -> None:
+        if self.route not in ROUTES:
+            raise ValueError(f"route={self.route!r}; use one of {', '.join(ROUTES)}")
+        if self.returns < 1:
+            raise ValueError(f"returns={self.returns}; a tour comes back at least once")
+        if not 0 < self.step <= LONGEST_STEP:
+            raise ValueError(f"step={self.step} metres a frame; use more than 0 and at most {LONGEST_STEP}, which doorways allow")
+        if self.degrees <= 0 or abs(90 / self.degrees - round(90 / self.degrees)) > 1e-6:
+            raise ValueError(f"degrees={self.degrees} a frame; tours turn by right angles: use a divisor of 90, such as 5, 7.5, 9, 10 or 15")
+        if self.look < 1 or self.frames - 2 * self.look < (self.gap + 2) * self.returns:
+            raise ValueError(
+                f"a tour of {self.frames} frames looks around for 2 x {self.look} of them and has no time for {self.returns} returns "
+                f"after {self.gap} frames; use more chunks, fewer returns or a smaller gap"
+            )
+
+    @property
+    def look(self) -> int:
+        """Frames of the first look and of the last."""
+        return min(round(270 / self.degrees), int(LOOK * self.frames))
+
+
+@dataclass(frozen=True)
 class Tour:
-    """Actions (columns `ACTIONS`) and the exact poses that they lead to, in the house. rooms: circuits that were walked."""
+    """Actions (columns `ACTIONS`), the poses in the house that they lead to, and the circuits that were walked."""
 
     actions: Float[Tensor, "f 6"]
     c2w: Float[Tensor, "f 4 4"]
     circuits: tuple[Circuit, ...]
 
 
-@dataclass
-class Walk:
-    """A walk as it is made: frame by frame the lattice place and the heading in turns of a frame."""
-
-    degrees: float
-    x: int
-    z: int
-    heading: int
-    rows: list[tuple[int, float, int, int, int]] = field(default_factory=list)  # key (-1: none), degrees, and where that leads
-
-    def __post_init__(self) -> None:
-        self.around = round(360 / self.degrees)
-        self._add(-1, 0.0)
-
-    def copy(self) -> "Walk":
-        other = Walk(self.degrees, self.x, self.z, self.heading)
-        other.rows = list(self.rows)
-        return other
-
-    def _add(self, key: int, turned: float) -> None:
-        self.rows.append((key, turned, self.x, self.z, self.heading))
-
-    def turn(self, frames: int) -> None:
-        """Right if positive."""
-        for _ in range(abs(frames)):
-            self.heading = (self.heading + (1 if frames > 0 else -1)) % self.around
-            self._add(-1, self.degrees if frames > 0 else -self.degrees)
-
-    def face(self, heading: int, long: bool, side: int) -> None:
-        """Turn to a heading the short or the long way. side: 1 or -1, which way if both are equal."""
-        right = (heading - self.heading) % self.around
-        left = right - self.around
-        if right == 0:
-            self.turn(side * self.around if long else 0)
-        elif right == -left:
-            self.turn(right if side > 0 else left)
-        else:
-            self.turn(max(right, left, key=abs) if long else min(right, left, key=abs))
-
-    def go(self, leg: Leg) -> None:
-        """Walk a leg with the heading that it has: by the key that leads along it."""
-        sign = 1 if leg.count > 0 else -1
-        key = {0: 0, 180: 1, 270: 2, 90: 3}[(YAW[leg.axis, sign] - round(self.heading * self.degrees)) % 360]
-        for _ in range(abs(leg.count)):
-            self.x, self.z = self.x + sign * (leg.axis == 0), self.z + sign * (leg.axis == 1)
-            self._add(key, 0.0)
-
-    def along(self, legs: list[Leg], side: int) -> None:
-        """Walk legs, looking where they lead; what is shorter than a turn towards it takes is walked sideways or backwards."""
-        for leg in legs:
-            ahead = self.toward(leg)
-            if abs(leg.count) >= self.around // 4 or self.heading % (self.around // 4):
-                self.face(ahead, False, side)
-            self.go(leg)
-
-    def toward(self, leg: Leg) -> int:
-        return round(YAW[leg.axis, 1 if leg.count > 0 else -1] / self.degrees)
-
-
 def tour(plan: Plan, seed: int, frames: int, step: float, degrees: float, route: str = "any", returns: int = 1, gap: int = 0) -> Tour:
-    """The tour of a seed: `frames` frames that begin with a look around in a room and come back to it `returns` times.
+    """The tour of a seed through a house: it begins with a look around in a room, comes back there and looks again, see `Wish`.
 
-    route: `far` comes back as late as the frames allow, `loop` by another door, `twins` after a visit to a room that looks alike;
-    `any` takes what it finds. gap: frames between leaving the room and coming back to it, at least. step: metres, degrees: a turn
-    of one frame. Raises ValueError for settings that no lattice has, and when no way in this house is as wanted.
+    Raises ValueError when this house has no such tour.
     """
-    check(step, degrees, route, returns)
+    wish = Wish(frames, step, degrees, route, returns, gap)
     g = np.random.default_rng([seed, 4])
-    found: list[tuple[float, Walk, list[Circuit]]] = []
+    found: list[tuple[Walk, tuple[Circuit, ...]]] = []
     for home in g.permutation(len(plan.rooms)).tolist():
-        made = _from(plan, g, home, frames, step, degrees, route, returns, gap)
-        if made is not None:
-            found.append(made)
-        if len(found) >= 3:
+        found += _from(plan, g, home, wish)
+        if len(found) == 3:
             break
     if not found:
-        raise ValueError(
-            f"house {seed}: no tour of {frames} frames with route={route}, returns={returns} and a gap of {gap} frames; use more chunks, fewer returns, a smaller gap or route=any"
-        )
-    _, walk, circuits = min(found, key=lambda f: f[0])
-    return Tour(*_poses(walk, frames, step), tuple(circuits))
-
-
-def check(step: float, degrees: float, route: str, returns: int) -> None:
-    """Raises ValueError for settings that no tour has."""
-    if route not in ROUTES:
-        raise ValueError(f"route {route!r}; use one of {', '.join(ROUTES)}")
-    if returns < 1:
-        raise ValueError(f"returns={returns}; a tour comes back at least once")
-    if not 0 < step <= LONGEST_STEP:
-        raise ValueError(f"step={step} metres a frame; tours need one above 0 and at most {LONGEST_STEP}, which a doorway allows")
-    if degrees <= 0 or abs(90 / degrees - round(90 / degrees)) > 1e-6:
-        raise ValueError(f"degrees={degrees} a frame; tours turn by right angles, so use a divisor of 90, such as 5, 7.5, 9, 10 or 15")
-
-
-def _from(
-    plan: Plan, g: np.random.Generator, home: int, frames: int, step: float, degrees: float, route: str, returns: int, gap: int
-) -> tuple[float, Walk, list[Circuit]] | None:
-    """A tour from one room: how many frames it leaves unused, the walk and its circuits; None if there is none."""
-    ways = [c for c in circuits(plan, home) if _suits(plan, c, route)]
-    if not ways:
-        return None
-    around = round(360 / degrees)
-    look = max(1, min(around * 3 // 4, int(LOOK * frames)))
-    walk, chosen = None, []
-    for number in range(returns):
-        used = len(walk.rows) if walk else 1 + look
-        budget = (frames - look - used) // (returns - number) + used
-        best: tuple[int, Walk, Circuit] | None = None
-        for i in g.permutation(len(ways)).tolist():
-            for trial in _walks(plan, g, ways[i], walk, look, budget, step, degrees):
-                if gap <= len(trial.rows) - used and (best is None or len(trial.rows) > len(best[1].rows)):
-                    best = (i, trial, ways[i])
-            if best and len(best[1].rows) > budget - around // 2:
-                break
-        if best is None:
-            return None
-        walk = best[1]
-        chosen.append(best[2])
-    assert walk is not None
-    left = frames - len(walk.rows)
-    seen = {row[4] for row in walk.rows if row[2:4] == walk.rows[0][2:4]}
-    score = [sum((walk.heading + side * (i + 1)) % around in seen for i in range(min(left, look))) for side in (1, -1)]
-    walk.turn(left if score[0] >= score[1] else -left)
-    return left - look, walk, chosen
-
-
-def _suits(plan: Plan, c: Circuit, route: str) -> bool:
-    if route == "loop":
-        return not c.turns
-    if route == "twins":
-        home = plan.rooms[c.rooms[0]].looks
-        return any(plan.rooms[r].looks == home for r in c.rooms[1:] if r != c.rooms[0])
-    return True
+        raise ValueError(f"house {seed} has no tour of {frames} frames with route={route}, returns={returns} and gap={gap}; use more chunks or another house")
+    walk, walked = max(found, key=lambda f: len(f[0].rows))
+    _look_again(walk, wish)
+    return Tour(*walk.poses(frames, step), walked)
 
 
 def circuits(plan: Plan, home: int, longest: int = 9) -> list[Circuit]:
-    """Ways from a room back to it that pass no other room twice, and ways to any room, to go back the way they came."""
+    """Ways from a room back to it that pass no other room twice, and ways to any room, to go back as they came."""
     found: list[Circuit] = []
 
     def extend(rooms: tuple[int, ...], doors: tuple[int, ...]) -> None:
@@ -200,57 +107,79 @@ def circuits(plan: Plan, home: int, longest: int = 9) -> list[Circuit]:
     return found
 
 
-def _walks(plan: Plan, g: np.random.Generator, c: Circuit, walk: Walk | None, look: int, budget: int, step: float, degrees: float) -> Iterator[Walk]:
-    """Walks along a circuit that are back within `budget` frames: with as many looks around on the way as fit."""
+def _suits(plan: Plan, c: Circuit, route: str) -> bool:
+    home = plan.rooms[c.rooms[0]].looks
+    return (route != "loop" or not c.turns) and (route != "twins" or any(plan.rooms[r].looks == home for r in c.rooms if r != c.rooms[0]))
+
+
+def _from(plan: Plan, g: np.random.Generator, home: int, wish: Wish) -> list[tuple[Walk, tuple[Circuit, ...]]]:
+    """A tour from one room, up to its last return, if there is one: each circuit takes an even share of the frames that are left."""
+    ways = [c for c in circuits(plan, home) if _suits(plan, c, wish.route)]
+    walk, chosen = None, []
+    for number in range(wish.returns):
+        used = len(walk.rows) if walk else 1 + wish.look
+        budget = used + (wish.frames - wish.look - used) // (wish.returns - number)
+        best: tuple[Walk, Circuit] | None = None
+        rings_first = wish.route != "any" or g.random() < 0.7  # they fill the frames less well, but come back by another door
+        for i in sorted(g.permutation(len(ways)).tolist(), key=lambda i: ways[i].turns == rings_first):
+            for trial in _walks(plan, g, ways[i], walk, wish, budget):
+                if len(trial.rows) - used >= wish.gap and (best is None or len(trial.rows) > len(best[0].rows)):
+                    best = (trial, ways[i])
+            if best and len(best[0].rows) - used > 0.75 * (budget - used):
+                break
+        if best is None:
+            return []
+        walk = best[0]
+        chosen.append(best[1])
+    return [(walk, tuple(chosen))] if walk else []
+
+
+def _walks(plan: Plan, g: np.random.Generator, c: Circuit, before: Walk | None, wish: Wish, budget: int) -> Iterator[Walk]:
+    """Walks along a circuit that are back within `budget` frames: a way there and back as far as it may, a ring with as many looks on the way as fit."""
     side = 1 if g.random() < 0.5 else -1
-    legs = _legs(plan, c.rooms, c.doors, step)
-    whole = _joined([leg for part in legs for leg in part])
-    if sum(abs(leg.count) for leg in whole) * (2 if c.turns else 1) > budget:
-        if not c.turns:
-            return
-    start = _begin(plan, c.rooms[0], walk, whole[0], look, side, step, degrees)
+    parts = _legs(plan, c, wish.step)
+    legs = joined([leg for part in parts for leg in part])
+    if before is None:
+        start = _begin(plan.rooms[c.rooms[0]].hub, legs[0], side, wish)
+    else:
+        start = before.copy()
+        start.face(legs[0], True, side)
     if c.turns:
-        yield from _there_and_back(start, whole, side, budget, sum(abs(leg.count) for leg in _joined(legs[0])))
-        return
-    stops: list[int] = []
-    for stop in [-1, *g.permutation(np.arange(1, len(c.rooms) - 1)).tolist()]:
-        trial = start.copy()
-        pieces = sorted([*stops, *([stop] if stop > 0 else [])])
-        for first, last in zip([0, *pieces], [*pieces, len(legs)], strict=True):
-            part = _joined([leg for more in legs[first:last] for leg in more])
-            if first and part:
-                trial.face(trial.toward(part[0]), True, side)
-            trial.along(part, side)
-        if len(trial.rows) <= budget:
-            yield trial
-            stops = pieces
+        twin = next((k for k, r in enumerate(c.rooms) if k and plan.rooms[r].looks == plan.rooms[c.rooms[0]].looks), 0) if wish.route == "twins" else 0
+        yield from _there_and_back(start, legs, side, budget, length(joined([leg for part in parts[:twin] for leg in part])))
+    elif len(start.rows) + length(legs) <= budget:
+        stops: list[int] = []
+        for stop in (0, *g.permutation(np.arange(1, len(parts))).tolist()):
+            trial, tried = start.copy(), sorted({0, *stops, stop})
+            for first, last in zip(tried, [*tried[1:], len(parts)], strict=True):
+                part = joined([leg for more in parts[first:last] for leg in more])
+                if first and part:
+                    trial.face(part[0], True, side)
+                trial.along(part, side)
+            if len(trial.rows) <= budget:
+                stops = tried
+                yield trial
 
 
-def _begin(plan: Plan, home: int, walk: Walk | None, leg: Leg, look: int, side: int, step: float, degrees: float) -> Walk:
-    """At home, after a look around that ends in the direction of the first leg."""
-    if walk is not None:
-        begun = walk.copy()
-        begun.face(begun.toward(leg), True, side)
-        return begun
-    x, z = (round(h / step) for h in plan.rooms[home].hub)
-    begun = Walk(degrees, x, z, 0)
-    begun = Walk(degrees, x, z, (begun.toward(leg) - side * look) % begun.around)
-    begun.turn(side * look)
-    return begun
+def _begin(hub: tuple[float, float], leg: Leg, side: int, wish: Wish) -> Walk:
+    """The first look around, which ends in the direction of the first leg."""
+    x, z = (round(h / wish.step) for h in hub)
+    end = round(leg.yaw / wish.degrees)
+    walk = Walk(wish.degrees, x, z, (end - side * wish.look) % round(360 / wish.degrees))
+    walk.turn(side * wish.look)
+    return walk
 
 
 def _there_and_back(start: Walk, legs: list[Leg], side: int, budget: int, least: int) -> Iterator[Walk]:
-    """As far along the legs as the budget allows, but at least `least` steps if it allows that, and back."""
-    total = sum(abs(leg.count) for leg in legs)
-    low, high = 1, total
+    """As far as the budget allows, if that is `least` steps or more."""
+    low, high = max(1, least), length(legs)
     best = None
     while low <= high:
         steps = (low + high) // 2
-        trial = start.copy()
-        part = _first(legs, steps)
-        trial.along(part, side)
-        back = [Leg(leg.axis, -leg.count) for leg in reversed(part)]
-        trial.face(trial.toward(back[0]), False, side)
+        trial, there = start.copy(), cut(legs, steps)
+        back = [Leg(leg.axis, -leg.count) for leg in reversed(there)]
+        trial.along(there, side)
+        trial.face(back[0], False, side)
         trial.along(back, side)
         if len(trial.rows) <= budget:
             best, low = trial, steps + 1
@@ -260,47 +189,20 @@ def _there_and_back(start: Walk, legs: list[Leg], side: int, budget: int, least:
         yield best
 
 
-def _first(legs: list[Leg], steps: int) -> list[Leg]:
-    part = []
-    for leg in legs:
-        count = min(abs(leg.count), steps)
-        if count:
-            part.append(Leg(leg.axis, count if leg.count > 0 else -count))
-        steps -= count
-    return part
-
-
-def _legs(plan: Plan, rooms: tuple[int, ...], doors: tuple[int, ...], step: float) -> list[list[Leg]]:
-    """Legs from hub to hub, through each doorway in turn."""
+def _legs(plan: Plan, c: Circuit, step: float) -> list[list[Leg]]:
+    """Legs from hub to hub of a circuit's rooms, through each doorway in turn."""
     out = []
-    for a, b, i in zip(rooms[:-1], rooms[1:], doors, strict=True):
-        door = plan.doors[i]
-        line, across = round(door.middle / step), door.axis // 2
+    for a, b, i in zip(c.rooms[:-1], c.rooms[1:], c.doors, strict=True):
+        across = plan.doors[i].axis // 2
+        along, line = 1 - across, round(plan.doors[i].middle / step)
         here, there = ([round(h / step) for h in plan.rooms[r].hub] for r in (a, b))
-        out.append([Leg(1 - across, line - here[1 - across]), Leg(across, there[across] - here[across]), Leg(1 - across, there[1 - across] - line)])
+        out.append([Leg(along, line - here[along]), Leg(across, there[across] - here[across]), Leg(along, there[along] - line)])
     return out
 
 
-def _joined(legs: list[Leg]) -> list[Leg]:
-    """Legs that follow one another on one line as one; what leads nowhere is left out."""
-    out: list[Leg] = []
-    for leg in legs:
-        if out and out[-1].axis == leg.axis:
-            leg = Leg(leg.axis, out.pop().count + leg.count)
-        if leg.count:
-            out.append(leg)
-    return out
-
-
-def _poses(walk: Walk, frames: int, step: float) -> tuple[Float[Tensor, "f 6"], Float[Tensor, "f 4 4"]]:
-    rows = walk.rows[:frames]
-    key, turned, x, z, heading = (torch.tensor(column, dtype=torch.float64) for column in zip(*rows, strict=True))
-    actions = torch.zeros(len(rows), len(ACTIONS))
-    pressed = key >= 0
-    actions[pressed, key[pressed].long()] = 1
-    actions[:, ACTIONS.index("yaw")] = turned.float()
-    c2w = torch.eye(4, dtype=torch.float64).repeat(len(rows), 1, 1)
-    yaw = heading * walk.degrees
-    c2w[:, :3, :3] = rotation(yaw, torch.zeros_like(yaw))
-    c2w[:, 0, 3], c2w[:, 2, 3] = x * step, z * step
-    return actions, c2w.float()
+def _look_again(walk: Walk, wish: Wish) -> None:
+    """Turn until the frames are used up, to the side where more of the first look's views come soon."""
+    left, home = wish.frames - len(walk.rows), walk.rows[0]
+    seen = {row.heading for row in walk.rows if (row.x, row.z) == (home.x, home.z)}
+    known = [sum((walk.heading + side * (i + 1)) % walk.around in seen for i in range(min(left, wish.look))) for side in (1, -1)]
+    walk.turn(left if known[0] >= known[1] else -left)
