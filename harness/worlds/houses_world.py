@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from harness.types import Trajectory
 from harness.worlds.base import PROTOCOLS, World
 from harness.worlds.covisibility import CoVisibility
-from harness.worlds.houses import House, make_house
+from harness.worlds.houses import House, make_house, plan_house
 from harness.worlds.plans import check_rooms
 from harness.worlds.poses import pinhole
 from harness.worlds.render import render
@@ -21,7 +21,7 @@ class HousesWorld(World):
     """A tour through each of `trajectories` houses of a split, `chunks` chunks long, that comes back `returns` times, see `tours.Wish`.
 
     protocol: `guided` gives everything up to the first view that is scored, `free` the first chunk. start: the first house of the split.
-    size: pixels (rows, columns). step, degrees: metres and turn of a frame. gap: chunks away from the room, at least. rooms: fewest
+    size: pixels (rows, columns). step, degrees: metres and turn of a frame. gap: chunks from a look around to being back, at least. rooms: fewest
     and most. twins: share of rooms that look like another. loops: chance of a doorway that no room needs. min_gap, overlap: when a
     return counts as a revisit (see `find_pairs`): by true co-visibility.
     """
@@ -84,9 +84,10 @@ class HousesWorld(World):
         wish, reason = self.wish, ""
         for i in range(TRIES):
             seed = self.seeds[self.start + index + i * SPARE]
-            house = make_house(seed, *self.house)
             try:
-                return house, tour(house.plan, seed, wish.frames, wish.step, wish.degrees, wish.route, wish.returns, wish.gap)
+                walked = tour(plan_house(seed, *self.house), seed, wish.frames, wish.step, wish.degrees, wish.route, wish.returns, wish.gap)
             except ValueError as error:
                 reason = str(error)
+            else:
+                return make_house(seed, *self.house), walked
         raise ValueError(f"none of {TRIES} houses has such a tour; the last one: {reason}")

@@ -165,8 +165,8 @@ def opening(image: Image, hole: tuple[float, float, float], wood: np.ndarray) ->
     image[max(y0 - 2, 0) :, max(x0 - 2, 0) : x1 + 2] = wood
 
 
-def piece(g: np.random.Generator, c: Colours, kind: str, size: tuple[float, float, float]) -> list[Image]:
-    """The sides of a piece of furniture of `size` metres across x, y (its top) and z."""
+def piece(g: np.random.Generator, c: Colours, kind: str) -> list[Image]:
+    """The sides of a piece of furniture across x, y (its top) and z."""
     whole = np.ones((TEXELS, TEXELS, 3))
     if kind == "pillar":
         body = _mix(c.ceiling * 0.9, c.accent, 0.7 * (_square(3 * _V) if c.wall_pattern % 2 else ((_V < 0.1) | (_V > 0.9)) * 1.0))

@@ -10,7 +10,9 @@ WALL = 0.2  # metres between two rooms
 SIDES = (3.0, 6.0)  # metres of a room
 DOOR = (1.0, 1.2)  # metres of width
 LINTEL = 2.1  # metres of height of a doorway
-KEEP = 0.55  # metres that furniture keeps from the ways: a camera's 0.35 and 0.2 for a lattice that does not fit
+MARGIN = 0.35  # metres a camera keeps from walls and furniture
+JAMB = 0.3  # and from the sides of a doorway
+KEEP = MARGIN + 0.2  # metres that furniture keeps from the ways: a tour's lattice may miss them by half a step
 SHAPES = ((3, 3), (3, 4), (4, 4), (3, 3, 3), (2, 3, 3), (3, 3, 4), (4, 4, 4), (3, 4, 4), (4, 3, 4), (2, 3, 2))  # rooms of each row
 
 
@@ -65,6 +67,17 @@ class Plan:
     def __post_init__(self) -> None:
         object.__setattr__(self, "at", {r: tuple(i for i, d in enumerate(self.doors) if r in d.rooms) for r in range(len(self.rooms))})
 
+    def free(self, x: float, z: float) -> bool:
+        """Whether a camera may stand at a floor position: `MARGIN` from walls and furniture, `JAMB` from the sides of a doorway."""
+        for room in self.rooms:
+            if room.x0 + MARGIN <= x <= room.x1 - MARGIN and room.z0 + MARGIN <= z <= room.z1 - MARGIN:
+                return not any(p.x0 - MARGIN < x < p.x1 + MARGIN and p.z0 - MARGIN < z < p.z1 + MARGIN for p in room.pieces)
+        for door in self.doors:
+            across, along = (x, z) if door.axis == 0 else (z, x)
+            if door.at[0] - MARGIN < across < door.at[1] + MARGIN and abs(along - door.middle) <= door.width / 2 - JAMB:
+                return True
+        return False
+
 
 def check_rooms(rooms: tuple[int, ...], twins: float, loops: float) -> None:
     """Raises ValueError for settings that no plan has."""
@@ -85,10 +98,10 @@ def make_plan(g: np.random.Generator, rooms: tuple[int, ...], twins: float, loop
     boxes = []
     for row, count in enumerate(shape):
         x = np.concatenate([[0.0], np.cumsum(_parts(g, width - WALL * (count - 1), count) + WALL)])
-        boxes += [(x[i], x[i + 1] - WALL, z[row], z[row + 1] - WALL) for i in range(count)]
+        boxes += [(float(x[i]), float(x[i + 1] - WALL), float(z[row]), float(z[row + 1] - WALL)) for i in range(count)]
     doors = _doors(g, boxes, loops)
     looks = _looks(g, doors, len(boxes), twins)
-    heights = g.uniform(2.5, 3.3, len(boxes))
+    heights = g.uniform(2.5, 3.3, len(boxes)).tolist()
     places = []
     for i, (x0, x1, z0, z1) in enumerate(boxes):
         hub = (g.uniform(x0 + 1.2, x1 - 1.2), g.uniform(z0 + 1.2, z1 - 1.2))

@@ -42,7 +42,7 @@ class Room:
     def scene(self) -> Scene:
         """The room as a scene of one cell."""
         lo, hi = tuple(self.lo.tolist()), tuple(self.hi.tolist())
-        boxes = [Box((x0, lo[1], z0), (x1, hi[1], z1), (6 + i,) * 3) for i, (x0, x1, z0, z1) in enumerate(self.pillars.tolist())]
+        boxes = [Box((x0, lo[1], z0), (x1, hi[1], z1), (6 + i, 6 + i, 6 + i)) for i, (x0, x1, z0, z1) in enumerate(self.pillars.tolist())]
         return Scene((Cell(lo, hi, 0, tuple(boxes)),), self.textures.permute(0, 2, 3, 1).contiguous())
 
     def free(self, xz: Float[Tensor, "*n 2"]) -> Tensor:

@@ -1,5 +1,6 @@
 """Tours of a house as actions: walks from room to room, with looks around, that come back to a room after a while."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from harness.worlds.walks import Leg, Walk, cut, joined, length
 
 ROUTES = ("any", "far", "loop", "twins")
 LONGEST_STEP = 0.35  # metres: what furniture and doorways leave for a lattice that does not fit
+OUT = 0.7  # metres behind the doorway that a tour goes at least
 LOOK = 0.2  # share of a tour for the first look around, and again for the last; at most three quarters of a turn
 
 
@@ -30,7 +32,7 @@ class Wish:
 
     frames: video frames. step, degrees: metres and turn of a frame. route: `far` is away as long as the frames allow, `loop` comes
     back by another door, `twins` after a visit to a room that looks alike, `any` takes what it finds. returns: how often it comes
-    back. gap: frames from leaving to coming back, at least. Raises ValueError for what no house has.
+    back. gap: frames from the end of a look around to being back at the same place, at least. Raises ValueError for what no house has.
     """
 
     frames: int
@@ -94,8 +96,9 @@ def circuits(plan: Plan, home: int, longest: int = 9) -> list[Circuit]:
     found: list[Circuit] = []
 
     def extend(rooms: tuple[int, ...], doors: tuple[int, ...]) -> None:
-        for i in plan.at[rooms[-1]]:
-            onward = plan.doors[i].other(rooms[-1])
+        here = rooms[len(doors)]
+        for i in plan.at[here]:
+            onward = plan.doors[i].other(here)
             if onward == home and len(rooms) > 2:
                 found.append(Circuit((*rooms, home), (*doors, i), False))
             elif onward not in rooms:
@@ -145,8 +148,7 @@ def _walks(plan: Plan, g: np.random.Generator, c: Circuit, before: Walk | None, 
         start = before.copy()
         start.face(legs[0], True, side)
     if c.turns:
-        twin = next((k for k, r in enumerate(c.rooms) if k and plan.rooms[r].looks == plan.rooms[c.rooms[0]].looks), 0) if wish.route == "twins" else 0
-        yield from _there_and_back(start, legs, side, budget, length(joined([leg for part in parts[:twin] for leg in part])))
+        yield from _there_and_back(start, legs, side, budget, _least(plan, c, parts, wish))
     elif len(start.rows) + length(legs) <= budget:
         stops: list[int] = []
         for stop in (0, *g.permutation(np.arange(1, len(parts))).tolist()):
@@ -168,6 +170,16 @@ def _begin(hub: tuple[float, float], leg: Leg, side: int, wish: Wish) -> Walk:
     walk = Walk(wish.degrees, x, z, (end - side * wish.look) % round(360 / wish.degrees))
     walk.turn(side * wish.look)
     return walk
+
+
+def _least(plan: Plan, c: Circuit, parts: list[list[Leg]], wish: Wish) -> int:
+    """Steps of a way that turns, at least: out of the room by `OUT` metres, and to the room that looks alike, if that is wished."""
+    if wish.route == "twins":
+        twin = next(k for k, r in enumerate(c.rooms) if k and plan.rooms[r].looks == plan.rooms[c.rooms[0]].looks)
+        return length(joined([leg for part in parts[:twin] for leg in part]))
+    door, hub = plan.doors[c.doors[0]], plan.rooms[c.rooms[0]].hub
+    behind = door.at[1] if door.rooms[0] == c.rooms[0] else door.at[0]
+    return abs(parts[0][0].count) + math.ceil((abs(behind - hub[door.axis // 2]) + OUT) / wish.step)
 
 
 def _there_and_back(start: Walk, legs: list[Leg], side: int, budget: int, least: int) -> Iterator[Walk]:
