@@ -8,7 +8,7 @@ other = session.fork()                          # a second future from here on
 
 import hashlib
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from harness.policy import CachePolicy
 from harness.snapshot.plain_values import restore, state_of
 from harness.snapshot.snapshot import check_same_path, read_snapshot, write_snapshot
 from harness.system.frame_buffer import FrameBuffer
-from harness.worlds.chunks import chunk_at, chunk_count, led_on
+from harness.worlds.chunks import chunk_at, chunk_count, led_back, led_on
 
 TRACED = 1500  # latent frames; the trace of every past frame at every chunk grows with their square
 
@@ -123,6 +123,11 @@ class Session:
         self.stats.append(self._account.close(chunk, plan, taken, stored, len(frames), is_forced, cache, self.backbone))
         self._whole = True
         return frames, self.stats[-1]
+
+    def revisit(self, frames: Sequence[int]) -> tuple[Float[Tensor, "p 3 y x"], ChunkStats]:
+        """Generate the next chunk at the views of earlier video frames: the camera jumps there. As `step`."""
+        self.path, self._coming = led_back(self.path, self.backbone.geometry, self.done, frames), None
+        return self.step()
 
     def fork(self) -> "Session":
         """A second session that goes on from here; neither changes the other by a bit.
