@@ -21,7 +21,7 @@ class CoVisibility:
     """Mutual co-visibility of views of a scene: the smaller of the two shares of one view's surface points that the other sees
     too, inside its frustum and not occluded; from `samples`^2 rays a view.
 
-    Nothing is computed before it is asked for: a tour of 300 frames has 90,000 pairs, and most of them are never looked at.
+    No pair is looked at before it is asked for: a tour of 300 frames has 90,000 of them, and few are ever of use.
     """
 
     scene: Scene
@@ -38,14 +38,16 @@ class CoVisibility:
 
     def pairs(self, a: Int[Tensor, "n"], b: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
         """Of views `a[i]` and `b[i]`."""
-        views, at = torch.cat([a, b]).unique(return_inverse=True)
-        points = self.points(views)
-        first, second = at[: len(a)], at[len(a) :]
         shares = [
-            torch.minimum(self.seen(points[i], views[j]).float().mean(1), self.seen(points[j], views[i]).float().mean(1))
-            for i, j in zip(first.split(PAIRS), second.split(PAIRS), strict=True)
+            torch.minimum(self.seen(self._points[i], j).float().mean(1), self.seen(self._points[j], i).float().mean(1))
+            for i, j in zip(a.split(PAIRS), b.split(PAIRS), strict=True)
         ]
         return torch.cat(shares)
+
+    @cached_property
+    def _points(self) -> Float[Tensor, "f s 3"]:
+        """Where the rays of every view meet surfaces: as many rays as a few images have."""
+        return self.points(torch.arange(len(self.c2w)))
 
     def points(self, view: Int[Tensor, "n"]) -> Float[Tensor, "n s 3"]:
         """Where the rays of views meet surfaces."""

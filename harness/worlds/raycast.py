@@ -92,8 +92,8 @@ def _cross(cell: Cell, o: Float[Tensor, "3 m 1"], d: Float[Tensor, "3 m n"], hit
     x_, y_ = on_x.view(torch.uint8), on_y.view(torch.uint8)
     side = x_ * positive[0] + y_ * (positive[1] + 2) + (1 - x_ - y_) * (positive[2] + 4)  # vectorised, which `where` is not
     x, y, z = (torch.mul(depth, b).add_(a).sub_(lo).div_(hi - lo) for lo, hi, a, b in zip(cell.lo, cell.hi, o, d, strict=True))
-    hit.u.copy_(_choose(on_x, z, x))
-    hit.v.copy_(_choose(on_y, z, y))
+    _choose(on_x, z, x, hit.u)
+    _choose(on_y, z, y, hit.v)
     hit.surface.copy_(side).add_(cell.textures)
     if near is None:
         near = torch.ones(len(side), len(cell.boxes) + len(cell.doors), dtype=torch.bool)
@@ -105,7 +105,8 @@ def _cross(cell: Cell, o: Float[Tensor, "3 m 1"], d: Float[Tensor, "3 m n"], hit
     for box, part in zip(cell.boxes, rows, strict=False):
         if part is not None:
             _meet(cell, box, o[:, part], d[:, part], Hit(*(x[part] for x in hit)), through[part])
-    return [(door.to, _where(through == number + 1)) for number, door in enumerate(cell.doors)]
+    seen = rows[len(cell.boxes) :]
+    return [(door.to, _where(through == number + 1)) for number, (door, part) in enumerate(zip(cell.doors, seen, strict=False)) if part is not None]
 
 
 def _opens(door: Door, side: Tensor, u: Tensor, v: Tensor) -> Bool[Tensor, "m n"]:
@@ -135,7 +136,7 @@ def _meet(cell: Cell, box: Box, o: Float[Tensor, "3 m 1"], d: Float[Tensor, "3 m
     on_x, on_y = near_x > near_z, near_y >= near
     across_x, across_y, across_z = box.textures
     surface = torch.where(on_y, across_y, torch.where(on_x, across_x, across_z)).int()
-    for whole, part in zip(hit, (near, surface, _choose(on_x & ~on_y, z, x), _choose(on_y, z, y)), strict=True):
+    for whole, part in zip(hit, (near, surface, torch.where(on_x & ~on_y, z, x), torch.where(on_y, z, y)), strict=True):
         whole.view(-1).index_copy_(0, at, part)
     through.view(-1).index_fill_(0, at, 0)
 
@@ -152,10 +153,10 @@ def _leave(cell: Cell, o: Float[Tensor, "3 m 1"], d: Float[Tensor, "3 m n"]) -> 
     return [torch.maximum((lo - a) / b, (hi - a) / b) for lo, hi, a, b in zip(cell.lo, cell.hi, o, d, strict=True)]
 
 
-def _choose(which: Bool[Tensor, "*n"], a: Float[Tensor, "*n"], b: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+def _choose(which: Bool[Tensor, "*n"], a: Float[Tensor, "*n"], b: Float[Tensor, "*n"], out: Float[Tensor, "*n"]) -> None:
     """`torch.where`, to the bit, in a quarter of the time."""
     a, b = a.view(torch.int32), b.view(torch.int32)
-    return (a ^ b).bitwise_and_(which.int().neg_()).bitwise_xor_(b).view(torch.float32)
+    torch.bitwise_xor((a ^ b).bitwise_and_(which.int().neg_()), b, out=out.view(torch.int32))
 
 
 def _where(which: Bool[Tensor, "*n"]) -> Int[Tensor, "k"]:
