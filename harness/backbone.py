@@ -30,6 +30,7 @@ class Backbone(ABC):
     timesteps: tuple[float, ...]  # noise level of every denoising pass, falling; the clean pass at 0 follows
     channels: int  # of a latent
     user: Callable[[], Any] | None = None  # a weak reference to the session whose state this holds; kept by `harness.session`
+    jumps: bool = False  # whether the camera may be anywhere at the next chunk: not for a model that is steered by moves
     repeatable: bool = True  # whether a chunk's clean pass may run again later: not if it leaves more behind than K/V
 
     def begin(self, trajectory: Trajectory) -> None:

@@ -229,6 +229,22 @@ class Trajectory:
 
 
 @dataclass(frozen=True)
+class ProbeView:
+    """What a recall probe showed: before `chunk` was made, a fork showed the views of chunk `target`, whose video frames are `frames`.
+
+    gap: chunks since these views were last seen. metres: from where the camera was. retrieved: what the policy brought back.
+    """
+
+    chunk: int
+    target: int
+    gap: int
+    metres: float
+    frames: tuple[int, ...]
+    shown: Float[Tensor, "p 3 y x"]
+    retrieved: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Rollout:
     """Video frames in [0, 1] and the cost of every chunk. generated: which frames are the model's own."""
 

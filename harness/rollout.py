@@ -41,10 +41,12 @@ def rollout(
     forced: Float[Tensor, "f s c"] | None = None,
     observe: Callable[[ChunkStats], None] = lambda stats: None,
     snapshot: Snapshot = NO_SNAPSHOT,
+    before: Callable[[Session], None] = lambda session: None,
 ) -> Rollout:
     """Generate a trajectory under a policy. Chunks within `forced` latents only run their clean pass.
 
-    snapshot: whether to go on from a saved session, to stop early and to save. The result has the saved chunks too.
+    before: sees the session before each chunk; it may fork it, and must not step it. snapshot: whether to go on from a saved
+    session, to stop early and to save. The result has the saved chunks too.
     Raises FloatingPointError when the model produces NaN or infinity, ValueError when trajectory and backbone disagree.
     """
     g = backbone.geometry
@@ -62,6 +64,7 @@ def rollout(
     if snapshot.save is not None:
         backbone.state()  # what cannot be saved says so now, and not at the end
     while session.done < total:
+        before(session)
         observe(session.step()[1])
     if snapshot.save is not None:
         session.save(snapshot.save / file_name(trajectory.name), snapshot.about)

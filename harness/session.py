@@ -71,6 +71,7 @@ class Session:
         backbone.begin(path)
         cache = KVCache(backbone, store, policy.raw_keys, policy.codec, frames * g.tokens if frames else maxsize)
         session = cls(backbone, policy, cache, path, seed, torch.empty(0) if forced is None else forced, frames)
+        session._account.begin()
         backbone.user = weakref.ref(session)
         return session
 

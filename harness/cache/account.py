@@ -17,6 +17,10 @@ class Account:
         self.clock, self._peak = Clock(device), PeakMemory(device)
         self._moved = self._rotated = 0
 
+    def begin(self) -> None:
+        """A rollout begins, which is no fork of another."""
+        self._peak.reset()
+
     def open(self, cache: KVCache) -> None:
         """A chunk begins: what was moved and rotated before is not its own."""
         self._moved, self._rotated = cache.bank.bytes_moved, cache.window.rows_rotated
