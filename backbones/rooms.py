@@ -70,6 +70,8 @@ class RoomsBackbone(Backbone):
         made._load(tensors, "the model in training")
         return made
 
+    jumps = True  # poses are rays
+
     def begin(self, trajectory: Trajectory) -> None:
         if trajectory.given < self.geometry.chunk:
             need = self.geometry.chunk

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,8 @@ class Backbone(ABC):
     geometry: Geometry
     timesteps: tuple[float, ...]  # noise level of every denoising pass, falling; the clean pass at 0 follows
     channels: int  # of a latent
+    user: Callable[[], Any] | None = None  # a weak reference to the session whose state this holds; kept by `harness.session`
+    jumps: bool = False  # whether the camera may be anywhere at the next chunk: not for a model that is steered by moves
     repeatable: bool = True  # whether a chunk's clean pass may run again later: not if it leaves more behind than K/V
 
     def begin(self, trajectory: Trajectory) -> None:
@@ -42,9 +44,10 @@ class Backbone(ABC):
 
     def state(self) -> dict:
         """What chunks leave behind besides self-attention's K/V, between two chunks, for a snapshot: tensors and
-        plain values. Raises ValueError where a backbone cannot say."""
+        plain values, which later chunks do not change in place. Raises ValueError where a backbone cannot say."""
         name = type(self).__name__
-        raise ValueError(f"{name} keeps state between chunks that it cannot save (a streaming decoder, caches of its own); use snapshot.save=null with it")
+        kept = "keeps state between chunks that it cannot hand over (a streaming decoder, caches of its own)"
+        raise ValueError(f"{name} {kept}; it can be neither saved (use snapshot.save=null) nor forked")
 
     def restore(self, state: dict) -> None:
         """After `begin`: go on from a saved `state`."""

@@ -5,13 +5,15 @@ frame, `n` context rows, `m` rows of the current chunk, `h` heads, `d` head dim,
 and `l b n h d` where all layers travel together. A *frame* is a latent frame; names of video frames end in `_px`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+Overlap = Callable[[Sequence[int], Sequence[int]], Float[Tensor, "n m"]]  # of views of video frames (rows) with views of others (columns)
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,7 @@ class Geometry:
 class Chunk:
     """What is known of a chunk before it is generated. Poses are one per latent frame, OpenCV camera-to-world.
 
-    overlap: share of each frame's view that is truly co-visible with every frame of the trajectory; only worlds with
-    geometry have it, and only the `oracle` selector may read it.
+    covisible: computes `overlap`, when it is read.
     """
 
     index: int
@@ -54,7 +55,13 @@ class Chunk:
     c2w: Float[Tensor, "f 4 4"]
     intrinsics: Float[Tensor, "f 4"]
     actions: Float[Tensor, "f 6"]
-    overlap: Float[Tensor, "f g"] | None = None
+    covisible: Callable[[], Float[Tensor, "f g"]] | None = None
+
+    @property
+    def overlap(self) -> Float[Tensor, "f g"] | None:
+        """Share of each frame's view that is truly co-visible with each frame of the trajectory so far, the chunk's own included. Only
+        worlds with geometry have it (None), only the `oracle` selector may read it, and reading it takes the time of some frames' rendering."""
+        return None if self.covisible is None else self.covisible()
 
     @property
     def frames(self) -> tuple[int, ...]:
@@ -195,7 +202,7 @@ class Trajectory:
     """One rollout's task. Poses, actions and intrinsics are one per video frame; `images` are the frames that are given.
 
     The first `given` video frames are clean context, the rest is generated. reference: true frames, where the world has
-    them. overlap: see `Chunk`.
+    them. overlap: true co-visibility of some video frames' views with some others' (see `Chunk`), where the world has geometry.
     """
 
     name: str
@@ -206,12 +213,35 @@ class Trajectory:
     pairs: tuple[RevisitPair, ...]
     fps: float = 16.0
     prompt: str = ""
+    metres: float = 0.0  # that a key moves the camera in a video frame; 0: unknown
     reference: Float[Tensor, "p 3 y x"] | None = None
-    overlap: Float[Tensor, "f f"] | None = None
+    overlap: Overlap | None = None
 
     @property
     def given(self) -> int:
         return len(self.images)
+
+    @staticmethod
+    def start(images: Float[Tensor, "g 3 y x"], intrinsics: Float[Tensor, "4"], metres: float = 0.0, prompt: str = "", name: str = "session") -> "Trajectory":
+        """The beginning of a path that nobody knows yet: the given images, seen from one pose, the origin."""
+        count = len(images)
+        return Trajectory(name, torch.eye(4).repeat(count, 1, 1), intrinsics.expand(count, 4), torch.zeros(count, 6), images, (), prompt=prompt, metres=metres)
+
+
+@dataclass(frozen=True)
+class ProbeView:
+    """What a recall probe showed: before `chunk` was made, a fork showed the views of chunk `target`, whose video frames are `frames`.
+
+    gap: chunks since these views were last seen. metres: from where the camera was. retrieved: what the policy brought back.
+    """
+
+    chunk: int
+    target: int
+    gap: int
+    metres: float
+    frames: tuple[int, ...]
+    shown: Float[Tensor, "p 3 y x"]
+    retrieved: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -1,63 +1,281 @@
-"""A rollout between two chunks: all that the next one depends on, and what came out so far."""
+"""A world that is generated chunk by chunk under a KV-cache policy: what a rollout loops over, and what one steps through by hand.
+
+session = Session.begin(backbone, policy, store, Trajectory.start(images, intrinsics), seed=0, forced=backbone.encode(images))
+frames, stats = session.step()                  # the next chunk of the path that is known
+frames, stats = session.step(c2w=poses)         # or a chunk along these poses
+other = session.fork()                          # a second future from here on
+"""
 
 import hashlib
-from dataclasses import dataclass, field
+import weakref
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from sys import maxsize
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from harness.backbone import Backbone
-from harness.cache.bank import KVBank
-from harness.cache.context import ContextBuffer
-from harness.datatypes import Chunk, ChunkStats, Trajectory
+from harness.cache.account import Account
+from harness.cache.kv_cache import KVCache
+from harness.cache.stores import PackedStore
+from harness.datatypes import Chunk, ChunkStats, Condition, Plan, Rollout, Trajectory
 from harness.policy import CachePolicy
+from harness.snapshot.plain_values import restore, state_of
+from harness.snapshot.snapshot import check_same_path, read_snapshot, write_snapshot
+from harness.system.frame_buffer import FrameBuffer
+from harness.worlds.chunks import chunk_at, chunk_count, led_back, led_on
+
+TRACED = 1500  # latent frames; the trace of every past frame at every chunk grows with their square
 
 
-class FrameBuffer:
-    """Frames of known number, written as they come into memory that is taken once: joining pieces at the end would take it
-    twice, and a long rollout would seem to leak."""
+class Session:
+    """done: chunks so far. path: where the camera was and, as far as it is known, where it goes. noise: fingerprint of all the
+    noise that was drawn. Made by `begin`, `fork` or `harness.snapshot`."""
 
-    def __init__(self, length: int) -> None:
-        self._length, self._used = length, 0
-        self._whole = torch.empty(0)
+    def __init__(self, backbone: Backbone, policy: CachePolicy, cache: KVCache, path: Trajectory, seed: int, forced: Tensor, frames: int | None) -> None:
+        g = backbone.geometry
+        self.backbone, self.policy, self.cache, self.path, self.seed, self.forced = backbone, policy, cache, path, seed, forced
+        self.frames, self.latents = FrameBuffer(g.frames_px(frames or 0)), FrameBuffer(frames or 0)
+        self.stats: list[ChunkStats] = []
+        self.noise, self.done = "", 0
+        self._limit = (frames or maxsize) // g.chunk  # chunks that there will be
+        self._traced = frames is None or frames <= TRACED
+        self._account = Account(g.device)
+        self._coming: Plan | None = None  # of the next chunk, where it was planned ahead
+        self._whole = True  # False while a chunk is being made: what failed in the middle cannot go on
+        self._backbone_state: dict | None = None  # while another session uses the backbone
 
-    def add(self, part: Float[Tensor, "n *any"]) -> None:
-        end = self._used + len(part)
-        if self._whole.dim() != part.dim() or end > len(self._whole):
-            grown = torch.zeros(max(self._length, end), *part.shape[1:], dtype=part.dtype)
-            grown[: self._used] = self.made if self._used else 0
-            self._whole = grown
-        self._whole[self._used : end] = part
-        self._used = end
+    @classmethod
+    def begin(
+        cls,
+        backbone: Backbone,
+        policy: CachePolicy,
+        store: PackedStore,
+        path: Trajectory,
+        seed: int,
+        forced: Float[Tensor, "f s c"] | None = None,
+        frames: int | None = None,
+    ) -> "Session":
+        """Start at the beginning of a path, whose images are given. Policy and store forget everything.
+
+        forced: latents of the chunks that are given and only run their clean pass. frames: latent frames that the session will
+        have, where that is known: buffers are then taken once. Raises ValueError when path, policy and backbone disagree.
+        """
+        g = backbone.geometry
+        policy.reset(g)
+        _leave(backbone, None)
+        backbone.begin(path)
+        cache = KVCache(backbone, store, policy.raw_keys, policy.codec, frames * g.tokens if frames else maxsize)
+        session = cls(backbone, policy, cache, path, seed, torch.empty(0) if forced is None else forced, frames)
+        session._account.begin()
+        backbone.user = weakref.ref(session)
+        return session
 
     @property
-    def made(self) -> Tensor:
-        return self._whole[: self._used]
+    def known(self) -> int:
+        """Whole chunks of the path as far as it is known, or as many as were asked for."""
+        return min(self._limit, chunk_count(self.path, self.backbone.geometry))
 
+    @torch.no_grad()
+    def step(
+        self,
+        c2w: Float[Tensor, "p 4 4"] | None = None,
+        actions: Float[Tensor, "p 6"] | None = None,
+        intrinsics: Float[Tensor, "p 4"] | None = None,
+    ) -> tuple[Float[Tensor, "p 3 y x"], ChunkStats]:
+        """Generate the next chunk: of the path that is known, or along one pose and action a video frame, which replace what was
+        known. intrinsics: those of the last frame unless given.
 
-@dataclass
-class Session:
-    """done: chunks. noise: fingerprint of all the noise that was drawn."""
+        Raises FloatingPointError when the model produces NaN or infinity, ValueError for poses that are no whole chunk.
+        """
+        if not self._whole:
+            raise ValueError(f"{self.path.name}: chunk {self.done} failed half-way, so the session cannot go on; open a snapshot or begin anew")
+        if c2w is not None or actions is not None:
+            self.path, self._coming = led_on(self.path, self.backbone.geometry, self.done, c2w, actions, intrinsics), None
+        g, policy, cache, clock = self.backbone.geometry, self.policy, self.cache, self._account.clock
+        chunk = self._chunk(self.done)
+        self._take_backbone()
+        self._whole = False
+        stored = tuple(cache.bank.rows(f) for f in range(chunk.start)) if self._traced and chunk.start <= TRACED else None
+        self._account.open(cache)
+        plan, self._coming = self._coming, None
+        if plan is None:
+            plan = self._plan(chunk)
+        cache.reencode(plan, policy, self._conditioned)
+        condition = self.backbone.condition(self.path, chunk)
+        taken = cache.assemble(plan, chunk, condition, policy)
+        clock.lap(chunk.index, "assemble")
+        is_forced = (chunk.index + 1) * g.chunk <= len(self.forced)
+        x0 = self.forced[None, chunk.start : chunk.start + g.chunk].to(g.device, torch.float32) if is_forced else self._denoised(chunk, condition)
+        cache.window.begin_pass(len(self.backbone.timesteps), clean=True)
+        self.backbone.denoise(x0, 0.0, condition, cache.window)
+        clock.lap(chunk.index, "passes")
+        policy.commit(chunk, cache.window.chunk_kv(x0), cache.bank)
+        clock.lap(chunk.index, "commit")
+        if policy.plans_ahead and chunk.index + 1 < self.known:  # its pages come while this chunk is decoded
+            self._coming = self._plan(self._chunk(chunk.index + 1))
+        frames = self.backbone.decode(x0[0])
+        clock.lap(chunk.index, "decode")
+        self._keep(chunk, frames, x0[0])
+        self.stats.append(self._account.close(chunk, plan, taken, stored, len(frames), is_forced, cache, self.backbone))
+        self._whole = True
+        return frames, self.stats[-1]
 
-    backbone: Backbone
-    policy: CachePolicy
-    context: ContextBuffer
-    bank: KVBank
-    trajectory: Trajectory
-    frames: FrameBuffer
-    latents: FrameBuffer
-    stats: list[ChunkStats] = field(default_factory=list)
-    noise: str = ""
-    done: int = 0
+    def revisit(self, frames: Sequence[int]) -> tuple[Float[Tensor, "p 3 y x"], ChunkStats]:
+        """Generate the next chunk at the views of earlier video frames: the camera jumps there. As `step`."""
+        self.path, self._coming = led_back(self.path, self.backbone.geometry, self.done, frames), None
+        return self.step()
 
-    def drew(self, noise: Tensor) -> None:
-        self.noise = hashlib.sha256(self.noise.encode() + noise.cpu().numpy().tobytes()).hexdigest()[:16]
+    def fork(self) -> "Session":
+        """A second session that goes on from here; neither changes the other by a bit.
 
-    def add(self, chunk: Chunk, frames: Float[Tensor, "p 3 y x"], latents: Float[Tensor, "f s c"]) -> None:
-        """A chunk is made. Raises FloatingPointError when it is NaN or infinite."""
+        The bank's pages are shared until one side replaces them; the window's rows and the policy's state are copied. Raises
+        ValueError for a backbone that keeps state between chunks which it cannot hand over.
+        """
+        if not self._whole:
+            raise ValueError(f"{self.path.name}: chunk {self.done} failed half-way, so the session cannot be forked; open a snapshot or begin anew")
+        self._take_backbone()
+        twin = Session(self.backbone, deepcopy(self.policy), self.cache.fork(), self.path, self.seed, self.forced, None)
+        twin.frames, twin.latents = self.frames.fork(), self.latents.fork()
+        twin.stats, twin.noise, twin.done, twin._traced = list(self.stats), self.noise, self.done, self._traced
+        twin._coming, twin._backbone_state = self._coming, self.backbone.state()
+        return twin
+
+    def close(self) -> None:
+        """Give back the store's files and threads. What was generated stays."""
+        self.cache.bank.close()
+        self._whole = False
+
+    def save(self, folder: Path, about: Mapping[str, object] | None = None) -> None:
+        """Write all that the next chunk depends on, and what came out so far, to a folder. about: the settings that it belongs to.
+
+        Raises ValueError for a policy or a backbone whose state cannot be saved, OSError when the disk is full.
+        """
+        self._take_backbone()
+        g, path = self.backbone.geometry, self.path
+        px = g.frames_px(self.done * g.chunk)
+        state = {
+            "path": replace(path, c2w=path.c2w[:px], intrinsics=path.intrinsics[:px], actions=path.actions[:px], pairs=(), reference=None, overlap=None),
+            "seed": self.seed,
+            "forced": self.forced,
+            "done": self.done,
+            "noise": self.noise,
+            "rows": self.cache.bank.row_table,
+            "window": self.cache.window.state(),
+            "policy": state_of(self.policy, "policy"),
+            "coming": self._coming,
+            "backbone": self.backbone.state(),
+            "frames": self.frames.made,
+            "latents": self.latents.made,
+            "stats": self.stats,
+        }
+        if g.device.type == "cuda":
+            torch.cuda.synchronize()  # pages may still be on their way to host memory
+        write_snapshot(folder, about or {}, g, state, self.cache.bank.stored())
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        backbone: Backbone,
+        policy: CachePolicy,
+        store: PackedStore,
+        path: Trajectory | None = None,
+        seed: int | None = None,
+        forced: Float[Tensor, "f s c"] | None = None,
+        frames: int | None = None,
+        about: Mapping[str, object] | None = None,
+    ) -> "Session":
+        """Go on from a folder that `save` wrote, with a policy and a backbone of the same settings.
+
+        path: a longer one that begins as the saved one did; seed, forced: of the chunks to come; without them the saved ones.
+        Raises ValueError for a snapshot that is damaged, of other settings or of another path.
+        """
+        saved = read_snapshot(folder, about or {}, backbone.geometry)
+        state = saved.state
+        if path is not None:
+            check_same_path(folder, state["path"], path)
+        session = cls.begin(
+            backbone,
+            policy,
+            store,
+            state["path"] if path is None else path,
+            state["seed"] if seed is None else seed,
+            state["forced"] if forced is None else forced,
+            frames,
+        )
+        session.cache.bank.restore(state["rows"], saved.pages)
+        session.cache.window.restore(state["window"])
+        restore(policy, state["policy"])
+        backbone.restore(state["backbone"])
+        session.frames.add(state["frames"])
+        session.latents.add(state["latents"])
+        session.stats, session.noise, session.done, session._coming = state["stats"], state["noise"], state["done"], state["coming"]
+        return session
+
+    def rollout(self) -> Rollout:
+        """What came out so far. Frames of chunks that were given count as not generated."""
+        g, video = self.backbone.geometry, self.frames.made
+        generated = torch.arange(len(video)) >= g.frames_px(len(self.forced) // g.chunk * g.chunk)
+        return Rollout(video, generated, tuple(self.stats), self.noise, self.latents.made)
+
+    def _chunk(self, index: int) -> Chunk:
+        return chunk_at(self.path, self.backbone.geometry, index)
+
+    def _conditioned(self, index: int) -> tuple[Chunk, Condition]:
+        """An earlier chunk, and what its passes need."""
+        chunk = self._chunk(index)
+        return chunk, self.backbone.condition(self.path, chunk)
+
+    def _plan(self, chunk: Chunk) -> Plan:
+        plan = self.policy.plan(chunk, self.cache.bank)
+        self._account.clock.lap(chunk.index, "plan")
+        self.cache.prefetch(plan)
+        return plan
+
+    def _denoised(self, chunk: Chunk, condition: Condition) -> Float[Tensor, "1 f s c"]:
+        """The denoising passes."""
+        backbone, window, levels = self.backbone, self.cache.window, self.backbone.timesteps
+        rng = generator(self.seed, self.path.name, chunk.index)
+        draws = [backbone.noise(rng) for _ in levels]  # all before the first pass: a copy to the GPU waits for it
+        self.noise = hashlib.sha256(self.noise.encode() + draws[0].cpu().numpy().tobytes()).hexdigest()[:16]
+        x0 = x = draws[0]
+        for step, t in enumerate(levels):
+            window.begin_pass(step, clean=False)
+            x0 = backbone.denoise(x, t, condition, window)
+            if step + 1 < len(levels):
+                x = backbone.renoise(x0, levels[step + 1], draws[step + 1])
+        return x0
+
+    def _keep(self, chunk: Chunk, frames: Float[Tensor, "p 3 y x"], latents: Float[Tensor, "f s c"]) -> None:
         if not torch.isfinite(latents).all():
-            raise FloatingPointError(f"{self.trajectory.name}: NaN or infinity in chunk {chunk.index}; check weights and precision")
+            raise FloatingPointError(f"{self.path.name}: NaN or infinity in chunk {chunk.index}; check weights and precision")
         self.frames.add(frames)
         self.latents.add(latents.cpu())
         self.done = chunk.index + 1
+
+    def _take_backbone(self) -> None:
+        """Let the backbone hold this session's state; the session that used it last keeps its own until its next step."""
+        if _leave(self.backbone, self):
+            self.backbone.begin(self.path)
+            if self._backbone_state is not None:
+                self.backbone.restore(self._backbone_state)
+            self.backbone.user = weakref.ref(self)
+
+
+def _leave(backbone: Backbone, coming: Session | None) -> bool:
+    """Let the session that the backbone holds the state of keep it, if it can still go on. Returns whether it is another one than `coming`."""
+    holder = backbone.user and backbone.user()
+    if holder is not None and holder is not coming and holder._whole:
+        holder._backbone_state = backbone.state()
+    return holder is None or holder is not coming
+
+
+def generator(seed: int, name: str, chunk: int) -> torch.Generator:
+    """The noise of a chunk: the same for every policy and device."""
+    digest = hashlib.sha256(f"{seed}/{name}/{chunk}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -46,7 +46,7 @@ def backbone() -> TinyRoomsBackbone:
 
 @pytest.fixture(scope="session")
 def trajectory() -> Trajectory:
-    """30 frames, 10 chunks: two turns out and back, so that every part of every policy's window is in use."""
+    """33 frames, 11 chunks: two turns out and back, so that every part of every policy's window is in use."""
     return make_world(["R90L90R60L60"], hold_frames=3, degrees=10.0).trajectory(0)
 
 

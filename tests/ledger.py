@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 
 from harness.datatypes import Chunk, Trajectory
-from harness.rollout import chunks_of
+from harness.worlds.chunks import chunks_of
 
 
 class Ledger:

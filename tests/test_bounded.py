@@ -9,8 +9,8 @@ from harness.cache.attention import reference
 from harness.cache.reencode import Reencoder
 from harness.cache.stores import PinnedStore
 from harness.policy import PolicyWrapper
-from harness.rollout import chunks_of
 from harness.settings.command_line import check_overrides, label_of
+from harness.worlds.chunks import chunks_of
 from policies.sliding import SlidingPolicy
 from policies.wrappers.reencode import ReencodePolicy
 from tests.conftest import CONF, make_policy, make_world

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from harness.cache.attention import dense, reference
-from harness.rollout import chunks_of
 from harness.training.teacher import TeacherForcing
+from harness.worlds.chunks import chunks_of
 from tests.conftest import make_policy
 from tests.tolerances import SECOND_ROUTE, TEACHER_FORCING
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness.datatypes import KV, Chunk, Site
-from harness.rollout import chunks_of
+from harness.worlds.chunks import chunks_of
 from harness.worlds.poses import integrate, pinhole
 from policies.parts.select.coverage import CoverageSelector
 from policies.parts.select.fov import FovSelector

@@ -21,9 +21,8 @@ from harness.cache.page_files import write_page
 from harness.cache.stores import GpuStore, PinnedStore
 from harness.cache.tiers import TieredStore
 from harness.policy import PolicyWrapper
-from harness.rollout import rollout
+from harness.rollout import Snapshot, rollout
 from harness.snapshot.plain_values import decode, encode
-from harness.snapshot.snapshot import Snapshot
 from policies.wrappers.coded import CodedPolicy
 from tests.conftest import ROOT, make_policy, make_world
 
@@ -128,7 +127,7 @@ def test_damage_is_named(go, trajectory, tmp_path):
         go("worldkv", load=tmp_path)
     (folder / "tensors.safetensors").write_bytes(save({}))
     (folder / "session.json").write_text('{"schema": 99}')
-    with pytest.raises(ValueError, match="schema 99, this version reads 1"):
+    with pytest.raises(ValueError, match="schema 99, this version reads 2"):
         go("worldkv", load=tmp_path)
 
 
@@ -141,7 +140,7 @@ class Streaming(TinyRoomsBackbone):
 
 def test_a_backbone_that_keeps_state_is_refused_before_the_first_chunk(trajectory, tmp_path):
     seen = []
-    with pytest.raises(ValueError, match="Streaming keeps state between chunks that it cannot save"):
+    with pytest.raises(ValueError, match="Streaming keeps state between chunks that it cannot hand over"):
         rollout(Streaming(), make_policy("worldkv"), GpuStore(), trajectory, 0, observe=seen.append, snapshot=Snapshot(save=tmp_path))
     assert not seen and not list(tmp_path.iterdir())
 
@@ -200,7 +199,7 @@ import sys, torch
 sys.path.insert(0, {root!r})
 torch.set_num_threads(1)
 from pathlib import Path
-from harness.snapshot.snapshot import Snapshot
+from harness.rollout import Snapshot
 from harness.rollout import rollout
 from harness.cache.stores import PinnedStore
 from policies.wrappers.coded import CodedPolicy

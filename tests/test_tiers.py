@@ -231,7 +231,7 @@ def test_a_plan_is_made_once_a_chunk_and_its_time_counted_once(roll, backbone, t
 
 def test_long_rollouts_do_not_trace_every_past_frame(roll, monkeypatch):
     whole = roll(make_policy("sliding"))
-    monkeypatch.setattr("harness.rollout.TRACED", 20)
+    monkeypatch.setattr("harness.session.TRACED", 20)
     bare = roll(make_policy("sliding"))
     assert [s.unreachable_frames for s in bare.stats] == [len(s.unreachable) for s in whole.stats]
     assert all(s.stored is None is s.unreachable for s in bare.stats) and max(s.unreachable_frames for s in bare.stats) > 0

@@ -39,7 +39,7 @@ def test_casting_equals_brute_force(seed):
     world, _ = place(g, room, integrate(parse("WRD40", 10.0), 0.1))
     k = pinhole(80.0, (8, 8), len(world))
     o, d = rays(world, k, (8, 8))
-    hit = cast(room, o[:, None], d)
+    hit = cast(room, o, d)
     for f in (0, len(world) - 1):
         for n in range(0, 64, 5):
             depth, surface = one_ray(room, o[f].double().numpy(), d[f, n].double().numpy())

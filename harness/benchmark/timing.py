@@ -15,7 +15,8 @@ from harness.cache.bank import KVBank
 from harness.cache.stores import PackedStore
 from harness.datatypes import KV, Chunk, Condition, Geometry, Plan, Site, Trajectory
 from harness.policy import CachePolicy, PolicyWrapper
-from harness.rollout import chunks_of, rollout
+from harness.rollout import rollout
+from harness.worlds.chunks import chunks_of
 
 PARTS: tuple[str, ...] = ("plan", "assembly", "rope", "attention", "write", "network", "commit", "decode")
 

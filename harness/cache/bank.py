@@ -1,6 +1,7 @@
 """The page table: which frames are remembered, how many rows each has, where they are, and what moving them costs."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -179,6 +180,17 @@ class KVBank:
         for frame, packed in stored:
             self._below.put_packed(frame, packed.to(self.geometry.device))
             self._note_absent(frame, packed.present)
+
+    def fork(self, window: Store) -> "KVBank":
+        """A bank of the same frames over a copy of the window; pages are shared until one side replaces or drops them."""
+        twin = copy(self)
+        twin._window, twin._below = window, self._below.fork()
+        twin._rows, twin._latents, twin._held = dict(self._rows), dict(self._latents), dict(self._held)
+        return twin
+
+    def close(self) -> None:
+        """The session has ended: give back files and threads of the store."""
+        self._below.close()
 
     def _store(self, frame: int, page: Page) -> None:
         self._below.put_packed(frame, self._codec.pack(page))

@@ -1,6 +1,7 @@
 """The context buffer: the attention window as one `[context | chunk]` buffer per layer, and the seam of the backbone."""
 
 from collections.abc import Callable, Iterable
+from copy import copy
 
 import numpy as np
 import torch
@@ -202,6 +203,14 @@ class ContextBuffer(Store):
 
     def frames(self) -> Iterable[int]:
         return self._slots.keys()
+
+    def fork(self) -> "ContextBuffer":
+        """A window with the same rows in the same slots, copied."""
+        twin = copy(self)
+        twin._k, twin._v, twin._bias = (x[:, :, : self._length].clone() for x in (self._k, self._v, self._bias))
+        twin._tables = tuple(dict(table) for table in self._tables)
+        twin._slots, twin._times, twin._positions, twin._part, twin._masses, twin._seen = twin._tables
+        return twin
 
     def state(self) -> dict:
         """Between chunks: these rows and whose they are. Slots are kept, since their order decides the order of sums."""

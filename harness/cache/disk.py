@@ -98,6 +98,17 @@ class DiskStore(PackedStore):
     def nbytes(self) -> int:
         return self._nbytes
 
+    def fork(self) -> "DiskStore":
+        """Its files are hard links to ours, since files are replaced and never changed; copies where the file system has no links."""
+        twin = DiskStore(self.codec, self.folder, False, self.room)
+        twin._device, twin._sizes, twin._nbytes = self._device, dict(self._sizes), self._nbytes
+        for frame in self._sizes:
+            try:
+                os.link(self._path(frame), twin._path(frame))
+            except OSError:
+                shutil.copyfile(self._path(frame), twin._path(frame))
+        return twin
+
     def bytes_in(self, tier: str) -> int:
         return super().bytes_in(tier) + (sum(self._sizes[f] for f in self._ready) if tier == "cpu" else 0)
 

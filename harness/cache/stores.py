@@ -2,8 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from copy import copy
 from math import inf
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -85,6 +87,10 @@ class PackedStore(Store):
     def fetch(self, frame: int) -> Packed:
         """The page on the backbone's device."""
 
+    @abstractmethod
+    def fork(self) -> Self:
+        """A store with the same pages. Their memory is shared until one side replaces or drops them; nothing is copied."""
+
 
 class _InMemory(PackedStore):
     """The bookkeeping that both memory tiers share."""
@@ -115,6 +121,11 @@ class _InMemory(PackedStore):
     @property
     def nbytes(self) -> int:
         return self._nbytes
+
+    def fork(self) -> Self:
+        twin = copy(self)
+        twin._pages = dict(self._pages)
+        return twin
 
 
 class GpuStore(_InMemory):
@@ -178,6 +189,11 @@ class PinnedStore(_InMemory):
     def drop(self, frame: int) -> None:
         super().drop(frame)
         self._ready.pop(frame, None)
+
+    def fork(self) -> Self:
+        twin = super().fork()
+        twin._ready = {}  # what was fetched ahead is the other's
+        return twin
 
     def bytes_in(self, tier: str) -> int:
         return super().bytes_in(tier) + (sum(p.nbytes for p, _ in self._ready.values()) if tier == "gpu" else 0)

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from math import inf
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -98,6 +100,12 @@ class TieredStore(PackedStore):
     def close(self) -> None:
         for store in self._tiers:
             store.close()
+
+    def fork(self) -> Self:
+        twin = copy(self)
+        twin._tiers = [store.fork() for store in self._tiers]
+        twin._where, twin._order, twin._planned = dict(self._where), [dict(order) for order in self._order], {}
+        return twin
 
     def _enter(self, level: int, frame: int, packed: Packed) -> None:
         """Put a page into the first tier from `level` on that has or can make room."""

@@ -22,8 +22,9 @@ from harness.reporting.table import Run, comparison, headline
 from harness.results.identity import DECIDES, config_hash, deciding, run_path
 from harness.results.provenance import provenance
 from harness.results.run_folder import RunFolder
+from harness.rollout import Snapshot
 from harness.settings.nested import flatten
-from harness.snapshot.snapshot import Snapshot, is_saved
+from harness.snapshot.snapshot import is_saved
 from harness.system.files import write_atomic
 from harness.tracking.wandb_run import Label, log_to_wandb
 from metrics.fid import frechet

@@ -15,8 +15,7 @@ from harness.cache.stores import PackedStore
 from harness.datatypes import ChunkStats, Rollout, Trajectory
 from harness.policy import CachePolicy
 from harness.results.run_folder import Record
-from harness.rollout import rollout
-from harness.snapshot.snapshot import NO_SNAPSHOT, Snapshot
+from harness.rollout import NO_SNAPSHOT, Snapshot, rollout
 from harness.worlds.base import World
 from metrics.cost import cost
 from metrics.drift import drift

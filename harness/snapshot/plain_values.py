@@ -9,11 +9,11 @@ from torch import Tensor
 
 from harness.cache.page import Page
 from harness.cache.page_files import alone
-from harness.datatypes import KV, Chunk, Geometry, Plan, Site
+from harness.datatypes import KV, Chunk, ChunkStats, Geometry, Plan, Site, Trajectory
 
 PLAIN = (type(None), bool, int, float, str)
 SEQUENCES = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
-WORDS: dict[str, Any] = {t.__name__: t for t in (KV, Chunk, Page, Plan, Site)}  # the project's own frozen words may be in a state
+WORDS: dict[str, Any] = {t.__name__: t for t in (KV, Chunk, ChunkStats, Page, Plan, Site, Trajectory)}  # the project's own frozen words may be in a state
 
 
 def encode(value: Any, tensors: dict[str, Tensor], path: str) -> object:

@@ -39,9 +39,13 @@ class PeakMemory:
     """Peak device memory of a rollout: the allocator's figure on a GPU, the cache's own bytes elsewhere."""
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda, self._peak = device.type == "cuda", 0
+        self._device, self._cuda, self._peak = device, device.type == "cuda", 0
+
+    def reset(self) -> None:
+        """A rollout begins. Its forks do not reset: what they take is part of its peak."""
+        self._peak = 0
         if self._cuda:
-            torch.cuda.reset_peak_memory_stats(device)
+            torch.cuda.reset_peak_memory_stats(self._device)
 
     def read(self, cache_bytes: int) -> int:
         self._peak = torch.cuda.max_memory_allocated() if self._cuda else max(self._peak, cache_bytes)

@@ -42,6 +42,11 @@ def integrate(actions: Float[Tensor, "f 6"], step: float) -> Float[Tensor, "f 4 
     return c2w.float()
 
 
+def onward(pose: Float[Tensor, "4 4"], actions: Float[Tensor, "f 6"], step: float) -> Float[Tensor, "f 4 4"]:
+    """The poses that actions lead to from `pose`, one each; the first action already moves. step: metres a frame."""
+    return pose @ integrate(torch.cat([actions.new_zeros(1, 6), actions]), step)[1:]
+
+
 def differentiate(c2w: Float[Tensor, "f 4 4"], step: float) -> Float[Tensor, "f 6"]:
     """Actions (columns `ACTIONS`) that lead along a path: the inverse of `integrate`, wherever the path starts.
 

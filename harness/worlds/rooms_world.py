@@ -6,9 +6,10 @@ import torch
 
 from harness.datatypes import Trajectory
 from harness.worlds.base import World, given_frames
+from harness.worlds.covisibility import CoVisibility
 from harness.worlds.poses import integrate, pinhole
 from harness.worlds.revisits import find_pairs
-from harness.worlds.rooms import SEEDS, covisibility, make_room, place, render
+from harness.worlds.rooms import SEEDS, make_room, place, render
 from harness.worlds.scripted import pad, parse
 
 
@@ -67,5 +68,5 @@ class RoomsWorld(World):
             images=frames[:given],
             pairs=find_pairs(c2w, self.fov, 1, self.min_gap, overlap=self.overlap),
             reference=frames,
-            overlap=covisibility(room, c2w, intrinsics, self.size),
+            overlap=CoVisibility(room.scene, c2w, intrinsics, self.size),
         )

@@ -9,8 +9,7 @@ from harness.cache.disk import DiskStore
 from harness.cache.page import Page
 from harness.cache.stores import GpuStore, PinnedStore
 from harness.cache.tiers import TieredStore
-from harness.rollout import rollout
-from harness.snapshot.snapshot import Snapshot
+from harness.rollout import Snapshot, rollout
 from tests.conftest import make_policy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

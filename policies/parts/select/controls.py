@@ -32,8 +32,9 @@ class OracleSelector(Selector):
     """True co-visibility from the world's own geometry: what the best pose-based selector could know."""
 
     def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
-        if chunk.overlap is None:
-            raise ValueError("the oracle needs true co-visibility, which only worlds with geometry have; use world=rooms or another selector")
+        overlap = chunk.overlap  # computed as it is read
+        if overlap is None:
+            raise ValueError("the oracle needs true co-visibility, which only worlds with geometry have; use world=rooms, world=houses or another selector")
         size = len(chunk.c2w)
-        scores = [chunk.overlap[:, c * size : (c + 1) * size].amax(1).mean().item() for c in candidates]
+        scores = [overlap[:, c * size : (c + 1) * size].amax(1).mean().item() for c in candidates]
         return by_score([round(s, 6) for s in scores], candidates)

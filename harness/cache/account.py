@@ -1,0 +1,58 @@
+"""What a chunk cost and what is held after it: the columns of `ChunkStats`."""
+
+import torch
+
+from harness.backbone import Backbone
+from harness.cache.kv_cache import KVCache
+from harness.datatypes import Chunk, ChunkStats, Plan
+from harness.system.meters import Clock, PeakMemory, host_bytes, open_files
+
+PARTS = dict.fromkeys(("seconds_plan", "seconds_assemble", "seconds_passes", "seconds_commit", "seconds_decode"), 0.0)
+
+
+class Account:
+    """Kept by a session beside its chunks. clock: laps of the parts of a chunk."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.clock, self._peak = Clock(device), PeakMemory(device)
+        self._moved = self._rotated = 0
+
+    def begin(self) -> None:
+        """A rollout begins, which is no fork of another."""
+        self._peak.reset()
+
+    def open(self, cache: KVCache) -> None:
+        """A chunk begins: what was moved and rotated before is not its own."""
+        self._moved, self._rotated = cache.bank.bytes_moved, cache.window.rows_rotated
+        self.clock.start()
+
+    def close(
+        self, chunk: Chunk, plan: Plan, taken: dict[int, int], stored: tuple[int, ...] | None, frames_px: int, forced: bool, cache: KVCache, backbone: Backbone
+    ) -> ChunkStats:
+        """A chunk has ended. taken: rows that the window took of each frame. stored: rows of every past frame, if the trace is kept."""
+        window, bank = cache.window, cache.bank
+        return ChunkStats(
+            chunk=chunk.index,
+            start=chunk.start,
+            frames=len(chunk.frames),
+            frames_px=frames_px,
+            forced=forced,
+            attended_rows=window.attended_rows,
+            window_bytes=window.rows * backbone.geometry.row_bytes,
+            bank_bytes_gpu=bank.nbytes("gpu"),
+            bank_bytes_cpu=bank.nbytes("cpu"),
+            bank_bytes_disk=bank.nbytes("disk"),
+            bytes_moved=bank.bytes_moved - self._moved,
+            rows_rotated=window.rows_rotated - self._rotated,
+            unreachable_frames=chunk.start - len(plan.candidates) - sum(f not in plan.candidates for f in plan.frames),
+            state_bytes=backbone.state_bytes,
+            peak_bytes=self._peak.read(window.nbytes + bank.nbytes("gpu") + backbone.state_bytes),
+            **PARTS | self.clock.take(chunk.index),
+            retrieved=plan.retrieved,
+            attended=plan.frames,
+            unreachable=None if stored is None else tuple(sorted(set(range(chunk.start)) - set(plan.frames) - plan.candidates)),
+            stored=stored,
+            taken=tuple(taken[f] for f in plan.frames),
+            host_bytes=host_bytes(),
+            open_files=open_files(),
+        )

@@ -1,0 +1,86 @@
+"""A path cut into chunks. Latent frame `i` takes the pose of video frame `stride_px * i`; paths end at a whole chunk."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.datatypes import Chunk, Geometry, Overlap, Trajectory
+from harness.worlds.poses import onward
+
+
+def chunk_count(path: Trajectory, g: Geometry) -> int:
+    """Whole chunks of a path."""
+    return -(-len(path.c2w) // g.stride_px) // g.chunk
+
+
+def chunk_at(path: Trajectory, g: Geometry, index: int) -> Chunk:
+    """Chunk `index` of a path. Raises ValueError where the path ends before."""
+    if index >= chunk_count(path, g):
+        found = f"{path.name}: chunk {index} of {g.chunk} latent frames is not within the {len(path.c2w)} video frames of the path"
+        raise ValueError(f"{found}; use a longer trajectory, or give poses or actions to `step`")
+    first, last = index * g.chunk, (index + 1) * g.chunk - 1
+    at = slice(first * g.stride_px, last * g.stride_px + 1, g.stride_px)  # a slice: indices would copy, and cost more than the loop around them
+    views = range(0, last * g.stride_px + 1, g.stride_px)  # of all latent frames so far
+    covisible = partial(path.overlap, views[first:], views) if path.overlap else None
+    return Chunk(index, first, path.c2w[at], path.intrinsics[at], path.actions[at], covisible)
+
+
+def chunks_of(path: Trajectory, g: Geometry) -> list[Chunk]:
+    """All chunks of a path."""
+    return [chunk_at(path, g, i) for i in range(chunk_count(path, g))]
+
+
+def led_on(
+    path: Trajectory,
+    g: Geometry,
+    done: int,
+    c2w: Float[Tensor, "p 4 4"] | None,
+    actions: Float[Tensor, "p 6"] | None,
+    intrinsics: Float[Tensor, "p 4"] | None,
+) -> Trajectory:
+    """The path up to chunk `done`, and from there one chunk along these poses or actions; what was known of its future is gone.
+
+    Poses are made of actions where the path says how far a key moves (`metres`), actions are zero where only poses are given,
+    intrinsics stay those of the last frame. Raises ValueError for what is no whole chunk, and for actions whose poses nobody knows.
+    """
+    start = g.frames_px(done * g.chunk)
+    count = g.frames_px((done + 1) * g.chunk) - start
+    for name, x in (("c2w", c2w), ("actions", actions), ("intrinsics", intrinsics)):
+        if x is not None and len(x) != count:
+            raise ValueError(f"step: {len(x)} {name} are given, chunk {done} of {path.name} has {count} video frames; give one a video frame")
+    if c2w is None:
+        if actions is None or not path.metres:
+            raise ValueError(f"step: actions of {path.name} say nothing of the pose; give c2w too, or start the path with `metres` (a key moves a frame)")
+        c2w = onward(path.c2w[start - 1], actions, path.metres)
+    ahead = {
+        "c2w": c2w,
+        "actions": torch.zeros(count, 6) if actions is None else actions,
+        "intrinsics": path.intrinsics[start - 1 : start].expand(count, 4) if intrinsics is None else intrinsics,
+    }
+    return replace(path, overlap=None, **_joined(path, start, ahead))
+
+
+def led_back(path: Trajectory, g: Geometry, done: int, frames: Sequence[int]) -> Trajectory:
+    """The path up to chunk `done`, and from there one chunk that shows the views of earlier video frames again.
+
+    The camera jumps: actions are zero, and a backbone that is steered by moves cannot follow. True co-visibility stays known.
+    """
+    start = g.frames_px(done * g.chunk)
+    views = torch.tensor(frames)
+    ahead = {"c2w": path.c2w[views], "actions": torch.zeros(len(views), 6), "intrinsics": path.intrinsics[views]}
+    overlap = path.overlap and partial(_as_seen_before, path.overlap, start, tuple(frames))
+    return replace(path, overlap=overlap, **_joined(path, start, ahead))
+
+
+def _as_seen_before(overlap: Overlap, start: int, frames: Sequence[int], rows: Sequence[int], columns: Sequence[int]) -> Float[Tensor, "n m"]:
+    """The overlap of a path whose video frames from `start` on show what `frames` show."""
+    rows, columns = ([frames[i - start] if i >= start else i for i in some] for some in (rows, columns))
+    return overlap(rows, columns)
+
+
+def _joined(path: Trajectory, start: int, ahead: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.cat([getattr(path, name)[:start], x.to(path.c2w)]) for name, x in ahead.items()}

@@ -1,0 +1,71 @@
+"""How much of one view another one shows: from the scene's own geometry, with occlusion, for the pairs that are asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from harness.worlds.poses import rays
+from harness.worlds.raycast import cast
+from harness.worlds.scene import Scene
+
+PAIRS = 4096  # pairs of views that are looked at together
+NEARER = 0.98  # a point is occluded by what is nearer than this share of the way to it
+
+
+@dataclass(frozen=True)
+class CoVisibility:
+    """Mutual co-visibility of views of a scene: the smaller of the two shares of one view's surface points that the other sees
+    too, inside its frustum and not occluded; from `samples`^2 rays a view.
+
+    No pair is looked at before it is asked for: a tour of 300 frames has 90,000 of them, and few are ever of use.
+    """
+
+    scene: Scene
+    c2w: Float[Tensor, "f 4 4"]
+    intrinsics: Float[Tensor, "f 4"]
+    size: tuple[int, int]
+    samples: int = 8
+
+    def __call__(self, rows: Sequence[int], columns: Sequence[int]) -> Float[Tensor, "n m"]:
+        """Of each view of `rows` with each of `columns`."""
+        first, second = torch.as_tensor(list(rows)), torch.as_tensor(list(columns))
+        a, b = (x.flatten() for x in torch.meshgrid(first, second, indexing="ij"))
+        return self.pairs(a, b).view(len(first), len(second))
+
+    def pairs(self, a: Int[Tensor, "n"], b: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """Of views `a[i]` and `b[i]`."""
+        shares = [
+            torch.minimum(self.seen(self._points[i], j).float().mean(1), self.seen(self._points[j], i).float().mean(1))
+            for i, j in zip(a.split(PAIRS), b.split(PAIRS), strict=True)
+        ]
+        return torch.cat(shares)
+
+    @cached_property
+    def _points(self) -> Float[Tensor, "f s 3"]:
+        """Where the rays of every view meet surfaces: as many rays as a few images have."""
+        return self.points(torch.arange(len(self.c2w)))
+
+    def points(self, view: Int[Tensor, "n"]) -> Float[Tensor, "n s 3"]:
+        """Where the rays of views meet surfaces."""
+        origin, direction = rays(self.c2w[view], self.intrinsics[view], (self.samples, self.samples), self.samples / self.size[0])
+        return origin[:, None] + cast(self.scene, origin, direction, self._cells[view]).depth[..., None] * direction
+
+    @cached_property
+    def _cells(self) -> Int[Tensor, "f"]:
+        return self.scene.locate(self.c2w[:, :3, 3])
+
+    def seen(self, points: Float[Tensor, "n s 3"], view: Int[Tensor, "n"]) -> Bool[Tensor, "n s"]:
+        """Which points of surfaces each view sees."""
+        c2w, (fx, fy, cx, cy) = self.c2w[view], self.intrinsics[view].T[..., None]
+        ray = points - c2w[:, None, :3, 3]
+        x, y, z = (ray @ c2w[:, :3, :3]).unbind(-1)
+        column, row = x / z.clamp(min=1e-6) * fx + cx, y / z.clamp(min=1e-6) * fy + cy
+        seen = (z > 0) & (column >= 0) & (column <= self.size[1]) & (row >= 0) & (row <= self.size[0])
+        at, point = seen.nonzero().unbind(1)
+        hit = cast(self.scene, c2w[at, :3, 3], ray[at, point, None], self._cells[view[at]])
+        seen[at, point] = hit.depth[:, 0] > NEARER
+        return seen

@@ -1,0 +1,93 @@
+"""`world=houses`: tours of held-out houses that come back to a room after other rooms."""
+
+from collections.abc import Sequence
+
+from harness.datatypes import Trajectory
+from harness.worlds.base import PROTOCOLS, World
+from harness.worlds.covisibility import CoVisibility
+from harness.worlds.houses import House, make_house, plan_house
+from harness.worlds.plans import check_rooms
+from harness.worlds.poses import pinhole
+from harness.worlds.render import render
+from harness.worlds.revisits import find_pairs
+from harness.worlds.rooms import SEEDS
+from harness.worlds.tours import Tour, Wish, tour
+
+SPARE = 10_000  # trajectory i takes seed i of its split or, if that house has no such tour, i + 10,000, i + 20,000 and so on
+TRIES = 40
+
+
+class HousesWorld(World):
+    """A tour through each of `trajectories` houses of a split, `chunks` chunks long, that comes back `returns` times, see `tours.Wish`.
+
+    protocol: `guided` gives everything up to the first view that is scored, `free` the first chunk. start: the first house of the split.
+    size: pixels (rows, columns). step, degrees: metres and turn of a frame. gap: chunks from a look around to being back, at least. rooms: fewest
+    and most. twins: share of rooms that look like another. loops: chance of a doorway that no room needs. min_gap, overlap: when a
+    return counts as a revisit (see `find_pairs`): by true co-visibility.
+    """
+
+    def __init__(
+        self,
+        trajectories: int,
+        chunks: int,
+        route: str,
+        returns: int,
+        gap: int,
+        protocol: str,
+        split: str,
+        start: int,
+        size: Sequence[int],
+        fov: float,
+        step: float,
+        degrees: float,
+        rooms: Sequence[int],
+        twins: float,
+        loops: float,
+        min_gap: int,
+        overlap: float,
+        chunk_px: int,
+    ) -> None:
+        if not 1 <= trajectories <= SPARE:
+            raise ValueError(f"world.trajectories={trajectories}; use 1 to {SPARE}")
+        if split not in SEEDS:
+            raise ValueError(f"world.split={split!r}; use one of {', '.join(SEEDS)}")
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"world.protocol={protocol!r}; use one of {', '.join(PROTOCOLS)}")
+        if start < 0 or start + trajectories + TRIES * SPARE > len(SEEDS[split]):
+            raise ValueError(f"world.start={start}; a split has {len(SEEDS[split])} houses, use 0 to {len(SEEDS[split]) - trajectories - TRIES * SPARE}")
+        check_rooms(tuple(rooms), twins, loops)
+        self.wish = Wish(chunks * chunk_px, step, degrees, route, returns, gap * chunk_px)
+        self.protocol, self.seeds, self.start = protocol, SEEDS[split], start
+        self.house = (tuple(rooms), twins, loops)
+        self.size, self.fov = (size[0], size[1]), fov
+        self.min_gap, self.overlap, self.chunk_px = min_gap, overlap, chunk_px
+        self._names = tuple(f"{split}{i:04d}_{route}" for i in range(start, start + trajectories))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._names
+
+    def trajectory(self, index: int) -> Trajectory:
+        house, walked = self.find(index)
+        c2w, intrinsics = walked.c2w, pinhole(self.fov, self.size, len(walked.c2w))
+        truth = CoVisibility(house.scene, c2w, intrinsics, self.size)
+        pairs = find_pairs(c2w, self.fov, 1, self.min_gap, overlap=self.overlap, truth=truth)
+        frames = render(house.scene, c2w, intrinsics, self.size)
+        given = self.chunk_px
+        if self.protocol == "guided":
+            scored = min((p.revisit for p in pairs), default=len(c2w))
+            given = max(given, min(scored, len(c2w) - self.chunk_px) // self.chunk_px * self.chunk_px)
+        return Trajectory(self._names[index], c2w, intrinsics, walked.actions, frames[:given], pairs, reference=frames, overlap=truth)
+
+    def find(self, index: int) -> tuple[House, Tour]:
+        """The house of a trajectory and the tour through it. Raises ValueError if none of `TRIES` houses has such a tour."""
+        wish, reason = self.wish, ""
+        for i in range(TRIES):
+            seed = self.seeds[self.start + index + i * SPARE]
+            try:
+                walked = tour(plan_house(seed, *self.house), seed, wish.frames, wish.step, wish.degrees, wish.route, wish.returns, wish.gap)
+            except ValueError as error:
+                reason = str(error)
+            else:
+                return make_house(seed, *self.house), walked
+        raise ValueError(f"none of {TRIES} houses has such a tour; the last one: {reason}")

@@ -1,0 +1,104 @@
+"""Recall probes: the rollout does not notice them, policies are not told, and they measure what was seen long ago."""
+
+import pytest
+import torch
+
+from backbones.rooms import TinyRoomsBackbone
+from harness.cache.disk import DiskStore
+from harness.cache.stores import GpuStore
+from harness.evaluation.probes import Probe, Prober, Probes, cannot, schedule, seen
+from harness.policy import PolicyWrapper
+from harness.rollout import rollout
+from harness.worlds.chunks import chunk_count
+from metrics.frame import PSNR
+from metrics.recall import mean_recall, score_probes
+from tests.conftest import make_policy, make_world
+
+COST = ("attended_rows", "window_bytes", "bank_bytes_gpu", "bytes_moved", "rows_rotated", "retrieved", "attended", "unreachable", "stored", "taken")
+
+
+@pytest.fixture(scope="module")
+def path():
+    """18 chunks: the camera turns away and stays away, so that early views are out of sight for long."""
+    return make_world(["R180R90L60R60L60R60L90"], degrees=10.0, hold_frames=3).trajectory(0)
+
+
+def roll(backbone, policy, path, probes=(), store=None):
+    prober = Prober(probes)
+    forced = backbone.encode(path.images)[:3]
+    return rollout(backbone, policy, store or GpuStore(), path, 0, forced, before=prober.before), prober.views
+
+
+@pytest.mark.parametrize("name", ["full", "worldkv", "worldkv_rebased", "sliding", "h2o", "tempcache", "places", "oracle", "reencode"])
+def test_the_rollout_does_not_notice(name, backbone, path):
+    probes = schedule(path, backbone.geometry, Probes(6, (2, 4)), 1)
+    assert len(probes) >= 4
+    plain, _ = roll(backbone, make_policy(name), path)
+    probed, views = roll(backbone, make_policy(name), path, probes)
+    assert len(views) == len(probes)
+    assert torch.equal(plain.latents, probed.latents) and torch.equal(plain.frames, probed.frames) and plain.noise == probed.noise
+    assert [[getattr(s, c) for c in COST] for s in plain.stats] == [[getattr(s, c) for c in COST] for s in probed.stats]
+
+
+def test_files_of_probes_go(backbone, path, tmp_path):
+    probes = schedule(path, backbone.geometry, Probes(4, (2, 4)), 1)
+    store = DiskStore(folder=str(tmp_path))
+    roll(backbone, make_policy("worldkv"), path, probes, store)
+    assert len(list(tmp_path.iterdir())) == 1, "the rollout's own folder alone"
+    store.close()
+
+
+def test_a_schedule_keeps_to_its_gaps(backbone, path):
+    g, total = backbone.geometry, chunk_count(path, backbone.geometry)
+    probes = schedule(path, g, Probes(8, (2, 4)), 2)
+    shown = seen(path, g, total)
+    assert len({p.chunk for p in probes}) == len(probes) <= 8 and {p.gap >= 4 for p in probes} == {True, False}
+    for p in probes:
+        assert p.chunk >= 2 and p.gap >= 2
+        last = max(c for c in range(p.chunk) if shown[p.target, c])
+        assert p.chunk - last == p.gap
+        assert not shown[p.target, : p.target].any(), "the first visit, not a later one"
+        assert not shown[p.target, last + 1 : p.chunk].any()
+    assert schedule(path, g, Probes(8, (2, 4)), 2) == probes
+    assert schedule(path, g, Probes(0), 2) == []
+
+
+class Told(PolicyWrapper):
+    """Notes what a policy is told."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def plan(self, chunk, bank):
+        assert set(vars(chunk)) == {"index", "start", "c2w", "intrinsics", "actions", "covisible"}
+        return super().plan(chunk, bank)
+
+
+def test_a_probe_shows_the_earlier_view(backbone, path):
+    """What the fork is asked for is the earlier pose, as the next chunk; the scores are those of its frames."""
+    probe = Probe(10, 3, 7)
+    out, (view,) = roll(backbone, Told(make_policy("oracle")), path, [probe])
+    assert view.frames == (9, 10, 11) and {9, 10, 11} <= set(view.retrieved), "true co-visibility finds the view itself"
+    (row,) = score_probes([view], out, path, [PSNR()])
+    error = (out.frames[9:12] - view.shown).square().mean((1, 2, 3))
+    assert row["psnr"] == pytest.approx((-10 * error.log10()).mean().item(), abs=1e-4)
+    true = (path.reference[9:12] - view.shown).square().mean((1, 2, 3))
+    assert row["psnr_true"] == pytest.approx((-10 * true.log10()).mean().item(), abs=1e-4)
+    assert mean_recall([row, row | {"psnr": row["psnr"] + 2}])["recall/psnr"] == pytest.approx(row["psnr"] + 1)
+    assert score_probes([], out, path, [PSNR()]) == [] and mean_recall([]) == {}
+
+
+def test_who_cannot_be_probed_says_why(backbone):
+    class Moves(TinyRoomsBackbone):
+        jumps = False
+
+    assert cannot(backbone) == ""
+    assert "steered by moves" in cannot(Moves())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), [((-1, (4,)), "probes.count=-1"), ((8, ()), "probes.gaps"), ((8, (0, 4)), "1 or more"), ((8, (8, 4)), "rising")]
+)
+def test_settings_are_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Probes(*settings)
