@@ -34,8 +34,8 @@ class ResultWriter(BasePredictionWriter):
                 save_image(self.folder.path / "trajectories" / f"{record.name}.png", to_uint8(torch.cat(list(picked), 1)[None])[0])
             if module.world.names.index(record.name) < self.videos:
                 self._videos(record, rollout, trajectory)
-        if prediction.features is not None:
-            self.folder.write_features(record.name, *(x.numpy() for x in prediction.features))
+        if prediction.features:
+            self.folder.write_features(record.name, {m: {k: x.numpy() for k, x in kept.items()} for m, kept in prediction.features.items()})
         self.folder.write(record)
 
     def _videos(self, record: Record, rollout: Rollout, trajectory: Trajectory) -> None:

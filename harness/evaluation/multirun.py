@@ -12,7 +12,6 @@ from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from harness.results.identity import run_path
 from harness.results.run_folder import RunFolder
@@ -69,11 +68,10 @@ def record_failure(folder: Path, error: Exception) -> None:
 def conclude(jobs: Sequence[Job]) -> int:
     """Print one comparison for each set of comparable runs, draw the last one, name what is missing. Returns how many are."""
     from harness.reporting.pictures import experiment_pictures  # takes seconds (torch, matplotlib)
-    from harness.reporting.table import Run, comparison
+    from harness.reporting.table import Run
+    from harness.reporting.terminal import comparison, console
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    out = console()
     missing, last = [], {}
     for job in jobs:
         folder = RunFolder(job.path)
@@ -84,14 +82,14 @@ def conclude(jobs: Sequence[Job]) -> int:
             run = results["run"]
             last[job.path.parent, run["comparable"]] = Run(run["label"], job.path, results, folder.values())
     for (experiment, _), current in last.items():
-        console.print(comparison(experiment, current))
+        out.print(comparison(experiment, current.path, out.width), highlight=False)
     for experiment in {e for e, _ in last}:
         current = [run for (e, _), run in last.items() if e == experiment][-1]
         experiment_pictures(experiment, current)
     for job in missing:
-        console.print(f"not finished: {' '.join(job.overrides)}: {_reason(job.path)}", style="red", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"not finished: {' '.join(job.overrides)}: {_reason(job.path)}", style="red", markup=False, highlight=False, soft_wrap=True)
     folders = ", ".join(sorted({str(j.path.parent) for j in jobs}))
-    console.print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are finished: {folders}", highlight=False)
+    out.print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are finished: {folders}", highlight=False)
     return len(missing)
 
 

@@ -5,8 +5,6 @@ docs/endurance.png); then every block between
 `<!-- NAME -->` and `<!-- end -->` in the README is written anew from policies and docs/results. A test compares.
 """
 
-import importlib
-import inspect
 import json
 import re
 import shutil
@@ -14,7 +12,6 @@ import sys
 from pathlib import Path
 
 import imageio.v3 as iio
-import yaml
 
 from harness.reporting.doctables import BENCH_KEPT, BENCHES, KEPT, PICTURES, results_table
 from harness.reporting.endurance import endurance
@@ -23,6 +20,7 @@ from harness.reporting.table import BASELINE, Run, finished_runs
 from harness.results.run_folder import RunFolder
 from harness.results.statistics import paired
 from harness.settings.command_line import ROOT
+from harness.settings.policy_line import policy_line
 from harness.system.files import write_atomic
 
 RESULTS = ROOT / "docs" / "results"
@@ -34,14 +32,7 @@ ENDURANCE = "endurance"  # one long rollout a policy: a picture and no table
 def policy_table() -> str:
     """One row a policy: its YAML's comment, or else the first sentence of its class."""
     rows = ["| policy | what it does |", "| --- | --- |"]
-    for file in sorted((ROOT / "conf" / "policy").glob("*.yaml")):
-        text = file.read_text()
-        if text.startswith("# "):
-            what = text.splitlines()[0].removeprefix("# ")
-        else:
-            module, _, name = yaml.safe_load(text)["_target_"].rpartition(".")
-            what = " ".join((inspect.getdoc(getattr(importlib.import_module(module), name)) or "").split())
-        rows.append(f"| `{file.stem}` | {what} |")
+    rows += [f"| `{file.stem}` | {policy_line(file.stem)} |" for file in sorted((ROOT / "conf" / "policy").glob("*.yaml"))]
     return "\n".join(rows)
 
 
