@@ -112,8 +112,8 @@ class EvalModule(L.LightningModule):
 def chunk_row(stats: ChunkStats) -> dict[str, float | str]:
     """A chunk's row in chunks.csv; lists (of frames, or of rows a frame) as space-separated text, if they were traced."""
     lists = ("retrieved", "attended", "unreachable", "stored", "taken")
-    row = {k: getattr(stats, k) for k in stats.__dataclass_fields__ if k not in lists} | held(stats)
-    return row | {k: " ".join(map(str, getattr(stats, k))) for k in lists if getattr(stats, k) is not None}
+    row: dict[str, float | str] = {k: getattr(stats, k) for k in stats.__dataclass_fields__ if k not in lists}
+    return row | held(stats) | {k: " ".join(map(str, getattr(stats, k))) for k in lists if getattr(stats, k) is not None}
 
 
 def top_view(c2w: Float[Tensor, "p 4 4"]) -> list[list[float]]:

@@ -36,10 +36,10 @@ def shared_chunks(trajectories: Sequence[list[Row]]) -> tuple[int, dict[int, lis
     return len(best), {x: [by_start[x][who] for who in sorted(best)] for x in kept.get(best, [])}
 
 
-def over_rollout(trajectories: Sequence[list[Row]]) -> dict[str, list]:
-    """`OVER_ROLLOUT` by first latent frame: medians over the trajectories, and how many these are."""
+def over_rollout(trajectories: Sequence[list[Row]]) -> tuple[int, dict[str, list[float]]]:
+    """How many trajectories, and over them the medians of `OVER_ROLLOUT` by first latent frame (key "frame")."""
     n, rows = shared_chunks(trajectories)
-    return {"frame": list(rows), "n": n, **{key: [median(value(r) for r in rows[x]) for x in rows] for key, value in OVER_ROLLOUT.items()}}
+    return n, {"frame": [float(x) for x in rows]} | {key: [median(value(r) for r in rows[x]) for x in rows] for key, value in OVER_ROLLOUT.items()}
 
 
 def means(trajectories: Sequence[list[Row]]) -> list[dict[str, float]]:

@@ -100,8 +100,8 @@ def _run(run: Run, group: Sequence[Run], settings: Sequence[str], columns: Seque
 
 def _over_rollout(run: Run) -> dict[str, list | int]:
     """FPS, stored bytes and tokens of generated chunks by first latent frame: the median over `n` of the run's trajectories."""
-    curves = over_rollout([r.chunks for r in run.records])
-    return {"n": curves.pop("n"), "of": len(run.records), **{k: [_round(v) for v in values] for k, values in curves.items()}}
+    n, curves = over_rollout([r.chunks for r in run.records])
+    return {"n": n, "of": len(run.records), **{k: [_round(v) for v in values] for k, values in curves.items()}}
 
 
 def _against(run: Run, where: Callable[[dict], float], keys: Sequence[str], most: int = 12) -> dict[str, list]:

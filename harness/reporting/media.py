@@ -92,8 +92,8 @@ def cost_plot(path: Path, series: dict[str, list[list[dict]]], title: str) -> No
     factors = {c.key: c.factor for c in costs()}
     shared = []
     for name, trajectories in series.items():
-        curves = over_rollout(trajectories)
-        shared.append(f"{curves['n']} of {len(trajectories)}")
+        n, curves = over_rollout(trajectories)
+        shared.append(f"{n} of {len(trajectories)}")
         for axis, key in zip(axes, panels, strict=True):
             axis.plot(curves["frame"], [v * factors[key] for v in curves[key]], label=name, linewidth=1.6)
     for axis, label in zip(axes, panels.values(), strict=True):

@@ -18,7 +18,7 @@ from metrics.column import Column
 
 WIDE = 140  # of output that goes to a file, where nobody said how wide
 GAP = 2  # between columns
-ENDS = {"floor": "floor: an unrelated view", "ceiling": "ceiling: codec round trip"}
+ENDS = {"floor": "floor: an unrelated view of the rollout", "ceiling": "ceiling: the codec's round trip of the true view"}
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,13 @@ def console() -> Console:
 
 def fitted(names: Part, parts: Sequence[Part], width: int) -> tuple[Table, list[str]]:
     """The table of the columns that `width` characters have room for, and the headings of the others. Nothing is cut off: names
-    are wrapped, and of the columns those of the highest rank are left out."""
+    are wrapped, and columns are left out, those of the highest rank first."""
     words = max((len(word) for text in (names.heading, *names.cells) for word in text.split()), default=1)
     first = min(names.width, max(words, width // 4))
     chosen: list[Part] = []
     for part in sorted(parts, key=lambda p: p.rank):
-        if first + sum(GAP + p.width for p in (*chosen, part)) > width and chosen:
-            break
-        chosen.append(part)
+        if not chosen or first + sum(GAP + p.width for p in (*chosen, part)) <= width:
+            chosen.append(part)
     kept = [p for p in parts if any(p is c for c in chosen)]
     first = min(names.width, max(first, width - sum(GAP + p.width for p in kept)))
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
@@ -69,9 +68,10 @@ def heading(column: Column) -> str:
     return column.heading.replace(" revisit", "\nrevisit").replace(" true view", "\ntrue view").replace("tokens ", "tokens\n").replace(" frames", "\nframes")
 
 
-def comparison_table(runs: list[Run], baseline: str, width: int, current: Path | None = None) -> tuple[Table, list[str]]:
-    """Runs by group, the best quality first, above floor, ceiling and what a paper published. current: the run to mark.
+def comparison_table(runs: list[Run], baseline: str, width: int, current: Path | None = None) -> list[Table | Text]:
+    """Runs by group, the best quality first, above floor, ceiling and what a paper published; then what there was no room for.
 
+    current: the run to mark.
     Below a value with an interval stands the interval. Each difference is to the baseline, paired over trajectories.
     """
     published = {policy: figures for run in runs for policy, figures in (run.about["config"].get("published") or {}).items()}
@@ -90,14 +90,16 @@ def comparison_table(runs: list[Run], baseline: str, width: int, current: Path |
         if c.difference and any(r.base for r in found) and len(found) > 1:
             cells = [_difference(r, c) for r in found] + [""] * len(below)
             parts.append(Part(f"to\n{baseline}" if len(baseline) < 16 else "to the\nbaseline", c.rank + (0.5 if c.rank == 1 else 3), cells, [""] * len(cells)))
-    return fitted(names, parts, width)
+    table, left_out = fitted(names, parts, width)
+    under = "; ".join(text for end, text in ENDS.items() if end in names.cells)
+    said = [Text(text, style="dim") for text in (under, f"not shown for lack of room: {', '.join(left_out)}" if left_out else "") if text]
+    return [Text(""), table, *said]
 
 
 def terminal(title: str, runs: list[Run], baseline: str, width: int) -> Group:
     """Everything about an experiment's runs that the width has room for."""
-    table, left_out = comparison_table(runs, baseline, width)
     about = f"{title}: mean, 95 % interval below it; differences to {baseline} are paired over trajectories"
-    return Group(Text(about), Text(""), table, *_said(left_out), *(Text(f"note: {n}") for n in notes(runs, baseline)))
+    return Group(Text(about), *comparison_table(runs, baseline, width), *(Text(f"note: {n}") for n in notes(runs, baseline)))
 
 
 def comparison(experiment: Path, current: Path, width: int) -> Group:
@@ -107,9 +109,9 @@ def comparison(experiment: Path, current: Path, width: int) -> Group:
     same, about = [r for r in runs if r.group == mine.group], mine.about
     for run in same:
         run.group = 0
-    table, left_out = comparison_table(same, BASELINE, width, mine.path)
     made = f"{about['trajectories']} trajectories of {about['world']}, {about['protocol']}, by {about['backbone']}, seed {about['seed']}"
-    lines = [Text(f"{experiment.resolve().name}: {made}, on {about['device']}; mean, 95 % interval below it"), Text(""), table, *_said(left_out)]
+    lines: list[Table | Text] = [Text(f"{experiment.resolve().name}: {made}, on {about['device']}; mean, 95 % interval below it")]
+    lines += comparison_table(same, BASELINE, width, mine.path)
     if len(same) == 1:
         others = ",".join(dict.fromkeys((BASELINE, "sliding", "worldkv", about["policy"])))
         lines.append(Text(f"compare: -m policy={others}"))
@@ -123,20 +125,16 @@ def print_terminal(experiment: str, runs: list[Run], baseline: str) -> None:
     out.print(terminal(experiment, runs, baseline, out.width), highlight=False)
 
 
-def _said(left_out: Sequence[str]) -> list[Text]:
-    return [Text(f"not shown for lack of room: {', '.join(left_out)}", style="dim")] if left_out else []
-
-
 def _ends(runs: list[Run], columns: Sequence[Column]) -> list[tuple[str, dict[str, str]]]:
     """Floor and ceiling, each under the columns that it belongs to; the floor is the best run's, whose rollout it is measured in."""
     best = rows(groups_of(runs)[0], list(columns), BASELINE)[0].run
     by_key = {c.key: c for c in columns}
-    return [(ENDS[end], {key: by_key[key].show(value) for key, value in values.items()}) for end, values in ends_of(columns, best.summary).items()]
+    return [(end, {key: by_key[key].show(value) for key, value in values.items()}) for end, values in ends_of(columns, best.summary).items()]
 
 
 def _stacked(text: str) -> str:
     """12.3 [12.0, 12.6] with the interval on a line of its own."""
-    return text.replace(" [", "\n[")
+    return text.replace(" [", "\n[").replace(", ", " ")
 
 
 def _difference(row: Row, column: Column) -> str:

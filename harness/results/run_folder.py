@@ -16,6 +16,7 @@ from harness.results.statistics import summarise
 from harness.system.files import atomic_path, file_name, remove_stale, write_atomic, write_once
 
 SCHEMA = 1
+ID = "wandb_id.txt"  # stays when the folder is cleared: the same run, made again
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class RunFolder:
         target = self._records / f"{file_name(name)}.npz"
         arrays = {f"{metric}.{array}": values for metric, kept in features.items() for array, values in kept.items()}
         with atomic_path(target) as temporary:
-            np.savez(temporary, **arrays)
+            np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
 
     def features(self, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
         """By metric and array, joined along the first axis: of all these trajectories that have any."""
