@@ -11,5 +11,9 @@ gpu:  ## the tests that need CUDA
 	pytest tests/gpu
 test-slurm:  ## a grid on a real Slurm of two nodes, one of which dies; installs Debian packages for the while, needs root
 	WORLDKV_SLURM=1 pytest -s tests/slurm
+POLICIES := full,sliding,sink_recent,worldkv,worldkv_release,retrieval_only,compression_only,random,recency,oracle,attention
+table:  ## run the main comparison (11 policies, 32 trajectories, hours on a CPU) and write its table; what is finished is not run again
+	python harness/run.py -m +experiment=table policy=$(POLICIES)
+	python harness/docs.py outputs/table_guided
 docs:  ## write the README's tables anew
 	python harness/docs.py

@@ -3,6 +3,7 @@
 Jobs of a launcher run anywhere and print into files of their own, so all that is said at the end comes from the run folders.
 """
 
+import argparse
 import importlib.util
 import itertools
 import traceback
@@ -45,16 +46,36 @@ def folder_of(cfg: DictConfig, policy: str) -> Path:
     return run_path(settings, policy)
 
 
-def planned(arguments: Sequence[str]) -> list[Job]:
+@dataclass(frozen=True)
+class Asked:
+    """A command line. several: -m. folder: of the user's own configs. others: flags that ask Hydra for something else."""
+
+    several: bool
+    folder: str | None
+    overrides: list[str]
+    others: list[str]
+
+    @staticmethod
+    def by(arguments: Sequence[str]) -> "Asked":
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("-m", "--multirun", action="store_true")
+        parser.add_argument("-cd", "--config-dir")
+        known, rest = parser.parse_known_args(arguments)
+        flags = [a for a in rest if a.startswith("-")]
+        return Asked(known.multirun, known.config_dir, [a for a in rest if a not in flags], flags)
+
+
+def planned(asked: Asked) -> list[Job]:
     """Every combination of the swept values, as Hydra's own sweeper makes them. Raises HydraException for what does not compose."""
+    own = (f"hydra.searchpath=[file://{Path(asked.folder).resolve()}]",) if asked.folder else ()
     lists = []
-    for override in OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")]):
+    for override in OverridesParser.create().parse_overrides(asked.overrides):
         key = override.get_key_element()
         values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
         lists.append([f"{key}={value}" for value in values])
     jobs = []
     for overrides in itertools.product(*lists):
-        cfg, choices = composed(CONF, overrides)
+        cfg, choices = composed(CONF, (*overrides, *own))
         jobs.append(Job(overrides, folder_of(cfg, choices["policy"])))
     return jobs
 

@@ -1,9 +1,12 @@
 """The README's results tables, from the small files in docs/results."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from harness.reporting.columns import columns_of, ends_of, leading
 from harness.reporting.table import BASELINE
+from harness.results.older import completed_summary
+from metrics.column import Column
 
 Cell = Callable[[dict], str]  # a run's entry in docs/results -> what stands in the table
 KEPT = ("quality/", "cost/")
@@ -45,88 +48,81 @@ BENCHES = {
 
 def results_table(name: str, table: dict) -> str:
     """The comparison of docs/results/NAME.json, best first."""
-    bench, runs = BENCHES.get(name), table["runs"]
-    columns = _bench_columns(bench, runs) if bench else COST_COLUMNS if name in SPEED else QUALITY_COLUMNS
+    bench = BENCHES.get(name)
+    runs = {label: run | {"label": label, "summary": completed_summary(run["summary"])} for label, run in table["runs"].items()}
+    known = columns_of(run | {"columns": table.get("columns")} for run in runs.values())
+    columns = _bench_columns(bench, runs, known) if bench else _cost_columns(known) if name in SPEED else _quality_columns(known, BASELINE)
     rows = ["| policy | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
-    shown = {label: run | {"label": label} for label, run in runs.items() if not bench or bench.leads(label)}
-    for label, run in sorted(shown.items(), key=lambda item: -item[1]["summary"]["quality/psnr_revisit"]["mean"]):
+    shown = {label: run for label, run in runs.items() if not bench or bench.leads(label)}
+    main = leading(known)
+    assert main is not None, "docs/results holds runs with qualities"
+    for label, run in sorted(shown.items(), key=lambda item: -main.better * item[1]["summary"][main.key]["mean"]):
         rows.append(f"| `{bench.name(label) if bench else label}` | " + " | ".join(cell(run) for cell in columns.values()) + " |")
-    one = next(iter(runs.values()))["summary"]
-    ends = ", ".join(f"{w} {one[f'quality/psnr_{w}']['mean']:.1f} dB / LPIPS {one[f'quality/lpips_{w}']['mean']:.3f}" for w in ("floor", "ceiling"))
     about = f"{table['trajectories']} held-out trajectories, `{table['protocol']}`, seed {table['seed']}, same noise"
-    return "\n".join([*rows, "", f"{about}; {ends}; {table['device']}."])
+    return "\n".join([*rows, "", f"{about}; {_ends(known, next(iter(runs.values()))['summary'])}; {table['device']}."])
 
 
-def _bench_columns(bench: Bench, runs: dict[str, dict]) -> dict[str, Cell]:
+def _ends(known: Sequence[Column], summary: dict[str, dict]) -> str:
+    """Floor and ceiling in words, each with the column that it belongs to: an unrelated view bounds the revisit, the codec's round
+    trip the true view."""
+    ends = {end: [(c, values[c.key]) for c in known if c.key in values and c.rank < 6] for end, values in ends_of(known, summary).items()}
+    return "; ".join(f"{end} of {', '.join(f'{c.heading} {c.show(value)} {c.unit}'.strip() for c, value in found)}" for end, found in ends.items() if found)
+
+
+def _quality_columns(known: Sequence[Column], base: str) -> dict[str, Cell]:
+    """Every quality that has room for it (an added metric too), differences to the base, and what the memory costs."""
+    columns: dict[str, Cell] = {}
+    for c in (c for c in known if c.group == "quality" and c.rank < 5):
+        columns[c.heading] = _interval(c) if c is leading(known) else _mean(c)
+        if c.difference:
+            columns[f"to {base}" + " " * sum(k.startswith("to ") for k in columns)] = _difference(c)  # headings differ, readers see no blanks
+    return columns | _columns(known, "cost/attended_tokens", "cost/window_bytes", "cost/bank_bytes", "cost/unreachable_frames")
+
+
+def _cost_columns(known: Sequence[Column]) -> dict[str, Cell]:
+    main = leading(known)
+    keys = ("cost/fps_mean", "cost/fps_last", "cost/latency_p95_ms", "cost/attended_tokens", "cost/window_bytes", "cost/bank_bytes", "cost/bytes_moved")
+    return (
+        _columns(known, *keys)
+        | {"assembly + commit": lambda run: f"{100 * (run['summary']['cost/share_assemble']['mean'] + run['summary']['cost/share_commit']['mean']):.1f} %"}
+        | ({main.heading: _mean(main)} if main else {})
+    )
+
+
+def _bench_columns(bench: Bench, runs: dict[str, dict], known: Sequence[Column]) -> dict[str, Cell]:
+    """Without speed: jobs of a bench share a machine."""
+    main = leading(known)
+    assert main is not None
+
     def at(value: str) -> Cell:
         def cell(run: dict) -> str:
             other = runs.get(bench.other(run["label"], value))
-            return f"{other['summary']['quality/psnr_revisit']['mean']:.2f}" if other else ""
+            return main.show(other["summary"][main.key]["mean"]) if other else ""
 
         return cell
 
-    base = bench.name(bench.base)
-    columns = {
-        "PSNR revisit": _interval("quality/psnr_revisit", "{:.2f}"),
-        f"to {base}": _difference("quality/psnr_revisit", "{:+.2f}"),
-        "LPIPS revisit": _mean("quality/lpips_revisit", "{:.3f}"),
-        f"to {base} ": _difference("quality/lpips_revisit", "{:+.3f}"),
-        "tokens": _mean("cost/attended_tokens", "{:.0f}"),
-        "window MB": _mean("cost/window_bytes", "{:.1f}", 1e-6),
-        "bank MB": _bank,
-        "lost": _mean("cost/unreachable_frames", "{:.1f}"),
-    }
-    if full := runs.get(BASELINE):  # without it in the same command there is nothing that speed could be a ratio to
-        columns[f"FPS to {BASELINE}"] = lambda run: f"{_fps(run) / _fps(full):.1f}x"
-    return columns | {f"PSNR, {bench.key}={value}": at(value) for value in bench.others}
+    columns = _quality_columns([c for c in known if not c.key.endswith(("_reference", "/contrast"))], bench.name(bench.base))
+    return columns | {f"{main.heading}, {bench.key}={value}": at(value) for value in bench.others}
 
 
-def _fps(run: dict) -> float:
-    return run["summary"]["cost/fps_mean"]["mean"]
+def _columns(known: Sequence[Column], *keys: str) -> dict[str, Cell]:
+    by_key = {c.key: c for c in known}
+    return {by_key[key].title: _mean(by_key[key]) for key in keys if key in by_key}
 
 
-def _mean(key: str, form: str, factor: float = 1.0):
-    return lambda run: form.format(run["summary"][key]["mean"] * factor)
+def _mean(c: Column) -> Cell:
+    return lambda run: c.show(run["summary"][c.key]["mean"]) if c.key in run["summary"] else "-"
 
 
-def _interval(key: str, form: str):
-    return lambda run: f"{form.format(run['summary'][key]['mean'])} [" + ", ".join(form.format(v) for v in run["summary"][key]["ci95"]) + "]"
+def _interval(c: Column) -> Cell:
+    return lambda run: f"{_mean(c)(run)} [" + ", ".join(c.show(v) for v in run["summary"][c.key]["ci95"]) + "]"
 
 
-def _difference(key: str, form: str):
+def _difference(c: Column) -> Cell:
     def cell(run: dict) -> str:
-        entry = run["difference"].get(key)
+        entry = run["difference"].get(c.key)
         if not entry or entry["mean"] == 0 == entry["ci95"][0]:
             return ""
-        return f"{form.format(entry['mean'])} [" + ", ".join(form.format(v) for v in entry["ci95"]) + "]"
+        return f"{c.show(entry['mean'], sign=True)} [" + ", ".join(c.show(v, sign=True) for v in entry["ci95"]) + "]"
 
     return cell
-
-
-def _bank(run: dict) -> str:
-    return f"{sum(entry['mean'] for key, entry in run['summary'].items() if key.startswith('cost/bank_bytes_')) / 1e6:.1f}"
-
-
-QUALITY_COLUMNS = {
-    "PSNR revisit": _interval("quality/psnr_revisit", "{:.2f}"),
-    "to full": _difference("quality/psnr_revisit", "{:+.2f}"),
-    "LPIPS revisit": _mean("quality/lpips_revisit", "{:.3f}"),
-    "to full ": _difference("quality/lpips_revisit", "{:+.3f}"),
-    "PSNR true view": _mean("quality/psnr_reference", "{:.2f}"),
-    "contrast": _mean("quality/contrast", "{:.2f}"),
-    "tokens": _mean("cost/attended_tokens", "{:.0f}"),
-    "window MB": _mean("cost/window_bytes", "{:.1f}", 1e-6),
-    "bank MB": _bank,
-    "lost": _mean("cost/unreachable_frames", "{:.1f}"),
-}
-COST_COLUMNS = {
-    "FPS": _mean("cost/fps_mean", "{:.1f}"),
-    "FPS last": _mean("cost/fps_last", "{:.1f}"),
-    "p95 ms": _mean("cost/latency_p95_ms", "{:.0f}"),
-    "tokens last": _mean("cost/attended_tokens_last", "{:.0f}"),
-    "window MB": _mean("cost/window_bytes", "{:.1f}", 1e-6),
-    "bank MB": _bank,
-    "moved MB a chunk": _mean("cost/bytes_moved", "{:.2f}", 1e-6),
-    "assembly + commit": lambda run: f"{100 * (run['summary']['cost/share_assemble']['mean'] + run['summary']['cost/share_commit']['mean']):.1f} %",
-    "PSNR revisit": _mean("quality/psnr_revisit", "{:.2f}"),
-}
