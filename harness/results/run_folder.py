@@ -107,7 +107,9 @@ class RunFolder:
             return None
         if not isinstance(results, dict) or results.get("schema") != SCHEMA:
             return None
-        return results | {"summary": completed_summary(results["summary"])}
+        if "columns" in results:
+            return results
+        return results | {"summary": completed_summary(summarise(list(self.values().values())) | results["summary"])}
 
     def finish(self, run: dict, expected: Sequence[str], extra: dict[str, dict] | None = None, columns: Sequence[dict] = ()) -> dict:
         """Aggregate the records of `expected` trajectories into results.json, pairs.csv, chunks.csv, trajectories.jsonl.
