@@ -1,4 +1,4 @@
-.PHONY: help fmt check test gpu test-slurm docs
+.PHONY: help fmt check test gpu test-slurm table docs
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
 fmt:  ## format and fix
@@ -11,6 +11,10 @@ gpu:  ## the tests that need CUDA
 	pytest tests/gpu
 test-slurm:  ## a grid on a real Slurm of two nodes, one of which dies; installs Debian packages for the while, needs root
 	WORLDKV_SLURM=1 pytest -s tests/slurm
+POLICIES := full,sliding,sink_recent,worldkv,worldkv_release,retrieval_only,compression_only,random,recency,oracle,attention
+table:  ## run the main comparison (11 policies, 32 trajectories, hours on a CPU) and write its table; what is finished is not run again
+	python harness/run.py -m +experiment=table policy=$(POLICIES)
+	python harness/docs.py outputs/table_guided
 docs:  ## write the tables and the methods' pages anew, and build the site into site/
 	python harness/docs.py
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet

@@ -1,24 +1,46 @@
 """What a rollout cost: frames a second, tokens attended, bytes by tier, and where the time went."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from harness.datatypes import ChunkStats, Rollout
+from metrics.column import Column
+
+if TYPE_CHECKING:  # who only shows costs need not wait for torch
+    from harness.datatypes import ChunkStats, Rollout
 
 PARTS = ("plan", "assemble", "passes", "commit", "decode")
+MB = 1e-6
+COLUMNS = (
+    Column("cost/fps_mean", "fps", "FPS", "cost", 1, 1, "video frames over seconds of generated chunks", unit="1/s", rank=2, timed=True),
+    Column("cost/fps_last", "fps_last", "FPS last", "cost", 1, 1, "the last chunk's, the figure that papers quote", unit="1/s", rank=6, timed=True),
+    Column("cost/latency_p95_ms", "p95", "p95 latency", "cost", 0, -1, "seconds of a chunk, 95th percentile", unit="ms", rank=6, timed=True),
+    Column("cost/bytes_moved", "moved", "moved a chunk", "cost", 2, -1, "bytes between window, tiers and devices", MB, "MB", 6),
+    Column("cost/attended_tokens", "tokens", "tokens attended", "memory", 0, -1, "rows of the window, the chunk included, mean over the rollout"),
+    Column("cost/window_bytes", "window", "window", "memory", 2, -1, "context buffer in use, all layers, largest of the rollout", MB, "MB", 5),
+    Column("cost/bank_bytes", "bank", "bank", "memory", 2, -1, "pages below the window, all tiers, at the end of the rollout", MB, "MB", 5),
+    Column("cost/stored_bytes", "stored", "stored", "memory", 2, -1, "window and bank", MB, "MB", 2),
+    Column(
+        "cost/unreachable_frames", "unreachable", "unreachable frames", "memory", 1, -1, "past frames that nothing could have reached, mean over the rollout"
+    ),
+    Column("frames", "frames", "frames", "budget", 0, 0, "video frames of a rollout", rank=7),
+)
 
 
-def cost(rollout: Rollout) -> dict[str, float]:
+def cost(rollout: "Rollout") -> dict[str, float]:
     """Cost columns of one trajectory, over the generated chunks (forced ones run one pass and would flatter).
 
     fps_mean: video frames over seconds (so, harmonic over chunks). fps_last: the last chunk's, the paper's figure.
     Seconds include plan, assembly, passes, commit and decode; rendering, metrics and writing are not in them. Bytes: the
-    largest over the rollout for window and peak, at the end for the bank, the mean a chunk for bytes moved.
+    largest over the rollout for window and peak, at the end for the bank, the mean a chunk for bytes moved; `stored_bytes`
+    is the sum of window_bytes and bank_bytes.
     """
     chunks = [s for s in rollout.stats if not s.forced]
     if not chunks:
         return {}
     seconds, frames = np.array([s.seconds for s in chunks]), np.array([s.frames_px for s in chunks])
     last, total = chunks[-1], seconds.sum()
+    window, bank = max(s.window_bytes for s in chunks), held(last)["bank_bytes"]
     columns = {
         "fps_mean": frames.sum() / total,
         "fps_last": frames[-1] / seconds[-1],
@@ -26,8 +48,9 @@ def cost(rollout: Rollout) -> dict[str, float]:
         "latency_p95_ms": 1e3 * np.percentile(seconds, 95),
         "attended_tokens": np.mean([s.attended_rows for s in chunks]),
         "attended_tokens_last": last.attended_rows,
-        "window_bytes": max(s.window_bytes for s in chunks),
-        "bank_bytes": last.bank_bytes_gpu + last.bank_bytes_cpu + last.bank_bytes_disk,
+        "window_bytes": window,
+        "bank_bytes": bank,
+        "stored_bytes": window + bank,
         "bank_bytes_gpu": last.bank_bytes_gpu,
         "bank_bytes_cpu": last.bank_bytes_cpu,
         "bank_bytes_disk": last.bank_bytes_disk,
@@ -41,7 +64,13 @@ def cost(rollout: Rollout) -> dict[str, float]:
     return {f"cost/{name}": float(value) for name, value in columns.items()}
 
 
-def _part(stats: ChunkStats, part: str) -> float:
+def held(stats: "ChunkStats") -> dict[str, int]:
+    """Bytes of a chunk that are sums: the bank over its tiers, and all that is stored, which is window and bank."""
+    bank = stats.bank_bytes_gpu + stats.bank_bytes_cpu + stats.bank_bytes_disk
+    return {"bank_bytes": bank, "stored_bytes": stats.window_bytes + bank}
+
+
+def _part(stats: "ChunkStats", part: str) -> float:
     return {
         "plan": stats.seconds_plan,
         "assemble": stats.seconds_assemble,

@@ -5,6 +5,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.datatypes import Rollout, Trajectory
+from metrics.column import Column
+
+ABOUT = "local contrast against the true frames: 1 is as sharp; blur flatters a revisit score"
+COLUMNS = (Column("quality/contrast", "contrast", "contrast", "quality", 2, 0, ABOUT, rank=4),)
 
 
 def local_contrast(frames: Float[Tensor, "n 3 y x"], window: int = 8) -> Float[Tensor, "n"]:

@@ -1,5 +1,6 @@
 """FID between first visits and revisits of a run: two sets of frames, not pairs, so it is computed once, at the end."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -7,16 +8,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from harness.datatypes import Rollout, Trajectory
+from metrics.revisit import scored
+from metrics.rollout import RolloutMetric
+
 SOURCE = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 
 
-class Inception:
-    """Pool features of the Inception network that published FIDs use (torch-fidelity's port; extra `fid`).
+class FID(RolloutMetric):
+    """Frechet distance of the pool features of the Inception network that published FIDs use (Heusel et al. 2017;
+    torch-fidelity's port; extra `fid`).
 
     weights: its file, which must be downloaded once. Without it `missing` says so and FID is left out of the results.
     """
 
-    name, version, width = "fid", "inception-2015-12-05", 2048
+    name, version, higher_is_better = "fid", "inception-2015-12-05", False
+    decimals = 1
+    about = "first visits against revisits, as sets"
 
     def __init__(self, weights: str | None = None) -> None:
         self.weights = weights
@@ -24,16 +32,25 @@ class Inception:
 
     @property
     def missing(self) -> str:
-        """Why FID cannot be computed, or an empty string."""
         if not self.weights:
-            return f"features.weights is not set; download {SOURCE}"
+            return f"metric.fid.weights is not set; download {SOURCE}"
         if not Path(self.weights).is_file():
-            return f"no file at features.weights={self.weights}; download {SOURCE}"
+            return f"no file at metric.fid.weights={self.weights}; download {SOURCE}"
         try:
             import torch_fidelity  # noqa: F401  # pyright: ignore[reportMissingImports]
         except ImportError:
             return "torch-fidelity is not installed; pip install -e '.[fid]'"
         return ""
+
+    def features(self, rollout: Rollout, trajectory: Trajectory) -> Mapping[str, Tensor]:
+        """first, again: "n 2048", of the two frames of every revisit pair."""
+        pairs = scored(rollout, trajectory)
+        if not pairs:
+            return {}
+        return {"first": self.extract(rollout.frames[[p.first for p in pairs]]), "again": self.extract(rollout.frames[[p.revisit for p in pairs]])}
+
+    def compute(self, features: Mapping[str, Tensor]) -> float | None:
+        return frechet(features["first"], features["again"]) if len(features["first"]) > 1 else None
 
     def extract(self, frames: Float[Tensor, "n 3 y x"]) -> Float[Tensor, "n 2048"]:
         """Features of frames in [0, 1], on the CPU; they are scaled to 299x299 as the original network does."""

@@ -11,15 +11,25 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from metrics.column import Column
+
 LPIPS_WEIGHTS = Path(__file__).parent / "weights" / "lpips_alex.safetensors"
 
 
 class FrameMetric(Metric, ABC):
-    """Images in [0, 1], n 3 y x. `version` changes whenever a value would."""
+    """Images in [0, 1], n 3 y x. `version` changes whenever a value would.
+
+    heading, unit, decimals: how every view shows it (heading: the name in capitals unless given). rank, difference: see `Column`.
+    """
 
     name: str
     version: str
     higher_is_better: bool
+    heading: str = ""
+    unit: str = ""
+    decimals: int = 3
+    rank: int = 3
+    difference: bool = False
     full_state_update = False
 
     def __init__(self) -> None:
@@ -30,6 +40,22 @@ class FrameMetric(Metric, ABC):
     @abstractmethod
     def score(self, a: Float[Tensor, "n 3 y x"], b: Float[Tensor, "n 3 y x"]) -> Float[Tensor, "n"]:
         """One value per image pair."""
+
+    def columns(self) -> tuple[Column, Column]:
+        """What it gives a run: first visit against revisit, with its floor, and revisit against the true view, with its ceiling."""
+        heading, better = self.heading or self.name.upper(), 1 if self.higher_is_better else -1
+        keys = {k: f"quality/{self.name}_{k}" for k in ("revisit", "reference", "floor", "ceiling")}
+        shown = {"group": "quality", "decimals": self.decimals, "better": better, "unit": self.unit}
+        return (
+            Column(
+                keys["revisit"], self.name, f"{heading} revisit", **shown,
+                about="revisit against first visit of the same rollout", rank=self.rank, difference=self.difference, floor=keys["floor"],
+            ),
+            Column(
+                keys["reference"], f"{self.name}_true", f"{heading} true view", **shown,
+                about="revisit against the true view, where the world has one", rank=self.rank + (1 if self.rank == 1 else 3), ceiling=keys["ceiling"],
+            ),
+        )  # fmt: skip
 
     def update(self, a: Float[Tensor, "n 3 y x"], b: Float[Tensor, "n 3 y x"]) -> None:
         if a.shape != b.shape:
@@ -45,6 +71,7 @@ class PSNR(FrameMetric):
     """Peak signal-to-noise ratio in dB; identical 8-bit images would be infinite and count as 100 dB."""
 
     name, version, higher_is_better = "psnr", "1", True
+    unit, decimals, rank, difference = "dB", 2, 1, True
 
     def score(self, a: Tensor, b: Tensor) -> Tensor:
         values = peak_signal_noise_ratio(a, b, data_range=1.0, reduction="none", dim=(1, 2, 3))
@@ -56,6 +83,7 @@ class SSIM(FrameMetric):
     window lies in the image, as scikit-image does (torchmetrics' own mean includes the padded border: 0.01 lower)."""
 
     name, version, higher_is_better = "ssim", "1", True
+    rank = 5
 
     def score(self, a: Tensor, b: Tensor) -> Tensor:
         if min(a.shape[-2:]) < 11:
@@ -71,6 +99,7 @@ class LPIPS(FrameMetric):
     """
 
     name, version, higher_is_better = "lpips", "alex-0.1-fp16", False
+    rank, difference = 2, True
 
     def __init__(self, weights: Path = LPIPS_WEIGHTS) -> None:
         super().__init__()

@@ -6,8 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.datatypes import Rollout, Trajectory
+from harness.datatypes import RevisitPair, Rollout, Trajectory
 from metrics.frame import FrameMetric
+
+
+def scored(rollout: Rollout, trajectory: Trajectory) -> list[RevisitPair]:
+    """The revisit pairs that lie within the rollout and whose later frame the model made."""
+    return [p for p in trajectory.pairs if p.revisit < len(rollout.frames) and rollout.generated[p.revisit]]
 
 
 def score_pairs(rollout: Rollout, trajectory: Trajectory, roundtrip: Float[Tensor, "n 3 y x"] | None, metrics: Sequence[FrameMetric]) -> list[dict[str, float]]:
@@ -17,7 +22,7 @@ def score_pairs(rollout: Rollout, trajectory: Trajectory, roundtrip: Float[Tenso
     <metric>_floor: first visit against the rollout's most different view. <metric>_ceiling: the codec's round trip of
     the true view (`roundtrip`, one frame per video frame) against the true view. What a world cannot give is left out.
     """
-    pairs = [p for p in trajectory.pairs if p.revisit < len(rollout.frames) and rollout.generated[p.revisit]]
+    pairs = scored(rollout, trajectory)
     if not pairs:
         return []
     frames, truth = rollout.frames, trajectory.reference

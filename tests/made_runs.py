@@ -1,5 +1,6 @@
 """Run folders with invented numbers, through the code that writes real ones: what the report's tests read."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -7,14 +8,18 @@ import numpy as np
 
 from harness.results.identity import config_hash
 from harness.results.run_folder import Record, RunFolder
+from metrics.frame import LPIPS, PSNR
+from metrics.metric_set import MetricSet
 
 NAMES = ("test0000_turn", "test0001_walk", "test0002_zigzag", "test0003_turn", "test0004_walk")
 DEVICE = "a test's machine"
+COLUMNS = [asdict(c) for c in MetricSet((PSNR(), LPIPS())).columns()]
 
 
 def make_run(
     experiment: Path, policy: str = "full", *, quality: float = 30.0, cost: float = 1e6, seed: int = 0, world: str = "rooms", version: str = "1",
     device: str = DEVICE, names: tuple[str, ...] = NAMES, noise: str = "n", film: bool = False, settings: dict[str, float] | None = None, chunks: int = 6,
+    published: dict | None = None,
 ) -> Path:  # fmt: skip
     """One finished run: PSNR about `quality`, `cost` bytes in the window. settings: of the policy. film: with a small video."""
     settings = settings or {}
@@ -25,7 +30,7 @@ def make_run(
         "world": {"name": world, "trajectories": len(names)},
         "store": {},
     }
-    config |= {"metric": {"psnr": {}}, "features": None, "seed": seed}
+    config |= {"metric": {"psnr": {}}, "seed": seed}
     folder = RunFolder(experiment / f"{policy}-{config_hash(config | {'version': version, 'device': device, 'noise': noise})}")
     folder.create()
     draw = np.random.default_rng([seed, int(quality * 1000), len(settings)])
@@ -34,17 +39,19 @@ def make_run(
         if film:
             _film(folder.path / "videos" / f"{name}.mp4", chunks * 3, draw)
     about = {
-        "label": label, "policy": policy, "backbone": "rooms", "world": world, "store": "gpu", "protocol": "guided", "seed": seed, "config": config,
+        "label": label, "policy": policy, "backbone": "rooms", "world": world, "store": "gpu", "protocol": "guided", "seed": seed,
+        "config": config | {"published": published or {}},
         "comparable": config_hash({"world": world, "seed": seed}), "metrics": {"psnr": version}, "git": {"commit": "0" * 40, "dirty": False},
         "versions": {"python": "3"}, "device": device, "finished": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
-    folder.finish(about, names)
+    folder.finish(about, names, columns=COLUMNS)
     return folder.path
 
 
 def _record(name: str, quality: float, cost: float, noise: str, policy: str, chunks: int) -> Record:
     values = {"quality/psnr_revisit": quality, "quality/lpips_revisit": 2 / quality, "cost/fps_mean": 1e7 / cost, "cost/attended_tokens": cost / 1e3}
-    values |= {"cost/window_bytes": cost, "cost/bank_bytes_gpu": cost / 2, "cost/bank_bytes_cpu": 0.0, "cost/unreachable_frames": 0.0}
+    values |= {"cost/window_bytes": cost, "cost/bank_bytes_gpu": cost / 2, "cost/bank_bytes": cost / 2, "cost/stored_bytes": 1.5 * cost}
+    values |= {"cost/unreachable_frames": 0.0, "frames": 3.0 * chunks}
     rows = [_chunk(i, cost, policy) for i in range(chunks)]
     pairs = [
         {"first": 3 + i, "revisit": 3 * chunks - 1 - i, "gap_frames": 3 * chunks - 4 - 2 * i, "psnr_revisit": quality + 0.1 * i, "lpips_revisit": 0.05}
@@ -70,7 +77,8 @@ def _chunk(i: int, cost: float, policy: str) -> dict[str, float | str]:
     }
     return {
         "chunk": i, "start": 3 * i, "frames": 3, "frames_px": 3, "forced": i < 2, "attended_rows": 96 + 32 * len(attended), "window_bytes": cost,
-        "bank_bytes_gpu": cost * i / 10, "unreachable_frames": len(lost), "seconds_passes": 0.1, "seconds_decode": 0.05,
+        "bank_bytes_gpu": cost * i / 10, "bank_bytes": cost * i / 10, "stored_bytes": cost * (1 + i / 10),
+        "unreachable_frames": len(lost), "seconds_passes": 0.1, "seconds_decode": 0.05,
     } | {k: " ".join(map(str, v)) for k, v in text.items()}  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,11 +39,11 @@ def test_a_workspace_and_a_report_are_saved(tmp_path):
         assert (view["entityName"], view["projectName"], view["displayName"]) == ("e", "worldkv-harness", "budget_ratio")
         spec = json.loads(view["spec"])
         kinds = found(spec, "viewType")
-        assert kinds.count("Scatter Plot") == 7 and kinds.count("Run History Line Plot") == 5 and kinds.count("Media Browser") == 4, kinds
+        assert kinds.count("Scatter Plot") == 9 and kinds.count("Run History Line Plot") == 5 and kinds.count("Media Browser") == 4, kinds
         assert {"Parallel Coordinates Plot", "Parameter Importance", "Run Comparer"} <= set(kinds)
         text = json.dumps(spec)
         settings = ("setting/policy_retrieved", "setting/policy_compressor_ratio")
-        for key in (*settings, "quality/psnr_revisit", "quality/lpips_revisit", "cost/bank_bytes", "cost/fps", "video/rollout_0"):
+        for key in (*settings, "quality/psnr_revisit", "quality/lpips_revisit", "cost/stored_bytes", "cost/bank_bytes", "cost/fps", "video/rollout_0"):
             assert key in text, key
         filters = json.dumps(found(spec, "filters"))
         assert "group" in filters and "budget_ratio" in filters, "only this experiment's runs"
@@ -50,14 +51,17 @@ def test_a_workspace_and_a_report_are_saved(tmp_path):
 
 def test_what_is_panelled_is_what_runs_log(tmp_path):
     """The keys of the panels are keys of the curves and summaries that a run is mirrored with."""
-    from harness.tracking.wandb_run import curves
-    from harness.tracking.workspace import COST, CURVES, QUALITY
+    from harness.reporting.curves import means
+    from harness.tracking.workspace import CURVES, columns
+    from metrics.cost import held
 
     seconds = {f"seconds_{p}": 0.1 for p in ("plan", "assemble", "passes", "commit", "decode")}
-    numbers = ("frames_px", "attended_rows", "peak_bytes", "window_bytes", "bank_bytes_gpu", "bank_bytes_cpu", "bytes_moved", "unreachable_frames")
-    (row,) = curves([[seconds | dict.fromkeys(numbers, 1) | {"forced": False, "start": 3, "retrieved": "0 1", "attended": "0 1 2"}]])
-    assert set(CURVES) <= set(row) and row["cost/bank_bytes"] == 2 and row["policy/retrieved_frames"] == 2
-    assert set(COST) - {"cost/bank_bytes"} <= {"cost/attended_tokens", "cost/fps_mean"} and set(QUALITY) == {"quality/psnr_revisit", "quality/lpips_revisit"}
+    bank = {"bank_bytes_gpu": 1, "bank_bytes_cpu": 1, "bank_bytes_disk": 0}
+    numbers = bank | dict.fromkeys(("frames_px", "attended_rows", "peak_bytes", "window_bytes", "bytes_moved", "unreachable_frames"), 1)
+    row = seconds | numbers | held(SimpleNamespace(**numbers)) | {"forced": False, "start": 3, "retrieved": "0 1", "attended": "0 1 2"}
+    (point,) = means([[row]])
+    assert set(CURVES) <= set(point) and point["cost/bank_bytes"] == 2 and point["cost/stored_bytes"] == 3 and point["policy/retrieved_frames"] == 2
+    assert {"quality/psnr_revisit", "quality/lpips_revisit", "cost/stored_bytes"} <= {c.key for c in columns("no such experiment")}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 
 from harness.results.run_folder import Record, RunFolder
-from metrics.fid import Inception, frechet
+from metrics.fid import FID, frechet
 
 
 def test_frechet_is_its_definition():
@@ -24,19 +24,20 @@ def test_frechet_is_its_definition():
 def test_features_are_kept_with_the_records(tmp_path):
     folder = RunFolder(tmp_path)
     folder.create()
-    assert folder.features(["a"]) is None
+    assert folder.features(["a"]) == {} and folder.without_features(["a"]) == ["a"]
     for name, n in (("a", 2), ("b/c", 3)):
-        folder.write_features(name, np.zeros((n, 4)), np.ones((n, 4)))
+        folder.write_features(name, {"fid": {"first": np.zeros((n, 4)), "again": np.ones((n, 4))}, "empty": {}})
         folder.write(Record(name, {}))
-    first, again = folder.features(["a", "b/c", "not yet"])
-    assert first.shape == (5, 4) and again.min() == 1
+    kept = folder.features(["a", "b/c", "not yet"])
+    assert kept.keys() == {"fid"} and kept["fid"]["first"].shape == (5, 4) and kept["fid"]["again"].min() == 1
+    assert folder.without_features(["a", "b/c"]) == []
     results = folder.finish({}, ["a", "b/c"], {"quality/fid": {"mean": 1.0, "ci95": None, "n": 5}})
     assert results["summary"]["quality/fid"]["mean"] == 1.0
 
 
 def test_what_is_missing_is_said(tmp_path):
-    assert "download https" in Inception().missing
-    assert "no file at" in Inception(str(tmp_path / "inception.pth")).missing
+    assert "download https" in FID().missing
+    assert "no file at" in FID(str(tmp_path / "inception.pth")).missing
 
 
 def test_features_of_frames(tmp_path, monkeypatch):
@@ -46,7 +47,7 @@ def test_features_of_frames(tmp_path, monkeypatch):
     weights = tmp_path / "inception.pth"
     torch.save({}, weights)
     monkeypatch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, tensors: None)
-    extractor = Inception(str(weights))
+    extractor = FID(str(weights))
     assert extractor.missing == ""
     frames = torch.rand(2, 3, 32, 48)
     features = extractor.extract(frames)

@@ -86,7 +86,7 @@ def test_metrics_average_and_complain(images):
 
 
 def _stats(chunk, seconds, forced=False, **changes):
-    counts = dict(attended_rows=10 * chunk, window_bytes=100 * chunk, bank_bytes_gpu=7 * chunk, bank_bytes_cpu=0, bytes_moved=4, rows_rotated=0)
+    counts = dict(attended_rows=10 * chunk, window_bytes=100 * chunk, bank_bytes_gpu=7 * chunk, bank_bytes_cpu=5, bytes_moved=4, rows_rotated=0)
     sizes = dict(unreachable_frames=chunk, state_bytes=5, peak_bytes=1000 - chunk, retrieved=(), attended=())
     times = dict(seconds_plan=0.0, seconds_assemble=0.0, seconds_passes=seconds, seconds_commit=0.0, seconds_decode=0.0)
     base = dict(chunk=chunk, start=3 * chunk, frames=3, frames_px=12, forced=forced, **counts, **sizes, **times)
@@ -101,6 +101,7 @@ def test_cost_by_hand():
     assert values["cost/latency_p50_ms"] == pytest.approx(2000)
     assert values["cost/attended_tokens"] == pytest.approx(20)
     assert (values["cost/window_bytes"], values["cost/bank_bytes_gpu"], values["cost/peak_bytes"]) == (300, 21, 999)
+    assert (values["cost/bank_bytes"], values["cost/stored_bytes"]) == (21 + 5, 300 + 21 + 5), "over the tiers, and with the window"
     assert sum(v for k, v in values.items() if k.startswith("cost/share_")) == pytest.approx(1)
 
 

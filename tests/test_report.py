@@ -13,6 +13,7 @@ from scipy.stats import bootstrap
 
 from harness.reporting import command as report
 from harness.reporting import data, groups, text
+from harness.reporting.trace import trace
 from tests.conftest import ROOT
 from tests.made_runs import NAMES, make_run
 
@@ -150,14 +151,14 @@ def test_the_folder_is_whole_relative_and_clean(tmp_path, capsys):
     assert (folder / "plotly.min.js").stat().st_size > 1_000_000
 
 
-def test_memory_in_letters(tmp_path):
+def test_the_trace_in_letters(tmp_path):
     """What was attended (A), retrieved (R), stored (S), unreachable (U), and the share of its rows."""
     for policy in ("full", "worldkv", "sliding"):
         make_run(tmp_path, policy)
     runs, _ = groups.read_runs(tmp_path)
-    last = {r.label: (m := data.memory(r.records[0].chunks), m.states[-1])[1] for r in runs}
+    last = {r.label: (t := trace(r.records[0].chunks), t.states[-1])[1] for r in runs}
     assert last == {"full": "AAAAA", "worldkv": "ARSSA", "sliding": "AUUUA"}
-    squeezed = data.memory(next(r for r in runs if r.label == "worldkv").records[0].chunks)
+    squeezed = trace(next(r for r in runs if r.label == "worldkv").records[0].chunks)
     assert [squeezed.levels[ord(c) - 48] for c in squeezed.shares[-1]] == [100, 50, 100, 100, 100]
 
 
@@ -173,7 +174,7 @@ def test_a_grid_has_its_axes(tmp_path):
 def test_quality_against_the_gap_by_hand(tmp_path):
     make_run(tmp_path, "full")
     runs, _ = groups.read_runs(tmp_path)
-    curve = data._against(runs[0], lambda pair: pair["gap_frames"])
+    curve = data._against(runs[0], lambda pair: pair["gap_frames"], [PSNR])
     by_hand = [np.array([p["psnr_revisit"] for r in runs[0].records for p in r.pairs if p["gap_frames"] == gap]) for gap in curve["x"]]
     assert curve[PSNR] == pytest.approx([v.mean() for v in by_hand], rel=1e-6) and curve["n"] == [5] * 4
     assert curve["error/psnr_revisit"] == pytest.approx([1.96 * v.std(ddof=1) / 5**0.5 for v in by_hand], rel=1e-5)

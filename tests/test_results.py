@@ -6,9 +6,7 @@ import os
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from harness.reporting.table import Run, comparison
 from harness.results.run_folder import Record, RunFolder
 from harness.results.statistics import interval, paired, summarise
 from harness.system.files import atomic_path, write_atomic
@@ -100,15 +98,3 @@ def test_intervals_cover_and_pair():
     assert entry["ci95"] == pytest.approx([1.0, 1.0]), "paired: the spread between trajectories cancels"
     assert paired(a, {}, "x") is None
     assert summarise([{"x": 1.0}, {"y": 2.0}])["y"]["n"] == 1
-
-
-def test_published_figures_stand_beside_ours(tmp_path):
-    summary = {"quality/psnr_revisit": {"mean": 14.5, "ci95": [14.0, 15.0], "n": 4}, "cost/fps_last": {"mean": 3.0, "ci95": [3.0, 3.0], "n": 4}}
-    about = {"label": "worldkv", "comparable": "x", "trajectories": 4, "world": "scenes", "protocol": "free", "backbone": "lingbot with random weights"}
-    about |= {"device": "a GPU", "config": {"published": {"worldkv": {"psnr": 15.66, "fps_last": 4.78}}}}
-    console = Console(width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(comparison(tmp_path, Run("worldkv", tmp_path, {"run": about, "summary": summary}, {})))
-    text = console.export_text()
-    assert "lingbot with random weights" in text
-    rows = [line for line in text.splitlines() if "worldkv, published" in line]
-    assert "15.66" in rows[0] and "4.8" in rows[1]

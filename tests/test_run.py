@@ -28,6 +28,8 @@ KEYS = [
     "cost/latency_p95_ms",
     "cost/attended_tokens",
     "cost/window_bytes",
+    "cost/bank_bytes",
+    "cost/stored_bytes",
     "cost/bank_bytes_gpu",
     "cost/bank_bytes_cpu",
     "cost/bank_bytes_disk",
@@ -53,7 +55,7 @@ def run(*arguments, cwd, code=0, **env):
 def test_the_main_job_from_anywhere_with_two_policies(tmp_path):
     """Another working directory, -m, W&B offline, the table with both, every file of the run folder."""
     out = run("-m", "policy=full,worldkv", *TINY, "logger=offline", "name=e", "videos=1", cwd=tmp_path)
-    assert "worldkv" in out.split("cost on")[-1]
+    assert "worldkv" in out.split("95 % interval")[-1]
     folders = sorted((tmp_path / "outputs" / "e").glob("*-*"))
     assert [f.name.split("-")[0] for f in folders] == ["full", "worldkv"]
     assert (tmp_path / "outputs" / "e" / "cost.png").stat().st_size > 10_000
@@ -107,7 +109,7 @@ def test_jobs_of_a_launcher_are_compared_and_failures_named(tmp_path):
     out = run(*arguments, cwd=tmp_path, code=1)
     assert "1 of 2 runs are finished: outputs/e" in out
     assert re.search(r"not finished: .*policy.recent=-1.*: sliding: recent=-1 frames; give 0 or more", out), out
-    assert "sliding recent=12" in out.split("cost on")[-1], "the comparison"
+    assert "sliding recent=12" in out.split("95 % interval")[-1], "the comparison"
     assert "validated against" not in out
     (good,) = (tmp_path / "outputs" / "e").glob("*/results.json")
     (bad,) = (tmp_path / "outputs" / "e").glob("*/error.txt")
@@ -155,9 +157,10 @@ def module(tmp_path):
     from harness.cache.stores import GpuStore
     from harness.evaluation.runner import EvalModule
     from metrics.frame import PSNR
+    from metrics.metric_set import MetricSet
     from tests.conftest import make_policy, make_world
 
-    made = EvalModule(lambda device: TinyRoomsBackbone(), make_policy("worldkv"), GpuStore(), make_world(["R_L90"], 2), [PSNR()], 0)
+    made = EvalModule(lambda device: TinyRoomsBackbone(), make_policy("worldkv"), GpuStore(), make_world(["R_L90"], 2), MetricSet((PSNR(),)), 0)
     made.backbone = TinyRoomsBackbone()
     return made
 

@@ -1,6 +1,8 @@
 """What W&B is told of a run, and that it cannot fail or hold up one: against a stand-in that is down, slow or broken."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.reporting.columns import columns_of
+from harness.reporting.curves import means
 from harness.results.run_folder import RunFolder
 from harness.settings.command_line import CONF, composed
-from harness.tracking.wandb_run import Label, curves, files_of, log_to_wandb, logged_in, pair_table
+from harness.tracking.wandb_run import PAIRS, PICTURES, Label, files_of, log_to_wandb, logged_in, pair_table
 from tests.wandb_stand_in import StandIn
 
 CONFIG = {"policy": "worldkv", "world": "rooms_tiny", "backbone": "rooms_tiny", "policy.retrieved": 6}
@@ -39,10 +43,10 @@ def home(tmp_path, monkeypatch):
 
 def told(where: str) -> tuple[dict, dict, list[dict]]:
     """Config, summary and history of an offline run, read by W&B's own tool."""
-    folder = Path(where).parent
+    folder = Path(where)
     out = subprocess.run([sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)], capture_output=True, text=True, check=True).stdout
     rows = [json.loads(line) for line in out.splitlines()]
-    (Path(where) / "said.json").write_text(out)
+    (folder / "said.json").write_text(out)
     config = next(r["run"]["config"]["update"] for r in rows if r["type"] == "run")
     summary: dict = {}
     for r in rows:
@@ -61,26 +65,63 @@ def test_a_run_is_mirrored_whole(made, home):
     for key, entry in results["summary"].items():
         assert summary[key] == pytest.approx(entry["mean"]), f"{key}: the run's mean, and not the last point of a curve"
     assert summary["setting/policy_retrieved"] == 6 and summary["cost/bank_bytes"] == summary["cost/bank_bytes_gpu"]
+    for name in (PAIRS, *PICTURES.values()):
+        assert name not in results["summary"], "a number of this name would take the place of the table or the picture"
+        assert any(key.startswith(f"{name}.") for key in summary), name
     frames = [h["frame"] for h in history if "cost/fps" in h]
     assert frames == sorted(set(frames)) and len(frames) > 2
     for text in ('"e"', "worldkv-0", "mine", "what I tried", "eval"):
         assert text in said, text
     assert len(list((Path(where) / "media").rglob("*.mp4"))) == 2
-    assert curves([]) == []
+    assert means([]) == []
+
+
+def test_the_printed_path_is_what_wandb_sync_takes(made, home):
+    path, results = made
+    where = log_to_wandb(RunFolder(path), results, CONFIG, "offline", Label("e", "sync"))
+    assert where and list(Path(where).glob("run-*.wandb"))
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    said = subprocess.run([sys.executable, "-m", "wandb", "sync", "--view", where], capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert "Skipping" not in said.stdout + said.stderr, said.stdout + said.stderr
+
+
+def test_a_run_that_is_made_again_is_no_second_one(made, home, monkeypatch):
+    """overwrite=true clears the folder and keeps its id; two folders have two; an agent gives its own."""
+    path, results = made
+
+    def id_of(folder: RunFolder) -> str:
+        where = log_to_wandb(folder, results, CONFIG, "offline", Label("e", "again"))
+        assert where
+        return Path(where).name.rpartition("-")[2]
+
+    first = id_of(RunFolder(path))
+    copy = home / "copy"
+    shutil.copytree(path, copy)
+    RunFolder(copy).clear()
+    assert id_of(RunFolder(copy)) == first
+    (copy / "wandb_id.txt").unlink()
+    assert id_of(RunFolder(copy)) != first
+    monkeypatch.setenv("WANDB_RUN_ID", "ofanagent")
+    assert id_of(RunFolder(copy)) == "ofanagent"
 
 
 def test_the_table_shows_every_pair(made):
     """Pictures of the trajectories that have videos, scores of all; the difference is of the very two pictures beside it."""
-    table = pair_table(RunFolder(made[0]))
+    table = pair_table(RunFolder(made[0]), columns_of([made[1]]))
     records = RunFolder(made[0]).records()
     assert table is not None and len(table.data) == sum(len(r.pairs) for r in records)
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.data]
-    assert {"PSNR", "SSIM", "gap"} <= rows[0].keys()
+    assert {"PSNR revisit (dB)", "SSIM revisit", "gap (frames)"} <= rows[0].keys()
     for row in rows:
         seen = [row[k] for k in ("first visit", "revisit", "difference")]
         assert all(seen) if row["trajectory"] == records[0].name else not any(seen)
     pair = min(records[0].pairs, key=lambda r: r["revisit"])
-    assert (rows[0]["first"], rows[0]["again"], rows[0]["PSNR"], rows[0]["gap"]) == (pair["first"], pair["revisit"], pair["psnr_revisit"], pair["gap_frames"])
+    assert (rows[0]["first"], rows[0]["again"], rows[0]["PSNR revisit (dB)"], rows[0]["gap (frames)"]) == (
+        pair["first"],
+        pair["revisit"],
+        pair["psnr_revisit"],
+        pair["gap_frames"],
+    )
     first, revisit, difference = (np.asarray(rows[0][k].image).astype(int) for k in ("first visit", "revisit", "difference"))
     assert np.abs((127.5 + revisit - first).clip(0, 255) - difference).mean() < 12, "as far as H.264 goes"
 

@@ -5,7 +5,7 @@ import logging
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.datatypes import ChunkStats, Rollout, Trajectory
 from harness.evaluation.runner import Outcome
@@ -34,8 +34,8 @@ class ResultWriter(BasePredictionWriter):
                 save_image(self.folder.path / "trajectories" / f"{record.name}.png", to_uint8(torch.cat(list(picked), 1)[None])[0])
             if module.world.names.index(record.name) < self.videos:
                 self._videos(record, rollout, trajectory)
-        if prediction.features is not None:
-            self.folder.write_features(record.name, *(x.numpy() for x in prediction.features))
+        if prediction.features:
+            self.folder.write_features(record.name, {m: {k: x.numpy() for k, x in kept.items()} for m, kept in prediction.features.items()})
         self.folder.write(record)
 
     def _videos(self, record: Record, rollout: Rollout, trajectory: Trajectory) -> None:
@@ -52,23 +52,18 @@ class ResultWriter(BasePredictionWriter):
 
 
 class ChunkProgress(L.Callback):
-    """A progress bar over trajectories that shows the FPS of the chunk that just came out."""
+    """A line over trajectories: how many, the time taken and left, and the FPS of the chunk that just came out."""
 
     def __init__(self, total: int, done: int, enabled: bool) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[live]}"),
-        )
+        columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(10), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[live]}"))
         self._bar = Progress(*columns, disable=not enabled)
         self._task = self._bar.add_task("trajectories", total=total, completed=done, live="")
+        self._room = self._bar.console.width - len(f"{total}/{total} {'-' * 10} 0:00:00 0:00:00 ")
 
     def observe(self, name: str, stats: ChunkStats) -> None:
         kind = "given" if stats.forced else f"{stats.frames_px / stats.seconds:.1f} fps"
-        self._bar.update(self._task, live=f"{name} chunk {stats.chunk}: {kind}")
+        short = f"chunk {stats.chunk}: {kind}"
+        self._bar.update(self._task, live=f"{name} {short}" if len(name) + 1 + len(short) <= self._room else short)
 
     def on_predict_start(self, trainer, module) -> None:
         self._bar.start()

@@ -13,7 +13,7 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from harness.evaluation.multirun import check_launcher, conclude, folder_of, planned, record_failure
+from harness.evaluation.multirun import Asked, check_launcher, conclude, folder_of, planned, record_failure
 from harness.settings.command_line import CONF, ROOT, check_overrides, label_of
 from harness.settings.packages import check_packages
 
@@ -50,13 +50,14 @@ def main() -> None:
     # our launcher presets bear the plugins' names, which is what people write; that the plugins then check them is welcome
     warnings.filterwarnings("ignore", message=r"\s*\S+ is validated against ConfigStore schema with the same name", category=UserWarning)
     check_overrides(CONF, arguments)
-    if {a for a in arguments if a.startswith("-")} - {"-m", "--multirun"} or not {"-m", "--multirun"} & set(arguments):
+    asked = Asked.by(arguments)
+    if not asked.several or asked.others:
         _main()
         return
     check_launcher(arguments)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # of the jobs
     try:
-        jobs = planned(arguments)
+        jobs = planned(asked)
     except HydraException:  # Hydra will say it
         jobs = []
     try:

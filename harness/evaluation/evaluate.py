@@ -3,8 +3,8 @@
 import logging
 import os
 import warnings
-from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -13,21 +13,23 @@ import torch
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
+from rich.markup import escape
 
 from harness.evaluation.callbacks import ChunkProgress, ResultWriter
 from harness.evaluation.runner import EvalModule, loader
 from harness.reporting.pictures import experiment_pictures, run_pictures
-from harness.reporting.table import Run, comparison, headline
+from harness.reporting.table import Run, headline
+from harness.reporting.terminal import comparison, console
 from harness.results.identity import DECIDES, config_hash, deciding, run_path
 from harness.results.provenance import provenance
 from harness.results.run_folder import RunFolder
 from harness.rollout import Snapshot
 from harness.settings.nested import flatten
+from harness.settings.policy_line import policy_line
 from harness.snapshot.snapshot import is_saved
 from harness.system.files import write_atomic
 from harness.tracking.wandb_run import Label, log_to_wandb
-from metrics.fid import frechet
+from metrics.metric_set import MetricSet
 
 COMPARABLE = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone
 
@@ -46,9 +48,7 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
     settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(settings, dict)
     path = run_path(settings, choices["policy"])
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    out = console()
     folder = RunFolder(path)
     if cfg.overwrite and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":  # a requeued job goes on with what it has
         folder.clear()
@@ -62,11 +62,10 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
     if results is None or fresh:
         folder.create()
         write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
-        extractor = instantiate(cfg.features) if cfg.features else None
-        if extractor is not None and extractor.missing:
-            console.print(f"FID is left out: {extractor.missing}")
-            extractor = None
-        _predict(cfg, settings, folder, world, done, extractor)
+        metrics = MetricSet.of(instantiate(m, _convert_="all") for m in cfg.metric.values())
+        for name, why in metrics.left_out.items():
+            out.print(f"{name} is left out: {why}", markup=False, highlight=False, soft_wrap=True)
+        _predict(cfg, settings, folder, world, done, metrics)
         run = {
             "label": label,
             **{k: choices[k] for k in ("policy", "world", "store")},
@@ -74,40 +73,42 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
             "protocol": settings["world"].get("protocol", ""),
             "seed": cfg.seed,
             "comparable": config_hash({k: settings[k] for k in COMPARABLE}),
-            "metrics": {k: instantiate(m).version for k, m in cfg.metric.items()},
+            "metrics": metrics.versions(),
+            "about_policy": policy_line(choices["policy"]),
             "fps_includes": "plan, assembly, denoising and clean passes, commit, decode; generated chunks only; no warm-up excluded",
             "config": settings,
             **provenance(_device(settings)),
         }
-        results = folder.finish(run, world.names, _distances(folder, world.names))
+        results = folder.finish(run, world.names, _of_run(folder, metrics), [asdict(c) for c in metrics.columns()])
         run_pictures(folder, label)
     else:
-        console.print(f"finished before: {path} (overwrite=true runs it again)")
+        out.print(f"finished before: {path} (overwrite=true runs it again)")
     current = Run(label, path, results, folder.values())
     if compare and fresh and not cfg.run_dir:  # a chosen folder's parent is not ours to write to
         experiment_pictures(path.parent, current)
-    console.print(comparison(path.parent, current) if compare else headline(current), highlight=False)
+    out.print(comparison(path.parent, path, out.width) if compare else escape(headline(current)), highlight=False)
     for failed, error in results["run"]["failed"].items():
-        console.print(f"[red]failed:[/red] {failed}: {error}")
+        out.print(f"[red]failed:[/red] {failed}: {error}")
     if (fresh or os.environ.get("WANDB_SWEEP_ID")) and cfg.logger != "none":  # a W&B agent's run is a new one to its sweep
         # flat, and `policy` its name: the columns of a run whose `policy` a sweep has set, and of any other
         flat = flatten({k: settings[k] for k in DECIDES}) | {k: v for k, v in choices.items() if not k.startswith("hydra")}
         where = log_to_wandb(folder, results, flat, cfg.logger, Label(cfg.name, f"{label}-{cfg.seed}", tuple(cfg.tags), cfg.notes))
-        console.print(f"W&B: {where}" if where else "W&B: not logged, see the warning above")
-    console.print(f"results: {path}")
+        out.print(f"W&B: {where}" if where else "W&B: not logged, see the warning above")
+    out.print(f"results: {path}")
     return results
 
 
-def _distances(folder: RunFolder, names: Sequence[str]) -> dict[str, dict]:
-    """FID between all first visits and all revisits, where a run has image features. A distance of sets has no interval."""
-    features = folder.features(names)
-    if features is None or len(features[0]) < 2:
-        return {}
-    first, again = (torch.from_numpy(x) for x in features)
-    return {"quality/fid": {"mean": frechet(first, again), "ci95": None, "n": len(again)}}
+def _of_run(folder: RunFolder, metrics: MetricSet) -> dict[str, dict]:
+    """Summary entries of the rollout metrics. Raises ValueError when trajectories finished without their features."""
+    names = sorted(folder.done())
+    if metrics.rollout and (without := folder.without_features(names)):
+        wanted = ", ".join(m.name for m in metrics.rollout)
+        raise ValueError(f"{wanted}: {len(without)} of {len(names)} trajectories in {folder.path} finished without features; overwrite=true runs them again")
+    features = {metric: {k: torch.from_numpy(x) for k, x in kept.items()} for metric, kept in folder.features(names).items()}
+    return metrics.of_run(features, len(names))
 
 
-def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: set[str], extractor) -> None:
+def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: set[str], metrics: MetricSet) -> None:
     """Roll out the trajectories that have no record yet."""
     device = _device(settings)
     progress = ChunkProgress(len(world.names), len(done), cfg.progress and cfg.devices == 1)
@@ -118,10 +119,9 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
         instantiate(cfg.policy, _convert_="all"),
         store,
         world,
-        [instantiate(m, _convert_="all") for m in cfg.metric.values()],
+        metrics,
         cfg.seed,
         progress.observe if cfg.devices == 1 else _ignore,
-        None if extractor is None else extractor.extract,
         _snapshot(settings),
     )
     callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos)]

@@ -3,6 +3,7 @@
 Jobs of a launcher run anywhere and print into files of their own, so all that is said at the end comes from the run folders.
 """
 
+import argparse
 import importlib.util
 import itertools
 import traceback
@@ -12,7 +13,6 @@ from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from harness.results.identity import run_path
 from harness.results.run_folder import RunFolder
@@ -46,16 +46,36 @@ def folder_of(cfg: DictConfig, policy: str) -> Path:
     return run_path(settings, policy)
 
 
-def planned(arguments: Sequence[str]) -> list[Job]:
+@dataclass(frozen=True)
+class Asked:
+    """A command line. several: -m. folder: of the user's own configs. others: flags that ask Hydra for something else."""
+
+    several: bool
+    folder: str | None
+    overrides: list[str]
+    others: list[str]
+
+    @staticmethod
+    def by(arguments: Sequence[str]) -> "Asked":
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("-m", "--multirun", action="store_true")
+        parser.add_argument("-cd", "--config-dir")
+        known, rest = parser.parse_known_args(arguments)
+        flags = [a for a in rest if a.startswith("-")]
+        return Asked(known.multirun, known.config_dir, [a for a in rest if a not in flags], flags)
+
+
+def planned(asked: Asked) -> list[Job]:
     """Every combination of the swept values, as Hydra's own sweeper makes them. Raises HydraException for what does not compose."""
+    own = (f"hydra.searchpath=[file://{Path(asked.folder).resolve()}]",) if asked.folder else ()
     lists = []
-    for override in OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")]):
+    for override in OverridesParser.create().parse_overrides(asked.overrides):
         key = override.get_key_element()
         values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
         lists.append([f"{key}={value}" for value in values])
     jobs = []
     for overrides in itertools.product(*lists):
-        cfg, choices = composed(CONF, overrides)
+        cfg, choices = composed(CONF, (*overrides, *own))
         jobs.append(Job(overrides, folder_of(cfg, choices["policy"])))
     return jobs
 
@@ -69,11 +89,10 @@ def record_failure(folder: Path, error: Exception) -> None:
 def conclude(jobs: Sequence[Job]) -> int:
     """Print one comparison for each set of comparable runs, draw the last one, name what is missing. Returns how many are."""
     from harness.reporting.pictures import experiment_pictures  # takes seconds (torch, matplotlib)
-    from harness.reporting.table import Run, comparison
+    from harness.reporting.table import Run
+    from harness.reporting.terminal import comparison, console
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    out = console()
     missing, last = [], {}
     for job in jobs:
         folder = RunFolder(job.path)
@@ -84,14 +103,14 @@ def conclude(jobs: Sequence[Job]) -> int:
             run = results["run"]
             last[job.path.parent, run["comparable"]] = Run(run["label"], job.path, results, folder.values())
     for (experiment, _), current in last.items():
-        console.print(comparison(experiment, current))
+        out.print(comparison(experiment, current.path, out.width), highlight=False)
     for experiment in {e for e, _ in last}:
         current = [run for (e, _), run in last.items() if e == experiment][-1]
         experiment_pictures(experiment, current)
     for job in missing:
-        console.print(f"not finished: {' '.join(job.overrides)}: {_reason(job.path)}", style="red", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"not finished: {' '.join(job.overrides)}: {_reason(job.path)}", style="red", markup=False, highlight=False, soft_wrap=True)
     folders = ", ".join(sorted({str(j.path.parent) for j in jobs}))
-    console.print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are finished: {folders}", highlight=False)
+    out.print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are finished: {folders}", highlight=False)
     return len(missing)
 
 

@@ -1,7 +1,7 @@
 """The Lightning loop: one predict step is one trajectory."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import lightning as L
 import torch
@@ -17,9 +17,9 @@ from harness.policy import CachePolicy
 from harness.results.run_folder import Record
 from harness.rollout import NO_SNAPSHOT, Snapshot, rollout
 from harness.worlds.base import World
-from metrics.cost import cost
+from metrics.cost import cost, held
 from metrics.drift import drift
-from metrics.frame import FrameMetric
+from metrics.metric_set import MetricSet
 from metrics.revisit import mean_scores, score_pairs
 
 
@@ -30,7 +30,7 @@ class Outcome:
     record: Record
     trajectory: Trajectory | None = None
     rollout: Rollout | None = None
-    features: tuple[Tensor, Tensor] | None = None  # of first visits and of revisits, n d
+    features: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)  # that rollout metrics keep, by metric
 
 
 class Pending(Dataset[int]):
@@ -53,8 +53,7 @@ def loader(indices: Sequence[int]) -> DataLoader[int]:
 class EvalModule(L.LightningModule):
     """Rolls out trajectory `index` under the policy, scores it, and returns an `Outcome`.
 
-    make_backbone: builds the backbone on a device; called once in every process that Lightning starts. features: frames
-    to image features, for distances between sets of frames.
+    make_backbone: builds the backbone on a device; called once in every process that Lightning starts.
     """
 
     def __init__(
@@ -63,15 +62,14 @@ class EvalModule(L.LightningModule):
         policy: CachePolicy,
         store: PackedStore,
         world: World,
-        metrics: Sequence[FrameMetric],
+        metrics: MetricSet,
         seed: int,
         observe: Callable[[str, ChunkStats], None] = lambda name, stats: None,
-        features: Callable[[Tensor], Tensor] | None = None,
         snapshot: Snapshot = NO_SNAPSHOT,
     ) -> None:
         super().__init__()
         self.make_backbone, self.policy, self.store, self.world = make_backbone, policy, store, world
-        self.frame_metrics, self.seed, self.observe, self.features = list(metrics), seed, observe, features
+        self.metrics, self.seed, self.observe = metrics, seed, observe
         self.snapshot = snapshot
 
     def setup(self, stage: str) -> None:
@@ -103,22 +101,18 @@ class EvalModule(L.LightningModule):
         )
         truth = trajectory.reference
         roundtrip = None if truth is None else self.backbone.roundtrip(truth)
-        pairs = score_pairs(out, trajectory, roundtrip, self.frame_metrics)
+        pairs = score_pairs(out, trajectory, roundtrip, self.metrics.frame)
         values = mean_scores(pairs) | drift(out, trajectory) | cost(out)
-        values |= {"pairs": float(len(pairs)), "chunks": float(len(out.stats))}
-        features = None
-        if self.features is not None and pairs:
-            first, again = (self.features(out.frames[[int(row[which]) for row in pairs]]) for which in ("first", "revisit"))
-            features = (first, again)
+        values |= {"pairs": float(len(pairs)), "chunks": float(len(out.stats)), "frames": float(len(out.frames))}
         record = Record(trajectory.name, values, pairs, [chunk_row(s) for s in out.stats], out.noise, camera=top_view(trajectory.c2w[: len(out.frames)]))
-        return Outcome(record, trajectory, out, features)
+        return Outcome(record, trajectory, out, self.metrics.features(out, trajectory))
 
 
 def chunk_row(stats: ChunkStats) -> dict[str, float | str]:
     """A chunk's row in chunks.csv; lists (of frames, or of rows a frame) as space-separated text, if they were traced."""
     lists = ("retrieved", "attended", "unreachable", "stored", "taken")
-    row = {k: getattr(stats, k) for k in stats.__dataclass_fields__ if k not in lists}
-    return row | {k: " ".join(map(str, getattr(stats, k))) for k in lists if getattr(stats, k) is not None}
+    row: dict[str, float | str] = {k: getattr(stats, k) for k in stats.__dataclass_fields__ if k not in lists}
+    return row | held(stats) | {k: " ".join(map(str, getattr(stats, k))) for k in lists if getattr(stats, k) is not None}
 
 
 def top_view(c2w: Float[Tensor, "p 4 4"]) -> list[list[float]]:

@@ -1,65 +1,69 @@
-"""The columns of a comparison, once, for the page, the terminal and every other format."""
+"""The columns of a comparison, for every view: as the runs describe them, and the metric classes for runs that do not.
 
-from dataclasses import dataclass
+What a column is called, its unit, its digits and its direction are said beside the metric (`FrameMetric`, `RolloutMetric`) and
+the cost function; `results.json` repeats it, so that a comparison can be read where the metric is not installed.
+"""
 
-from harness.results.run_folder import Record
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import fields
 
+from metrics import cost
+from metrics.column import Column
 
-@dataclass(frozen=True)
-class Column:
-    """key: in a run's summary. name: short, for filters. better: 1 more, -1 less, 0 neither. factor: of the shown unit.
-
-    difference: whether its paired difference to the baseline is shown. about: what it is, in a line.
-    """
-
-    key: str
-    name: str
-    heading: str
-    group: str
-    decimals: int
-    better: int
-    about: str
-    factor: float = 1.0
-    unit: str = ""
-    difference: bool = False
-
-    def show(self, value: float, sign: bool = False) -> str:
-        return f"{value * self.factor:{'+' if sign else ''}.{self.decimals}f}"
+GROUPS = ("quality", "cost", "memory", "budget")
+ENDS = ("floor", "ceiling")
 
 
-COLUMNS = (
-    Column("quality/psnr_revisit", "psnr", "PSNR revisit", "quality", 2, 1, "revisit against first visit of the same rollout", 1, "dB", True),
-    Column("quality/ssim_revisit", "ssim", "SSIM revisit", "quality", 3, 1, "revisit against first visit"),
-    Column("quality/lpips_revisit", "lpips", "LPIPS revisit", "quality", 3, -1, "revisit against first visit, AlexNet", difference=True),
-    Column("quality/psnr_reference", "psnr_true", "PSNR true view", "quality", 2, 1, "revisit against the true view, where the world has one", 1, "dB"),
-    Column("quality/contrast", "contrast", "contrast", "quality", 2, 0, "local contrast against the true frames: 1 is as sharp; blur flatters a revisit score"),
-    Column("quality/fid", "fid", "FID", "quality", 1, -1, "first visits against revisits, as sets"),
-    Column("cost/fps_mean", "fps", "FPS", "cost", 1, 1, "video frames over seconds of generated chunks", 1, "1/s"),
-    Column("cost/fps_last", "fps_last", "FPS last", "cost", 1, 1, "the last chunk's, the figure that papers quote", 1, "1/s"),
-    Column("cost/latency_p95_ms", "p95", "p95 latency", "cost", 0, -1, "seconds of a chunk, 95th percentile", 1, "ms"),
-    Column("cost/bytes_moved", "moved", "moved a chunk", "cost", 2, -1, "bytes between window, tiers and devices", 1e-6, "MB"),
-    Column("cost/attended_tokens", "tokens", "tokens attended", "memory", 0, -1, "rows of the window, the chunk included, mean over the rollout"),
-    Column("cost/window_bytes", "window", "window", "memory", 2, -1, "context buffer in use, all layers, largest of the rollout", 1e-6, "MB"),
-    Column("cost/bank_bytes", "bank", "bank", "memory", 2, -1, "pages below the window, all tiers, at the end of the rollout", 1e-6, "MB"),
-    Column("cost/stored_bytes", "stored", "stored", "memory", 2, -1, "window and bank", 1e-6, "MB"),
-    Column("cost/unreachable_frames", "lost", "lost frames", "memory", 1, -1, "past frames that nothing could have reached, mean over the rollout"),
-    Column("frames", "frames", "frames", "budget", 0, 0, "video frames of a rollout"),
-)
-SPEED = ("cost/fps_mean", "cost/fps_last", "cost/latency_p95_ms")  # only comparable on one device
+def columns_of(runs: Iterable[dict], also: Collection[str] = ()) -> list[Column]:
+    """The columns that any of these results has a value for, in the order of tables. also: short names of others to have."""
+    found: dict[str, Column] = {}
+    present: set[str] = set()
+    for results in runs:
+        present |= results["summary"].keys()
+        described = results.get("columns") or []
+        for column in map(_column, described) if described else _undescribed(results["summary"]):
+            found.setdefault(column.key, column)
+    return sorted((c for c in found.values() if c.key in present or c.name in also), key=lambda c: GROUPS.index(c.group))
 
 
-def values_of(record: Record) -> dict[str, float]:
-    """A trajectory's columns, with those that are sums of others and the length of its rollout."""
-    values = dict(record.values)
-    tiers = [v for k, v in values.items() if k.startswith("cost/bank_bytes_")]
-    if tiers:
-        values["cost/bank_bytes"] = sum(tiers)
-        values["cost/stored_bytes"] = sum(tiers) + values["cost/window_bytes"]
-    if record.chunks:
-        values["frames"] = float(sum(frames_px(row) for row in record.chunks))
-    return values
+def costs() -> list[Column]:
+    """The columns that every run has, whatever its metrics are."""
+    return list(cost.COLUMNS)
 
 
-def frames_px(row: dict) -> int:
-    """Video frames of a chunk; the first folders, with one video frame a latent frame, did not say."""
-    return int(row.get("frames_px", row["frames"]))
+def shipped() -> list[Column]:
+    """The columns of the metrics that come with the harness."""
+    from metrics.metric_set import shipped  # takes seconds (torch)
+
+    return shipped()
+
+
+def leading(columns: Sequence[Column]) -> Column | None:
+    """The column that runs are sorted by: the quality that stays the longest where there is no room."""
+    return min((c for c in columns if c.group == "quality" and c.better), key=lambda c: c.rank, default=None)
+
+
+def revisits(columns: Sequence[Column]) -> list[Column]:
+    """The qualities that every revisit pair has, the leading one first: those of which curves and videos can be drawn."""
+    return sorted((c for c in columns if c.key.startswith("quality/") and c.key.endswith("_revisit") and c.better), key=lambda c: c.rank)
+
+
+def ends_of(columns: Sequence[Column], summary: dict[str, dict]) -> dict[str, dict[str, float]]:
+    """Floor (an unrelated view) and ceiling (the codec's round trip) of the columns that have them: by end and the column's key."""
+    found = {end: {c.key: summary[key]["mean"] for c in columns if (key := getattr(c, end)) in summary} for end in ENDS}
+    return {end: values for end, values in found.items() if values}
+
+
+def _column(entry: dict) -> Column:
+    known = {f.name for f in fields(Column)}
+    return Column(**{k: v for k, v in entry.items() if k in known})
+
+
+def _undescribed(summary: dict[str, dict]) -> list[Column]:
+    """Of a folder that was written before columns were described: those of the metrics that come with the harness, and plain
+    ones for others, whose direction nobody knows."""
+    known = shipped()
+    names = {c.key for c in known} | {getattr(c, end) for c in known for end in ENDS}
+    ends = tuple(f"_{end}" for end in ENDS)
+    plain = [k for k in summary if k.startswith("quality/") and k not in names and not k.endswith(ends)]
+    return [*known, *(Column(k, k.removeprefix("quality/"), k.removeprefix("quality/").replace("_", " "), "quality", 3) for k in plain)]

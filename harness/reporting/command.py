@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--no-page", action="store_true", help="print only")
     chosen = parser.parse_args(arguments)
 
-    from harness.reporting import data, groups, text  # after the arguments: --help and typos are answered at once
+    from harness.reporting import data, groups, terminal, text  # after the arguments: --help and typos are answered at once
 
     try:
         write_page = None if chosen.no_page else _page_writer()
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"error: {error}") from None
     written = {"md": text.markdown, "latex": text.latex, "csv": text.comma_separated}
     if chosen.format == "table":
-        text.print_terminal(report["experiment"], runs, report["baseline"])
+        terminal.print_terminal(report["experiment"], runs, report["baseline"])
     elif chosen.format == "json":
         print(json.dumps(report, indent=1))
     else:

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.reporting.columns import COLUMNS, SPEED, frames_px
+from harness.reporting.columns import columns_of, ends_of, revisits
+from harness.reporting.curves import over_rollout
 from harness.reporting.groups import Run, groups_of, reasons, swept, varying
 from harness.reporting.table import BASELINE
-from harness.reporting.trace import memory
+from harness.reporting.trace import trace
 from harness.results.statistics import interval
+from harness.settings.policy_line import policy_line
+from metrics.column import Column
 
 RESAMPLES = 2000  # as in results.interval
 
@@ -27,20 +30,19 @@ def report(experiment: str, runs: Sequence[Run], unfinished: Sequence[str], base
     if baseline is not None and baseline not in labels:
         raise ValueError(f"no run is called {baseline!r}; use one of {', '.join(labels)}")
     groups = groups_of(runs)
-    columns = [c for c in COLUMNS if any(c.key in _entries(r) for r in runs)]
+    columns = columns_of(r.results for r in runs)
     settings = varying(runs)
     return {
         "experiment": experiment,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "columns": [asdict(c) for c in columns],
-        "speed": SPEED,
         "baseline": baseline or (BASELINE if BASELINE in labels else labels[0]),
-        "groups": [_group(group) for group in groups],
+        "groups": [_group(group, columns) for group in groups],
         "reasons": [[reasons(a[0], b[0]) for b in groups] for a in groups],
         "settings": settings,
         "swept": swept(runs),
         "shared": {k: _setting(v) for k, v in runs[0].settings.items() if k not in settings},
-        "runs": [_run(run, groups[run.group], settings) for run in runs],
+        "runs": [_run(run, groups[run.group], settings, columns) for run in runs],
         "unfinished": list(unfinished),
         "picks": {n: _picks(n) for n in sorted({len(_names(g)) for g in groups} | {len(r.values) for r in runs} - {0}) if n},
     }
@@ -57,9 +59,8 @@ def _names(group: Iterable[Run]) -> list[str]:
     return sorted({name for run in group for name in run.values})
 
 
-def _group(group: Sequence[Run]) -> dict:
-    about, summary = group[0].about, group[0].summary
-    ends = {f"{m}_{w}": summary[f"quality/{m}_{w}"]["mean"] for m in ("psnr", "ssim", "lpips") for w in ("floor", "ceiling") if f"quality/{m}_{w}" in summary}
+def _group(group: Sequence[Run], columns: Sequence[Column]) -> dict:
+    about, ends = group[0].about, ends_of(columns, group[0].summary)
     names = _names(group)
     cameras = {r.name: r.camera for run in reversed(group) for r in run.records if r.camera and _film(run, r.name)}
     title = f"{about['world']}{', ' + about['protocol'] if about['protocol'] else ''}, {len(names)} trajectories, seed {about['seed']}, by {about['backbone']}"
@@ -67,19 +68,20 @@ def _group(group: Sequence[Run]) -> dict:
 
 
 def _entries(run: Run) -> dict[str, dict]:
-    """The run's summary, with the columns that are derived here."""
-    keys = {k for row in run.values.values() for k in row} - run.summary.keys()
+    """The run's summary, with the intervals of what older folders did not sum up."""
+    keys = {k for row in run.values.values() for k in row if (run.summary.get(k) or {"ci95": None})["ci95"] is None}
     return run.summary | {k: interval([row[k] for row in run.values.values() if k in row]) for k in sorted(keys)}
 
 
-def _run(run: Run, group: Sequence[Run], settings: Sequence[str]) -> dict:
+def _run(run: Run, group: Sequence[Run], settings: Sequence[str], columns: Sequence[Column]) -> dict:
     entries, names = _entries(run), _names(group)
-    shown = [c.key for c in COLUMNS]
+    shown, metrics = [c.key for c in columns], [c.key for c in revisits(columns)]
     return {
         "id": run.path.name,
         "name": run.name,
         "label": run.label,
         "policy": run.about["policy"],
+        "about": run.about.get("about_policy") or policy_line(run.about["policy"]),
         "group": run.group,
         "device": run.about["device"],
         "commit": run.about["git"]["commit"][:8] + ("+" if run.about["git"]["dirty"] else ""),
@@ -90,33 +92,20 @@ def _run(run: Run, group: Sequence[Run], settings: Sequence[str]) -> dict:
         "cells": {k: [_round(entries[k]["mean"]), *map(_round, entries[k]["ci95"] or ()), entries[k]["n"]] for k in shown if k in entries},
         "values": {k: [_round(run.values[n][k]) if n in run.values and k in run.values[n] else None for n in names] for k in shown if k in entries},
         "rollout": _over_rollout(run),
-        "gap": _against(run, lambda pair: pair["gap_frames"]),
-        "when": _against(run, lambda pair: pair["revisit"]),
-        "films": [_film_data(run, r.name) for r in run.records if _film(run, r.name)],
+        "gap": _against(run, lambda pair: pair["gap_frames"], metrics),
+        "when": _against(run, lambda pair: pair["revisit"], metrics),
+        "films": [_film_data(run, r.name, metrics) for r in run.records if _film(run, r.name)],
     }
 
 
-def _over_rollout(run: Run) -> dict[str, list]:
-    """FPS, tokens and stored bytes of generated chunks: the median over trajectories, by first latent frame."""
-    rows: dict[int, list[dict]] = {}
-    for record in run.records:
-        for row in record.chunks:
-            if not row["forced"]:
-                rows.setdefault(int(row["start"]), []).append(row)
-
-    def curve(value: Callable[[dict], float]) -> list:
-        return [_round(float(np.median([value(r) for r in rows[x]]))) for x in sorted(rows)]
-
-    return {
-        "frame": sorted(rows),
-        "cost/fps_mean": curve(lambda r: frames_px(r) / max(1e-9, sum(v for k, v in r.items() if k.startswith("seconds_")))),
-        "cost/attended_tokens": curve(lambda r: r["attended_rows"]),
-        "cost/stored_bytes": curve(lambda r: r["window_bytes"] + sum(v for k, v in r.items() if k.startswith("bank_bytes_"))),
-    }
+def _over_rollout(run: Run) -> dict[str, list | int]:
+    """FPS, stored bytes and tokens of generated chunks by first latent frame: the median over `n` of the run's trajectories."""
+    n, curves = over_rollout([r.chunks for r in run.records])
+    return {"n": n, "of": len(run.records), **{k: [_round(v) for v in values] for k, values in curves.items()}}
 
 
-def _against(run: Run, where: Callable[[dict], float], most: int = 12) -> dict[str, list]:
-    """Quality of revisit pairs against a property of theirs, in at most `most` bins of equally many pairs.
+def _against(run: Run, where: Callable[[dict], float], keys: Sequence[str], most: int = 12) -> dict[str, list]:
+    """Quality (columns' keys) of revisit pairs against a property of theirs, in at most `most` bins of equally many pairs.
 
     Per bin and metric: the mean over trajectories and 1.96 standard errors over trajectories.
     """
@@ -134,14 +123,15 @@ def _against(run: Run, where: Callable[[dict], float], most: int = 12) -> dict[s
     full = counts.any(1)
     n = (counts > 0).sum(1)[full]
     found: dict[str, list] = {"x": [_round(v) for v in (np.bincount(bins, x, len(edges))[full] / counts.sum(1)[full])], "n": n.tolist()}
-    for metric in ("psnr", "ssim", "lpips"):
-        if f"{metric}_revisit" not in pairs[0][1]:
+    for key in keys:
+        score = key.removeprefix("quality/")
+        if score not in pairs[0][1]:
             continue
-        sums = np.bincount(flat, [p[f"{metric}_revisit"] for _, p in pairs], shape[0] * shape[1]).reshape(shape)
+        sums = np.bincount(flat, [p[score] for _, p in pairs], shape[0] * shape[1]).reshape(shape)
         each = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)[full]  # a trajectory's mean in a bin
         spread = np.sqrt(np.nansum((each - np.nanmean(each, 1, keepdims=True)) ** 2, 1) / np.maximum(n - 1, 1))
-        found[f"quality/{metric}_revisit"] = [_round(v) for v in np.nanmean(each, 1)]
-        found[f"error/{metric}_revisit"] = [_round(1.96 * s / k**0.5) if k > 1 else None for s, k in zip(spread, n, strict=True)]
+        found[key] = [_round(v) for v in np.nanmean(each, 1)]
+        found[f"error/{score}"] = [_round(1.96 * s / k**0.5) if k > 1 else None for s, k in zip(spread, n, strict=True)]
     return found
 
 
@@ -150,22 +140,23 @@ def _film(run: Run, name: str) -> Path | None:
     return path if path.exists() else None
 
 
-def _film_data(run: Run, name: str) -> dict:
-    """A filmed trajectory: its chunks and their memory, its revisit pairs. `truth`: the video's right half is the true view."""
+def _film_data(run: Run, name: str, keys: Sequence[str]) -> dict:
+    """A filmed trajectory: its chunks and what became of the past, its revisit pairs. `truth`: the video's right half is the true view."""
     record = next(r for r in run.records if r.name == name)
     chunks = record.chunks
-    metrics = [m for m in ("psnr", "ssim", "lpips") if record.pairs and f"{m}_revisit" in record.pairs[0]]
+    metrics = [k for k in keys if record.pairs and k.removeprefix("quality/") in record.pairs[0]]
     return {
         "name": name,
         "truth": (run.path / "videos" / f"{name}_true.png").exists(),
-        "frames_px": [frames_px(row) for row in chunks],
+        "frames_px": [int(row["frames_px"]) for row in chunks],
         "latent": int(chunks[0]["frames"]) if chunks else 0,
         "forced": "".join("1" if row["forced"] else "0" for row in chunks),
         "tokens": [row["attended_rows"] for row in chunks],
-        "memory": asdict(memory(chunks)),
+        "trace": asdict(trace(chunks)),
         "metrics": metrics,
         "pairs": [
-            [int(p["first"]), int(p["revisit"]), *(_round(p[f"{m}_revisit"]) for m in metrics)] for p in sorted(record.pairs, key=lambda p: p["revisit"])
+            [int(p["first"]), int(p["revisit"]), *(_round(p[k.removeprefix("quality/")]) for k in metrics)]
+            for p in sorted(record.pairs, key=lambda p: p["revisit"])
         ],
     }
 

@@ -1,7 +1,12 @@
 """The results tables of README and docs, from the small files in docs/results."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from harness.reporting.columns import columns_of, ends_of, leading
+from harness.reporting.table import BASELINE
+from harness.results.older import completed_summary
+from metrics.column import Column
 
 Cell = Callable[[dict], str]  # a run's entry in docs/results -> what stands in the table
 Link = Callable[[str], str]  # a run's label -> the label as the page shows it, with a link to its method where it has one
@@ -14,10 +19,7 @@ SPEED = ("long",)  # tables that show speed, which only a run with the machine t
 SHORT = "short"  # the README's table: these runs of SHORT_OF
 SHORT_OF = "policies"
 SHORT_RUNS = ("int4_places_coverage", "full", "h2o", "worldkv", "sink_recent", "sliding")
-LIMITS = {  # what bounds a column, as a row below the runs: its name, and the column and the key of the figure
-    "floor: an unrelated view": {"PSNR revisit": ("quality/psnr_floor", "{:.2f}"), "LPIPS revisit": ("quality/lpips_floor", "{:.3f}")},
-    "ceiling: the codec's round trip": {"PSNR true view": ("quality/psnr_ceiling", "{:.2f}")},
-}
+ENDS = {"floor": "floor: an unrelated view", "ceiling": "ceiling: the codec's round trip"}
 PICTURES = {"long": "cost.png", "novelty": "novelty.png"}  # experiment: what its cost.png is called in docs/
 
 
@@ -53,120 +55,114 @@ def results_table(name: str, table: dict, link: Link) -> str:
     """The comparison of docs/results/NAME.json, best first; `short` is the README's choice of SHORT_OF. Below the runs stand what bounds
     a column: the floor under the revisit scores, the ceiling under the true view alone, since a revisit is compared with a view that
     the same rollout generated."""
-    bench, runs = BENCHES.get(SHORT_OF if name == SHORT else name), table["runs"]
-    columns = _bench_columns(bench, runs) if bench else COST_COLUMNS if name in SPEED else QUALITY_COLUMNS
-    shown = {label: run | {"label": label} for label, run in runs.items() if not bench or bench.leads(label)}
+    bench = BENCHES.get(SHORT_OF if name == SHORT else name)
+    runs, known = _read(table)
+    columns = _bench_columns(bench, runs, known) if bench else _cost_columns(known) if name in SPEED else _quality_columns(known, BASELINE)
+    shown = {bench.name(label): run for label, run in runs.items() if bench.leads(label)} if bench else runs
     if name == SHORT:
-        columns, shown = _short(columns, {bench.name(label): run for label, run in shown.items()} if bench else shown)
-    rows = ["| policy | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
-    for label, run in sorted(shown.items(), key=lambda item: -item[1]["summary"]["quality/psnr_revisit"]["mean"]):
-        rows.append(f"| {link(bench.name(label) if bench else label)} | " + " | ".join(cell(run) for cell in columns.values()) + " |")
-    summary = next(iter(runs.values()))["summary"]
-    for limit, where in LIMITS.items():
-        cells = [_limit(where.get(column), summary) for column in columns]
-        if any(cells):
-            rows.append(f"| *{limit}* | " + " | ".join(cells) + " |")
+        columns, shown = _short(columns, shown)
+    ends = ends_of(known, next(iter(runs.values()))["summary"])
+    by_heading = {c.heading: c for c in known}
+    limits = {ENDS[end]: [_limit(by_heading.get(heading), values) for heading in columns] for end, values in ends.items()}
+    rows = [f"| *{limit}* | " + " | ".join(cells) + " |" for limit, cells in limits.items() if any(cells)]
     about = f"{table['trajectories']} held-out trajectories of `{table['world']}`, `{table['protocol']}`, seed {table['seed']}, same noise"
-    return "\n".join([*rows, "", f"{about}; {table['device']}."])
+    return "\n".join([*_rows(columns, _sorted(shown, known), link), *rows, "", f"{about}; {table['device']}."])
 
 
 def bench_rows(name: str, table: dict, link: Link) -> str:
     """A policy's row in the bench above that of the base; empty where the bench has no run of it."""
-    bench, runs = BENCHES[SHORT_OF], table["runs"]
-    columns = _bench_columns(bench, runs)
-    found = {bench.name(label): run | {"label": label} for label, run in runs.items() if bench.leads(label)}
+    bench = BENCHES[SHORT_OF]
+    runs, known = _read(table)
+    found = {bench.name(label): run for label, run in runs.items() if bench.leads(label)}
     if name not in found:
         return ""
-    rows = ["| policy | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
-    rows += [f"| {link(label)} | " + " | ".join(cell(found[label]) for cell in columns.values()) + " |" for label in dict.fromkeys([name, bench.base])]
-    return "\n".join(rows)
+    return "\n".join(_rows(_bench_columns(bench, runs, known), {label: found[label] for label in dict.fromkeys([name, bench.base])}, link))
 
 
-def _limit(where: tuple[str, str] | None, summary: dict) -> str:
-    return where[1].format(summary[where[0]]["mean"]) if where and where[0] in summary else ""
+def _read(table: dict) -> tuple[dict[str, dict], list[Column]]:
+    runs = {label: run | {"label": label, "summary": completed_summary(run["summary"])} for label, run in table["runs"].items()}
+    return runs, columns_of(run | {"columns": table.get("columns")} for run in runs.values())
+
+
+def _sorted(runs: dict[str, dict], known: Sequence[Column]) -> dict[str, dict]:
+    main = leading(known)
+    assert main is not None, "docs/results holds runs with qualities"
+    return dict(sorted(runs.items(), key=lambda item: -main.better * item[1]["summary"][main.key]["mean"]))
+
+
+def _rows(columns: dict[str, Cell], runs: dict[str, dict], link: Link) -> list[str]:
+    head = ["| policy | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
+    return head + [f"| {link(label)} | " + " | ".join(cell(run) for cell in columns.values()) + " |" for label, run in runs.items()]
+
+
+def _limit(column: Column | None, values: dict[str, float]) -> str:
+    return column.show(values[column.key]) if column and column.key in values else ""
 
 
 def _short(columns: dict[str, Cell], runs: dict[str, dict]) -> tuple[dict[str, Cell], dict[str, dict]]:
     """The README's columns and rows. Raises ValueError where a row has no run."""
     if missing := set(SHORT_RUNS) - runs.keys():
         raise ValueError(f"docs/results/{SHORT_OF}.json has no run of {', '.join(sorted(missing))}, which the README's table shows")
-    kept = {
-        name: cell
-        for name, cell in columns.items()
-        if name in ("PSNR revisit", "LPIPS revisit", "unreachable") or name.startswith("to ") and name.strip() == name
-    }
-    memory: dict[str, Cell] = {"window + bank MB": lambda run: f"{(run['summary']['cost/window_bytes']['mean'] + _banked(run)) / 1e6:.1f}"}
+    kept = {name: cell for name, cell in columns.items() if name in ("PSNR revisit", "LPIPS revisit") or name.startswith(("PSNR vs ", "unreachable"))}
+    memory: dict[str, Cell] = {"window + bank (MB)": lambda run: f"{sum(run['summary'][f'cost/{p}_bytes']['mean'] for p in ('window', 'bank')) / 1e6:.1f}"}
     return kept | memory, {label: runs[label] for label in SHORT_RUNS}
 
 
-def _bench_columns(bench: Bench, runs: dict[str, dict]) -> dict[str, Cell]:
+def _quality_columns(known: Sequence[Column], base: str) -> dict[str, Cell]:
+    """Every quality that has room for it (an added metric too), differences to the base, and what the memory costs."""
+    columns: dict[str, Cell] = {}
+    for c in (c for c in known if c.group == "quality" and c.rank < 5):
+        columns[c.heading] = _interval(c) if c is leading(known) else _mean(c)
+        if c.difference:
+            columns[f"{c.heading.split()[0]} vs {base}"] = _difference(c)
+    return columns | _columns(known, "cost/attended_tokens", "cost/window_bytes", "cost/bank_bytes", "cost/unreachable_frames")
+
+
+def _cost_columns(known: Sequence[Column]) -> dict[str, Cell]:
+    main = leading(known)
+    return (
+        _columns(known, "cost/fps_mean", "cost/fps_last", "cost/latency_p95_ms")
+        | {"tokens of the last chunk": lambda run: f"{run['summary']['cost/attended_tokens_last']['mean']:.0f}"}
+        | _columns(known, "cost/window_bytes", "cost/bank_bytes", "cost/bytes_moved")
+        | {"assembly + commit": lambda run: f"{100 * (run['summary']['cost/share_assemble']['mean'] + run['summary']['cost/share_commit']['mean']):.1f} %"}
+        | ({main.heading: _mean(main)} if main else {})
+    )
+
+
+def _bench_columns(bench: Bench, runs: dict[str, dict], known: Sequence[Column]) -> dict[str, Cell]:
+    """Without speed: jobs of a bench share a machine."""
+    main = leading(known)
+    assert main is not None
+
     def at(value: str) -> Cell:
         def cell(run: dict) -> str:
             other = runs.get(bench.other(run["label"], value))
-            return f"{other['summary']['quality/psnr_revisit']['mean']:.2f}" if other else ""
+            return main.show(other["summary"][main.key]["mean"]) if other else ""
 
         return cell
 
-    base = bench.name(bench.base)
-    columns = {
-        "PSNR revisit": _interval("quality/psnr_revisit", "{:.2f}"),
-        f"PSNR vs {base}": _difference("quality/psnr_revisit", "{:+.2f}"),
-        "LPIPS revisit": _mean("quality/lpips_revisit", "{:.3f}"),
-        f"LPIPS vs {base}": _difference("quality/lpips_revisit", "{:+.3f}"),
-        "tokens": _mean("cost/attended_tokens", "{:.0f}"),
-        "window MB": _mean("cost/window_bytes", "{:.1f}", 1e-6),
-        "bank MB": _bank,
-        "unreachable": _mean("cost/unreachable_frames", "{:.1f}"),
-    }
-    return columns | {f"PSNR, {bench.key}={value}": at(value) for value in bench.others}
+    columns = _quality_columns([c for c in known if not c.key.endswith(("_reference", "/contrast"))], bench.name(bench.base))
+    return columns | {f"{main.heading}, {bench.key}={value}": at(value) for value in bench.others}
 
 
-def _mean(key: str, form: str, factor: float = 1.0):
-    return lambda run: form.format(run["summary"][key]["mean"] * factor)
+def _columns(known: Sequence[Column], *keys: str) -> dict[str, Cell]:
+    by_key = {c.key: c for c in known}
+    return {by_key[key].title: _mean(by_key[key]) for key in keys if key in by_key}
 
 
-def _interval(key: str, form: str):
-    return lambda run: f"{form.format(run['summary'][key]['mean'])} [" + ", ".join(form.format(v) for v in run["summary"][key]["ci95"]) + "]"
+def _mean(c: Column) -> Cell:
+    return lambda run: c.show(run["summary"][c.key]["mean"]) if c.key in run["summary"] else "-"
 
 
-def _difference(key: str, form: str):
+def _interval(c: Column) -> Cell:
+    return lambda run: f"{_mean(c)(run)} [" + ", ".join(c.show(v) for v in run["summary"][c.key]["ci95"]) + "]"
+
+
+def _difference(c: Column) -> Cell:
     def cell(run: dict) -> str:
-        entry = run["difference"].get(key)
+        entry = run["difference"].get(c.key)
         if not entry or entry["mean"] == 0 == entry["ci95"][0]:
             return ""
-        return f"{form.format(entry['mean'])} [" + ", ".join(form.format(v) for v in entry["ci95"]) + "]"
+        return f"{c.show(entry['mean'], sign=True)} [" + ", ".join(c.show(v, sign=True) for v in entry["ci95"]) + "]"
 
     return cell
-
-
-def _banked(run: dict) -> float:
-    return sum(entry["mean"] for key, entry in run["summary"].items() if key.startswith("cost/bank_bytes_"))
-
-
-def _bank(run: dict) -> str:
-    return f"{_banked(run) / 1e6:.1f}"
-
-
-QUALITY_COLUMNS = {
-    "PSNR revisit": _interval("quality/psnr_revisit", "{:.2f}"),
-    "PSNR vs full": _difference("quality/psnr_revisit", "{:+.2f}"),
-    "LPIPS revisit": _mean("quality/lpips_revisit", "{:.3f}"),
-    "LPIPS vs full": _difference("quality/lpips_revisit", "{:+.3f}"),
-    "PSNR true view": _mean("quality/psnr_reference", "{:.2f}"),
-    "contrast": _mean("quality/contrast", "{:.2f}"),
-    "tokens": _mean("cost/attended_tokens", "{:.0f}"),
-    "window MB": _mean("cost/window_bytes", "{:.1f}", 1e-6),
-    "bank MB": _bank,
-    "unreachable": _mean("cost/unreachable_frames", "{:.1f}"),
-}
-COST_COLUMNS = {
-    "FPS": _mean("cost/fps_mean", "{:.1f}"),
-    "FPS last": _mean("cost/fps_last", "{:.1f}"),
-    "p95 ms": _mean("cost/latency_p95_ms", "{:.0f}"),
-    "tokens last": _mean("cost/attended_tokens_last", "{:.0f}"),
-    "window MB": _mean("cost/window_bytes", "{:.1f}", 1e-6),
-    "bank MB": _bank,
-    "moved MB a chunk": _mean("cost/bytes_moved", "{:.2f}", 1e-6),
-    "assembly + commit": lambda run: f"{100 * (run['summary']['cost/share_assemble']['mean'] + run['summary']['cost/share_commit']['mean']):.1f} %",
-    "PSNR revisit": _mean("quality/psnr_revisit", "{:.2f}"),
-}

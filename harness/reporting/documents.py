@@ -10,10 +10,12 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import imageio.v3 as iio
 
+from harness.reporting.columns import columns_of
 from harness.reporting.doctables import BENCH_KEPT, BENCHES, KEPT, PICTURES, SHORT, SHORT_OF, Link, bench_rows, results_table
 from harness.reporting.endurance import endurance
 from harness.reporting.media import filmstrips
@@ -53,10 +55,11 @@ def collect(experiment: Path) -> None:
     table = {k: first[k] for k in ("world", "protocol", "seed", "trajectories", "device", "noise", "metrics", "fps_includes")}
     table["versions"] = first["versions"]
     table["commits"] = sorted({r.results["run"]["git"]["commit"] for r in runs})
+    table["columns"] = [asdict(c) for c in columns_of(r.results for r in runs)]
     table["runs"] = {
         r.label: {
             "summary": {k: v for k, v in r.results["summary"].items() if k.startswith(BENCH_KEPT if bench else KEPT)},
-            "difference": {k: paired(r.values, base.values, k) for k in ("quality/psnr_revisit", "quality/lpips_revisit")} if base else {},
+            "difference": {k: paired(r.values, base.values, k) for k in [c["key"] for c in table["columns"] if c["difference"]]} if base else {},
         }
         for r in runs
     }

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.reporting.columns import values_of
 from harness.results.identity import DECIDES
 from harness.results.run_folder import Record, RunFolder
 from harness.settings.nested import flatten
 
-SHARED = ("backbone", "world", "metric", "seed")  # what must agree; the policy, its store and features may differ
+SHARED = ("backbone", "world", "metric", "seed")  # what must agree; the policy and its store may differ
 
 
 @dataclass
@@ -19,8 +18,7 @@ class Run:
     """A finished run of an experiment. values: its columns by trajectory. settings: flat, with the names of the choices."""
 
     path: Path
-    about: dict
-    summary: dict
+    results: dict
     records: list[Record]
     settings: dict[str, object]
     values: dict[str, dict[str, float]] = field(init=False)
@@ -28,7 +26,15 @@ class Run:
     name: str = ""  # unique in the experiment
 
     def __post_init__(self) -> None:
-        self.values = {r.name: values_of(r) for r in self.records}
+        self.values = {r.name: r.values for r in self.records}
+
+    @property
+    def about(self) -> dict:
+        return self.results["run"]
+
+    @property
+    def summary(self) -> dict[str, dict]:
+        return self.results["summary"]
 
     @property
     def label(self) -> str:
@@ -51,7 +57,7 @@ def read_runs(experiment: Path) -> tuple[list[Run], list[str]]:
         settings = {k: v for k, v in settings.items() if not k.endswith("_target_")}
         settings |= {k: about[k] for k in ("policy", "backbone", "world", "store")}
         good = [r for r in folder.records() if not r.error]
-        runs.append(Run(path, about, results["summary"], good, settings))
+        runs.append(Run(path, results, good, settings))
     if not runs:
         also = f" and {len(unfinished)} unfinished" if unfinished else ""
         raise ValueError(f"{experiment} has no finished runs{also}; run harness/run.py name={experiment.name} first")

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from harness.datatypes import Rollout, Trajectory
+from harness.reporting.columns import costs
+from harness.reporting.curves import over_rollout
 from harness.system.files import atomic_path
 
 matplotlib.use("agg")  # files only, no screen
@@ -86,24 +88,19 @@ def contact_sheet(path: Path, entries: Sequence[tuple[str, np.ndarray]]) -> None
 def cost_plot(path: Path, series: dict[str, list[list[dict]]], title: str) -> None:
     """FPS, attended tokens and stored bytes over the rollout. series: label -> chunk rows of its trajectories."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    panels = (
-        ("frames a second", lambda r: r["frames"] / max(1e-9, sum(v for k, v in r.items() if k.startswith("seconds_")))),
-        ("tokens attended", lambda r: r["attended_rows"]),
-        ("bytes: window + bank (MB)", lambda r: (r["window_bytes"] + sum(v for k, v in r.items() if k.startswith("bank_bytes_"))) / 1e6),
-    )
-    for axis, (label, value) in zip(axes, panels, strict=True):
-        for name, trajectories in series.items():
-            chunks: dict[int, list[float]] = {}
-            for rows in trajectories:
-                for row in rows:
-                    if not row["forced"]:
-                        chunks.setdefault(row["chunk"], []).append(value(row))
-            x = sorted(chunks)
-            axis.plot(x, [float(np.median(chunks[c])) for c in x], label=name, linewidth=1.6)
-        axis.set(xlabel="chunk", ylabel=label, ylim=(0, None))
+    panels = {"cost/fps_mean": "video frames a second", "cost/attended_tokens": "tokens attended", "cost/stored_bytes": "window + bank (MB)"}
+    factors = {c.key: c.factor for c in costs()}
+    shared = []
+    for name, trajectories in series.items():
+        n, curves = over_rollout(trajectories)
+        shared.append(f"{n} of {len(trajectories)}")
+        for axis, key in zip(axes, panels, strict=True):
+            axis.plot(curves["frame"], [v * factors[key] for v in curves[key]], label=name, linewidth=1.6)
+    for axis, label in zip(axes, panels.values(), strict=True):
+        axis.set(xlabel="latent frame", ylabel=label, ylim=(0, None))
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(f"{title} ({', '.join(dict.fromkeys(shared))}, the same at every point)", fontsize=10)
     save_figure(path, figure)
 
 

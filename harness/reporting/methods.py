@@ -2,7 +2,6 @@
 in the bench. `python harness/docs.py` writes them; nothing in them is written by hand."""
 
 import importlib
-import inspect
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import yaml
 
 from harness.reporting.docstrings import ARXIV, Described, described, escaped
 from harness.settings.command_line import ROOT
+from harness.settings.policy_line import policy_line
 
 POLICIES = ROOT / "conf" / "policy"
 FOLDER = ROOT / "docs" / "methods"
@@ -107,7 +107,7 @@ def _method(file: Path) -> Method:
         else:
             targets.append(_target(ROOT / "conf" / place, option))
     classes = tuple(getattr(importlib.import_module(m), c) for m, _, c in (t.rpartition(".") for t in targets))
-    return Method(file.stem, _line(text, classes), text, classes, tuple(based_on))
+    return Method(file.stem, policy_line(file.stem), text, classes, tuple(based_on))
 
 
 def _group(key: str) -> str:
@@ -120,13 +120,6 @@ def _target(folder: Path, option: str) -> str:
     """The class of a part, its own or that of the part that it starts from."""
     settings = yaml.safe_load((folder / f"{option}.yaml").read_text())
     return settings.get("_target_") or _target(folder, next(d for d in settings["defaults"] if isinstance(d, str) and d != "_self_"))
-
-
-def _line(text: str, classes: tuple[type, ...]) -> str:
-    """A policy in a line: its YAML's comment, or else its class's docstring up to the first blank line."""
-    if text.startswith("# "):
-        return text.splitlines()[0].removeprefix("# ")
-    return " ".join((inspect.getdoc(classes[0]) or "").partition("\n\n")[0].split())
 
 
 def _sentence(line: str, by_name: dict[str, Method]) -> str:

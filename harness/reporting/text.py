@@ -1,17 +1,14 @@
-"""The comparison as text: a terminal table, Markdown, LaTeX, CSV."""
+"""The comparison as text: the cells of every table, Markdown, LaTeX, CSV."""
 
 import csv
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
-
-from harness.reporting.columns import COLUMNS, SPEED, Column
+from harness.reporting.columns import columns_of, leading
 from harness.reporting.groups import Run, groups_of, reasons
 from harness.results.statistics import paired
+from metrics.column import Column
 
 
 @dataclass(frozen=True)
@@ -27,13 +24,13 @@ class Row:
 
 
 def rows(runs: list[Run], columns: list[Column], baseline: str) -> list[Row]:
-    """By group, the best PSNR first."""
-    found = []
+    """By group, the best quality first."""
+    found, main = [], leading(columns)
     for group in groups_of(runs):
         base = next((r for r in group if r.label == baseline), None)
         tops = {c.key: top for c in columns if (top := _best(group, c)) is not None}
-        for run in sorted(group, key=lambda r: (-_mean(r, "quality/psnr_revisit", 0.0), r.name)):
-            best = {c.key for c in columns if (mine := entry_of(run, c.key)) and c.show(mine["mean"]) == tops.get(c.key)}
+        for run in sorted(group, key=lambda r: (-_quality(r, main), r.name)):
+            best = {c.key for c in columns if (mine := run.summary.get(c.key)) and c.show(mine["mean"]) == tops.get(c.key)}
             differences = {c.key: _difference(run, base, c) for c in columns if c.difference}
             cells = {c.key: _cell(run, c) for c in columns}
             found.append(Row(run, base, cells, differences, best))
@@ -42,14 +39,13 @@ def rows(runs: list[Run], columns: list[Column], baseline: str) -> list[Row]:
 
 def shown(runs: list[Run]) -> list[Column]:
     """Columns that any run has."""
-    present = {k for r in runs for v in r.values.values() for k in v} | {k for r in runs for k in r.summary}
-    return [c for c in COLUMNS if c.key in present]
+    return columns_of(r.results for r in runs)
 
 
 def headings(columns: Iterable[Column], baseline: str) -> list[str]:
     found = ["run"]
     for c in columns:
-        found += [f"{c.heading} ({c.unit})" if c.unit else c.heading] + ([f"to {baseline}"] if c.difference else [])
+        found += [c.title] + ([f"to {baseline}"] if c.difference else [])
     return found
 
 
@@ -67,28 +63,6 @@ def notes(runs: list[Run], baseline: str) -> list[str]:
     failed = {r.name: len(r.about["failed"]) for r in runs if r.about["failed"]}
     found += [f"{name}: {count} trajectories failed and are missing" for name, count in failed.items()]
     return found
-
-
-def terminal(title: str, runs: list[Run], baseline: str) -> Group:
-    """Quality with differences above cost; best values in green."""
-    columns, parts = shown(runs), []
-    for part, kinds in (("quality", ("quality",)), ("cost", ("cost", "memory", "budget"))):
-        chosen = [c for c in columns if c.group in kinds]
-        table = Table(title=f"{title}: {part}; mean [95 % interval], differences paired, (n) trajectories" if part == "quality" else f"{title}: {part}")
-        for i, heading in enumerate(headings(chosen, baseline)):
-            table.add_column(heading, justify="right" if i else "left", overflow="fold")
-        group = 0
-        for row in rows(runs, chosen, baseline):
-            if row.run.group != group:
-                table.add_section()
-                group = row.run.group
-            cells = []
-            for c in chosen:
-                cells.append(Text(row.cells[c.key], style="green bold" if c.key in row.best else ""))
-                cells += [Text(row.differences[c.key])] if c.difference else []
-            table.add_row(Text(row.run.name), *cells)
-        parts.append(table)
-    return Group(*parts, *(Text(f"note: {n}") for n in notes(runs, baseline)))
 
 
 def markdown(runs: list[Run], baseline: str) -> str:
@@ -119,40 +93,28 @@ def comma_separated(runs: list[Run], baseline: str) -> str:
     for row in rows(runs, columns, baseline):
         cells = [row.run.name, row.run.path.name, row.run.group]
         for c in columns:
-            for entry in (entry_of(row.run, c.key), _paired(row.run, row.base, c)) if c.difference else (entry_of(row.run, c.key),):
+            for entry in (row.run.summary.get(c.key), _paired(row.run, row.base, c)) if c.difference else (row.run.summary.get(c.key),):
                 cells += [entry["mean"], *(entry["ci95"] or ("", "")), entry["n"]] if entry else [""] * 4
         writer.writerow(cells)
     return text.getvalue().rstrip("\n")
 
 
-def print_terminal(experiment: str, runs: list[Run], baseline: str) -> None:
-    console = Console()
-    (console if console.is_terminal else Console(width=200)).print(terminal(experiment, runs, baseline))
-
-
-def entry_of(run: Run, key: str) -> dict | None:
-    """Mean, interval and count of a column: the summary's, or of a column that is derived here."""
-    if key in run.summary:
-        return run.summary[key]
-    found = [v[key] for v in run.values.values() if key in v]
-    return {"mean": sum(found) / len(found), "ci95": None, "n": len(found)} if found else None
-
-
-def _mean(run: Run, key: str, default: float) -> float:
-    entry = entry_of(run, key)
-    return default if entry is None else entry["mean"]
+def _quality(run: Run, main: Column | None) -> float:
+    """More is better; a run without the column comes last."""
+    entry = run.summary.get(main.key) if main else None
+    return entry["mean"] * main.better if main and entry else -float("inf")
 
 
 def _best(group: list[Run], c: Column) -> str | None:
     """The best value as it is shown, so that runs which look equal are both marked; None where nothing can be best."""
-    if not c.better or (c.key in SPEED and len({r.about["device"] for r in group}) > 1):
+    if not c.better or (c.timed and len({r.about["device"] for r in group}) > 1):
         return None
-    values = [e["mean"] * c.better for r in group if (e := entry_of(r, c.key))]
+    values = [e["mean"] * c.better for r in group if (e := r.summary.get(c.key))]
     return c.show(max(values) * c.better) if len(values) > 1 else None
 
 
 def _cell(run: Run, c: Column) -> str:
-    entry = entry_of(run, c.key)
+    entry = run.summary.get(c.key)
     if entry is None:
         return "-"
     interval = f" [{c.show(entry['ci95'][0])}, {c.show(entry['ci95'][1])}]" if c.difference and entry["ci95"] else ""

@@ -7,7 +7,7 @@ ATTENDED, RETRIEVED, STORED, UNREACHABLE, UNKNOWN = "ARSU?"
 
 
 @dataclass(frozen=True)
-class Memory:
+class Trace:
     """One text a chunk, one letter for each chunk before it.
 
     states: A in the window (sink or recent), R brought back by the selector, S stored and reachable but not chosen, U
@@ -20,11 +20,11 @@ class Memory:
     levels: list[int]
 
 
-def memory(rows: Sequence[dict]) -> Memory:
-    """The memory of a rollout from its chunk rows. Frame lists name latent frames; a chunk counts as attended when any
+def trace(rows: Sequence[dict]) -> Trace:
+    """What became of the past of a rollout, from its chunk rows. Frame lists name latent frames; a chunk counts as attended when any
     frame of it was."""
     if not rows or "attended" not in rows[0]:
-        return Memory([], [], [])
+        return Trace([], [], [])
     size = int(rows[0]["frames"])
     whole = float(rows[0]["attended_rows"])  # the first chunk attends to itself alone
     recorded = "stored" in rows[0]
@@ -33,8 +33,8 @@ def memory(rows: Sequence[dict]) -> Memory:
         attended = _frames(row["attended"])
         chosen = {f // size for f in _frames(row["retrieved"])}
         seen = {f // size for f in attended}
-        lost = _unreachable(row, len(set(attended)))
-        states.append("".join(_state(c, seen, chosen, lost, size) for c in range(int(row["chunk"]))))
+        gone = _unreachable(row, len(set(attended)))
+        states.append("".join(_state(c, seen, chosen, gone, size) for c in range(int(row["chunk"]))))
         if recorded:
             taken = _by_chunk(dict(zip(attended, _frames(row["taken"]), strict=True)), size)
             stored = _by_chunk(dict(enumerate(_frames(row["stored"]))), size)
@@ -44,17 +44,17 @@ def memory(rows: Sequence[dict]) -> Memory:
         percents = [[5 * round(p / 5) for p in line] for line in percents]
         levels = sorted({p for line in percents for p in line})
     letters = {p: chr(48 + i) for i, p in enumerate(levels)}
-    return Memory(states, ["".join(letters[p] for p in line) for line in percents], levels)
+    return Trace(states, ["".join(letters[p] for p in line) for line in percents], levels)
 
 
-def _state(chunk: int, seen: set[int], chosen: set[int], lost: set[int] | None, size: int) -> str:
+def _state(chunk: int, seen: set[int], chosen: set[int], gone: set[int] | None, size: int) -> str:
     if chunk in chosen:
         return RETRIEVED
     if chunk in seen:
         return ATTENDED
-    if lost is None:
+    if gone is None:
         return UNKNOWN
-    return UNREACHABLE if all(f in lost for f in range(chunk * size, (chunk + 1) * size)) else STORED
+    return UNREACHABLE if all(f in gone for f in range(chunk * size, (chunk + 1) * size)) else STORED
 
 
 def _unreachable(row: dict, attended: int) -> set[int] | None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-DECIDES = ("policy", "backbone", "world", "store", "metric", "features", "seed")  # the settings that decide a result
+DECIDES = ("policy", "backbone", "world", "store", "metric", "seed")  # the settings that decide a result
 
 
 def run_path(settings: dict, policy: str) -> Path:

@@ -5,16 +5,18 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from harness.results.older import completed_record, completed_summary
 from harness.results.statistics import summarise
 from harness.system.files import atomic_path, file_name, remove_stale, write_atomic, write_once
 
 SCHEMA = 1
+ID = "wandb_id.txt"  # stays when the folder is cleared: the same run, made again
 
 
 @dataclass(frozen=True)
@@ -68,19 +70,26 @@ class RunFolder:
             if kept is None or kept.error:  # damaged
                 write_atomic(target, text)
 
-    def write_features(self, name: str, first: np.ndarray, again: np.ndarray) -> None:
-        """Image features of a trajectory's first visits and revisits (n, d), kept so that a resumed run has them all."""
+    def write_features(self, name: str, features: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """What rollout metrics keep of a trajectory, by metric and array (n, ...), so that a run that goes on has them all."""
         target = self._records / f"{file_name(name)}.npz"
+        arrays = {f"{metric}.{array}": values for metric, kept in features.items() for array, values in kept.items()}
         with atomic_path(target) as temporary:
-            np.savez(temporary, first=first.astype(np.float32), again=again.astype(np.float32))
+            np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
 
-    def features(self, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
-        """First-visit and revisit features of all these trajectories that have any."""
-        files = [f for f in (self._records / f"{file_name(n)}.npz" for n in names) if f.exists()]
-        if not files:
-            return None
-        loaded = [np.load(f) for f in files]
-        return np.concatenate([x["first"] for x in loaded]), np.concatenate([x["again"] for x in loaded])
+    def features(self, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+        """By metric and array, joined along the first axis: of all these trajectories that have any."""
+        found: dict[str, dict[str, list[np.ndarray]]] = {}
+        for file in filter(Path.exists, (self._records / f"{file_name(n)}.npz" for n in names)):
+            with np.load(file) as arrays:
+                for key, values in arrays.items():
+                    metric, _, array = key.partition(".")
+                    found.setdefault(metric, {}).setdefault(array, []).append(values)
+        return {metric: {array: np.concatenate(parts) for array, parts in kept.items()} for metric, kept in found.items()}
+
+    def without_features(self, names: Sequence[str]) -> list[str]:
+        """Those of these trajectories whose features were never made."""
+        return [n for n in names if not (self._records / f"{file_name(n)}.npz").exists()]
 
     def records(self) -> list[Record]:
         """All readable records, by name; a damaged file counts as not run (and is replaced when it is)."""
@@ -96,12 +105,16 @@ class RunFolder:
             results = json.loads((self.path / "results.json").read_text())
         except (OSError, json.JSONDecodeError):
             return None
-        return results if isinstance(results, dict) and results.get("schema") == SCHEMA else None
+        if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+            return None
+        if "columns" in results:
+            return results
+        return results | {"summary": completed_summary(summarise(list(self.values().values())) | results["summary"])}
 
-    def finish(self, run: dict, expected: Sequence[str], extra: dict[str, dict] | None = None) -> dict:
+    def finish(self, run: dict, expected: Sequence[str], extra: dict[str, dict] | None = None, columns: Sequence[dict] = ()) -> dict:
         """Aggregate the records of `expected` trajectories into results.json, pairs.csv, chunks.csv, trajectories.jsonl.
 
-        extra: summary entries that are no means over trajectories.
+        extra: summary entries that are no means over trajectories. columns: what is known of the summary's columns.
         """
         remove_stale(self.path)
         records = [r for r in self.records() if r.name in set(expected)]
@@ -111,7 +124,7 @@ class RunFolder:
             "failed": {r.name: r.error for r in records if r.error},
             "noise": hashlib.sha256("".join(r.noise for r in good).encode()).hexdigest()[:16],
         }
-        results = {"schema": SCHEMA, "run": run, "summary": summarise([r.values for r in good]) | (extra or {})}
+        results = {"schema": SCHEMA, "run": run, "summary": summarise([r.values for r in good]) | (extra or {}), "columns": list(columns)}
         write_atomic(self.path / "trajectories.jsonl", "".join(json.dumps({"name": r.name, "error": r.error, **r.values}) + "\n" for r in records))
         for table in ("pairs", "chunks"):
             write_csv(self.path / f"{table}.csv", ({"trajectory": r.name, **row} for r in good for row in getattr(r, table)))
@@ -134,6 +147,6 @@ def write_csv(path: Path, rows: Iterable[dict]) -> None:
 
 def _read(file: Path) -> Record | None:
     try:
-        return Record(**json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError):
+        return Record(**completed_record(json.loads(file.read_text())))
+    except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -3,23 +3,16 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
+from harness.reporting.columns import columns_of
+from harness.reporting.terminal import Part, console, fitted, heading
 from harness.sweeping.point import Point
-
-COLUMNS = (  # key, heading, format, unit factor
-    ("quality/psnr_revisit", "PSNR revisit", "{:.2f}", 1),
-    ("quality/lpips_revisit", "LPIPS", "{:.3f}", 1),
-    ("cost/fps_mean", "FPS", "{:.1f}", 1),
-    ("cost/attended_tokens", "tokens", "{:.0f}", 1),
-    ("cost/window_bytes", "window MB", "{:.2f}", 1e-6),
-    ("cost/bank_bytes", "bank MB", "{:.2f}", 1e-6),
-)
+from metrics.column import Column
 
 
 class TimeLeft(ProgressColumn):
@@ -37,9 +30,8 @@ class Board:
     """The display. On a terminal it stays in place; elsewhere every end of a point is a line."""
 
     def __init__(self, name: str, metric: str, sign: int, total: int, before: int) -> None:
-        self.console = Console()
-        if not self.console.is_terminal:
-            self.console = Console(width=140)
+        self.console = console()
+        self._columns: list[Column] = []
         self._name, self._metric, self._sign, self._total = name, metric, sign, total
         bar = (TextColumn(escape(name)), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeLeft(), TextColumn("{task.fields[failed]}"))
         self._bar = Progress(*bar)
@@ -67,19 +59,21 @@ class Board:
 
     def table(self, done: Mapping[Point, dict[str, float]], most: int) -> RenderableType:
         """The best points by the sweep's metric, and what sets them apart."""
+        if not done:
+            return Text(f"{self._name}: no point is finished yet")
         ranked = sorted(done.items(), key=lambda item: -self._sign * item[1].get(self._metric, -self._sign * float("inf")))
         names = list(dict.fromkeys(k for p in done for k in p.parameters))
         varied = [k for k in names if len({p.parameters.get(k) for p in done}) > 1] or names[:1]
-        shown = [c for c in COLUMNS if any(c[0] in s for s in done.values())]
-        if done and self._metric not in {key for key, *_ in shown}:
-            shown.insert(0, (self._metric, self._metric, "{:.4g}", 1))
-        table = Table(title=f"{self._name}: {'best ' if len(done) > most else ''}points by {self._metric}")
-        for heading in [*(k.removeprefix("policy.") for k in varied), *(heading for _, heading, _, _ in shown)]:
-            table.add_column(heading, justify="right")
-        for point, summary in ranked[:most]:
-            cells = [_short(point.parameters.get(k, "")) for k in varied]
-            table.add_row(*cells, *[form.format(summary[key] * factor) if key in summary else "-" for key, _, form, factor in shown])
-        return table
+        self._columns = self._columns or columns_of(results for p in list(done)[:1] if (results := p.results()))
+        shown = [c for c in self._columns if any(c.key in s for s in done.values())]
+        if self._metric not in {c.key for c in shown}:
+            shown.insert(0, Column(self._metric, self._metric, self._metric, "quality", 4, rank=0))
+        best = ranked[:most]
+        first, *others = ([_short(p.parameters.get(k, "")) for p, _ in best] for k in varied)
+        names, *settings = (Part(k.removeprefix("policy."), 0, cells, [""] * len(best)) for k, cells in zip(varied, (first, *others), strict=True))
+        values = [Part(heading(c), c.rank, [c.show(s[c.key]) if c.key in s else "-" for _, s in best], [""] * len(best)) for c in shown]
+        table, _ = fitted(names, [*settings, *values], self.console.width)
+        return Group(Text(f"{self._name}: {'best ' if len(done) > most else ''}points by {self._metric}"), Text(""), table)
 
 
 def _title(point: Point) -> str:

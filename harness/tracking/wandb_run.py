@@ -6,6 +6,7 @@ A server that does not answer is left alone: the run is kept offline in its fold
 import logging
 import netrc
 import os
+import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -19,7 +20,11 @@ import imageio.v3 as iio
 import numpy as np
 import wandb
 
-from harness.results.run_folder import RunFolder
+from harness.reporting.columns import columns_of, revisits
+from harness.reporting.curves import means
+from harness.results.run_folder import ID, RunFolder
+from harness.system.files import write_once
+from metrics.column import Column
 
 log = logging.getLogger(__name__)
 Mode = Literal["online", "offline", "disabled"]
@@ -28,7 +33,8 @@ ANSWER = 5  # seconds for the server to say anything at all
 START = 20  # for a run to begin
 FINISH = 120  # for what was logged to be sent; what was not is still in the run's wandb/ folder
 PICTURED = 64  # pairs with pictures: a table is for looking at, and every picture is a file to send
-HEADINGS = {"psnr_revisit": "PSNR", "ssim_revisit": "SSIM", "lpips_revisit": "LPIPS", "gap_frames": "gap"}
+PAIRS = "revisit_pairs"  # what the table of pairs is called: never as a column of the summary, which would take its place
+PICTURES = {"frames.png": "picture/frames", "chunks.png": "picture/chunks"}
 PARTS = ("first visit", "revisit", "true view", "difference")  # of a strip, see media.strips
 
 
@@ -115,21 +121,37 @@ def _mirror(folder: RunFolder, results: dict, config: dict, mode: Mode, label: L
         x_file_transfer_retry_max=2,
         x_file_transfer_retry_wait_max_seconds=2,
     )
-    with wandb.init(
-        project=os.environ.get("WANDB_PROJECT", "worldkv-harness"),
-        group=label.group,
-        name=label.name,
-        job_type="eval",
-        config=config,
-        mode=mode,
-        dir=folder.path,
-        reinit="finish_previous",
-        tags=list(dict.fromkeys(str(t)[:64] for t in (config["policy"], config["world"], config["backbone"], *label.tags))),
-        notes=label.notes or f"{about['trajectories']} trajectories of {about['world']}{protocol}; {folder.path.resolve()}",
-        settings=settings,
-    ) as run:
+    with (
+        wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "worldkv-harness"),
+            group=label.group,
+            name=label.name,
+            job_type="eval",
+            config=config,
+            mode=mode,
+            dir=folder.path,
+            reinit="finish_previous",
+            id=_run_id(folder.path),  # of a run that is there already W&B replaces all that it has
+            tags=list(dict.fromkeys(str(t)[:64] for t in (config["policy"], config["world"], config["backbone"], *label.tags))),
+            notes=label.notes or f"{about['trajectories']} trajectories of {about['world']}{protocol}; {folder.path.resolve()}",
+            settings=settings,
+        ) as run
+    ):
         _log(run, folder, results, config)
-        return run.url if mode == "online" and run.url else run.dir
+        return run.url if mode == "online" and run.url else str(Path(run.dir).parent)  # what `wandb sync` takes, not the files/ in it
+
+
+def _run_id(folder: Path) -> str | None:
+    """The folder's id at W&B, which stays with the folder, so that a run that is repeated (overwrite=true) is no second one.
+
+    None where somebody else gives the id: a W&B agent.
+    """
+    if os.environ.get("WANDB_RUN_ID") or os.environ.get("WANDB_SWEEP_ID"):
+        return None
+    file = folder / ID
+    if not file.exists():
+        write_once(file, secrets.token_hex(4))
+    return file.read_text().strip()
 
 
 def setting(key: str) -> str:
@@ -141,21 +163,20 @@ def _log(run, folder: RunFolder, results: dict, config: dict) -> None:
     run.define_metric("frame")
     for prefix in ("cost/*", "policy/*"):  # a curve's last value is not the run's: the summary below is
         run.define_metric(prefix, step_metric="frame", summary="none")
-    for row in curves([r.chunks for r in folder.records() if not r.error]):
+    for row in means([r.chunks for r in folder.records() if not r.error]):
         run.log(row)
-    if table := pair_table(folder):
-        run.log({"pairs": table})
-    for picture in ("frames.png", "chunks.png"):
+    if table := pair_table(folder, columns_of([results])):
+        run.log({PAIRS: table})
+    for picture, key in PICTURES.items():
         if (folder.path / picture).exists():
-            run.log({picture.removesuffix(".png"): wandb.Image(str(folder.path / picture))})
+            run.log({key: wandb.Image(str(folder.path / picture))})
     videos = folder.path / "videos"
     for i, rollout in enumerate(islice((p for p in sorted(videos.glob("[!.]*.mp4")) if not p.stem.endswith("_pairs")), 4)):
         for kind, file in (("rollout", rollout), ("pairs", rollout.with_stem(f"{rollout.stem}_pairs"))):
             if file.exists():  # keys without names of trajectories, so that dashboards know them
                 run.log({f"video/{kind}_{i}": wandb.Video(str(file), caption=rollout.stem, format="mp4")})
-    means = {k: v["mean"] for k, v in results["summary"].items()}
     run.summary.update({setting(k): v for k, v in config.items() if isinstance(v, bool | int | float | str)})
-    run.summary.update(means | {"cost/bank_bytes": sum(v for k, v in means.items() if k.startswith("cost/bank_bytes_"))})
+    run.summary.update({k: v["mean"] for k, v in results["summary"].items()})
     artifact = wandb.Artifact(f"run-{run.id}", type="run", metadata={"folder": str(folder.path.resolve())})
     for file in files_of(folder.path):
         artifact.add_file(str(file), name=str(file.relative_to(folder.path)))
@@ -169,8 +190,9 @@ def files_of(folder: Path) -> list[Path]:
     return [p for p in files if parts[p][0] != "wandb" and not any(part.startswith(".") for part in parts[p])]
 
 
-def pair_table(folder: RunFolder) -> wandb.Table | None:
-    """A row for every revisit pair: what was seen (of the trajectories that have videos), and its scores."""
+def pair_table(folder: RunFolder, columns: Sequence[Column]) -> wandb.Table | None:
+    """A row for every revisit pair: what was seen (of the trajectories that have videos), and its scores, the columns' first."""
+    headings = {c.key.removeprefix("quality/"): c.title for c in revisits(columns)} | {"gap_frames": "gap (frames)"}
     rows: list[dict] = []
     pictured = 0
     for record in folder.records():
@@ -180,7 +202,7 @@ def pair_table(folder: RunFolder) -> wandb.Table | None:
         for i, pair in enumerate(pairs):
             seen = [wandb.Image(part) for part in np.split(strips[i], len(PARTS), 1)] if i < len(strips) else [None] * len(PARTS)
             scores = {k: v for k, v in pair.items() if k not in ("first", "revisit")}
-            main = {heading: scores.pop(key) for key, heading in HEADINGS.items() if key in scores}
+            main = {heading: scores.pop(key) for key, heading in headings.items() if key in scores}
             rows.append({"trajectory": record.name, "first": pair["first"], "again": pair["revisit"], **dict(zip(PARTS, seen, strict=True)), **main, **scores})
     if not rows:
         return None
@@ -191,37 +213,3 @@ def _strips(video: Path, most: int):
     if most > 0 and video.exists():
         for frame in islice(iio.imiter(video, plugin="pyav"), most):
             yield frame[:, : frame.shape[1] // len(PARTS) * len(PARTS)]
-
-
-def curves(trajectories: Sequence[list[dict]]) -> list[dict[str, float]]:
-    """Cost and memory of generated chunks over the frame index, averaged over trajectories. Bytes over all layers."""
-    by_start: dict[int, list[dict]] = {}
-    for rows in trajectories:
-        for row in rows:
-            if not row["forced"]:
-                by_start.setdefault(row["start"], []).append(row)
-    found = []
-    for start, rows in sorted(by_start.items()):
-
-        def mean(key: str, rows: list[dict] = rows) -> float:
-            return sum(r[key] for r in rows) / len(rows)
-
-        def count(key: str, rows: list[dict] = rows) -> float:
-            return sum(len(r[key].split()) for r in rows) / len(rows)
-
-        seconds = {p: mean(f"seconds_{p}") for p in ("plan", "assemble", "passes", "commit", "decode")}
-        found.append(
-            {
-                "frame": start,
-                "cost/fps": mean("frames_px") / sum(seconds.values()),
-                "cost/latency_ms": 1000 * sum(seconds.values()),
-                "cost/memory_ms": 1000 * (seconds["plan"] + seconds["assemble"] + seconds["commit"]),
-                "cost/attended_tokens": mean("attended_rows"),
-                "cost/peak_bytes": mean("peak_bytes"),
-                "cost/bank_bytes": sum(mean(k) for k in rows[0] if k.startswith("bank_bytes_")),
-                **{f"cost/{k}": mean(k) for k in rows[0] if k in ("window_bytes", "bytes_moved") or k.startswith("bank_bytes_")},
-                "policy/unreachable_frames": mean("unreachable_frames"),
-                **{f"policy/{k}_frames": count(k) for k in ("retrieved", "attended")},
-            }
-        )
-    return found

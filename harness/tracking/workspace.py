@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from harness.reporting.columns import columns_of, revisits, shipped
+from harness.results.run_folder import RunFolder
 from harness.settings.command_line import ROOT
+from metrics.column import Column
 
 if TYPE_CHECKING:  # the package takes seconds to import, and is an extra
     import wandb_workspaces.reports.v2.interface as wr
     import wandb_workspaces.workspaces as ws
 
-QUALITY = {"quality/psnr_revisit": "PSNR", "quality/lpips_revisit": "LPIPS"}
-COST = {"cost/bank_bytes": "bank bytes", "cost/attended_tokens": "tokens attended", "cost/fps_mean": "FPS"}
 CURVES = {
     "cost/fps": "FPS",
     "cost/attended_tokens": "tokens attended",
@@ -34,8 +35,8 @@ CURVES = {
     "cost/bank_bytes": "bank bytes",
     "policy/unreachable_frames": "past frames that nothing could reach",
 }
-TABLE = (*QUALITY, "quality/ssim_revisit", "quality/psnr_reference", *COST, "cost/window_bytes", "cost/unreachable_frames")
-MEDIA = ("video/rollout_0", "video/pairs_0", "frames", "chunks")
+MEDIA = ("video/rollout_0", "video/pairs_0", "picture/frames", "picture/chunks")
+ROOM = 6  # columns up to this rank stand in the table of runs
 
 
 @dataclass(frozen=True)
@@ -67,36 +68,41 @@ def options(arguments: Sequence[str]) -> Options:
     return Options(names[0], given.get("entity", ""), given.get("project", "worldkv-harness"), varied, given.get("only", ""))
 
 
-def sections(parameters: Sequence[str]) -> dict[str, list]:
-    """The panels, by heading. Two parameters also make a heat map: a grid of points coloured by PSNR."""
+def columns(experiment: str) -> list[Column]:
+    """What the experiment's runs have on this machine; without any here, what the shipped metrics give."""
+    found = [results for path in sorted((Path("outputs") / experiment).glob("*/results.json")) if (results := RunFolder(path.parent).results())]
+    return columns_of(found) or shipped()
+
+
+def sections(parameters: Sequence[str], shown: Sequence[Column]) -> dict[str, list]:
+    """The panels, by heading: every quality of a revisit against the costs. Two parameters also make a heat map, coloured by the
+    first quality."""
     import wandb_workspaces.reports.v2.interface as wr
 
-    from harness.tracking.wandb_run import setting
+    from harness.tracking.wandb_run import PAIRS, setting
 
+    qualities = [c for c in revisits(shown) if c.rank < ROOM - 1]
+    costs = [c for c in shown if c.group != "quality" and c.better and c.rank < 4]
+    main = wr.SummaryMetric(qualities[0].key)
     pareto = [
         wr.ScatterPlot(
-            title=f"{quality} against {cost}", x=wr.SummaryMetric(x), y=wr.SummaryMetric(y), running_ymax=quality == "PSNR", running_ymin=quality == "LPIPS"
+            title=f"{y.heading} against {x.heading}", x=wr.SummaryMetric(x.key), y=wr.SummaryMetric(y.key), running_ymax=y.better > 0, running_ymin=y.better < 0
         )
-        for y, quality in QUALITY.items()
-        for x, cost in COST.items()
+        for y in qualities
+        for x in costs
     ]
-    columns = [wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(setting(p)), display_name=p) for p in parameters]
-    columns += [wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(k), display_name=v, inverted=v == "LPIPS") for k, v in (COST | QUALITY).items()]
-    grid: list = [wr.ParallelCoordinatesPlot(title="all parameters", columns=columns), wr.ParameterImportancePlot(with_respect_to=next(iter(QUALITY)))]
+    axes = [wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(setting(p)), display_name=p) for p in parameters]
+    axes += [wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(c.key), display_name=c.heading, inverted=c.better < 0) for c in (*costs, *qualities)]
+    grid: list = [wr.ParallelCoordinatesPlot(title="all parameters", columns=axes), wr.ParameterImportancePlot(with_respect_to=qualities[0].key)]
     if len(parameters) >= 2:
-        x, y = parameters[:2]
-        grid.insert(
-            0,
-            wr.ScatterPlot(
-                title=f"PSNR over {x} and {y}", x=wr.SummaryMetric(setting(x)), y=wr.SummaryMetric(setting(y)), z=wr.SummaryMetric(next(iter(QUALITY)))
-            ),
-        )
+        x, y = (wr.SummaryMetric(setting(p)) for p in parameters[:2])
+        grid.insert(0, wr.ScatterPlot(title=f"{qualities[0].heading} over {parameters[0]} and {parameters[1]}", x=x, y=y, z=main))
     return {
         "Quality against cost": pareto,
         "What was varied": grid,
         "Over the rollout": [wr.LinePlot(title=title, x="frame", y=[key]) for key, title in CURVES.items()],
         "Videos and pictures": [wr.MediaBrowser(title=key, media_keys=[key], num_columns=2) for key in MEDIA],
-        "Revisit pairs": [wr.WeavePanelSummaryTable(table_name="pairs"), wr.RunComparer(diff_only="split")],
+        "Revisit pairs": [wr.WeavePanelSummaryTable(table_name=PAIRS), wr.RunComparer(diff_only="split")],
     }
 
 
@@ -107,7 +113,7 @@ def workspace(o: Options) -> "ws.Workspace":
         entity=o.entity,
         project=o.project,
         name=o.experiment,
-        sections=[ws.Section(name=name, panels=panels, is_open=True) for name, panels in sections(o.parameters).items()],
+        sections=[ws.Section(name=name, panels=panels, is_open=True) for name, panels in sections(o.parameters, columns(o.experiment)).items()],
         settings=ws.WorkspaceSettings(x_axis="frame"),
         runset_settings=ws.RunsetSettings(filters=[ws.Metric("Group") == o.experiment], pinned_columns=_columns(o)),
     )
@@ -122,7 +128,7 @@ def report(o: Options) -> "wr.Report":
         return wr.Runset(entity=o.entity, project=o.project, name=o.experiment, filters=[expr.Metric("Group") == o.experiment], visible_columns=_columns(o))
 
     blocks: list = [wr.TableOfContents(), wr.H1("Runs"), wr.PanelGrid(runsets=[runs()], panels=[wr.RunComparer(diff_only="split")])]
-    for name, panels in sections(o.parameters).items():
+    for name, panels in sections(o.parameters, columns(o.experiment)).items():
         blocks += [wr.H1(name), wr.PanelGrid(runsets=[runs()], panels=panels)]
     about = "Quality on revisited views against what the memory costs. The same backbone, trajectories and noise: runs differ by the policy alone."
     return wr.Report(entity=o.entity, project=o.project, title=o.experiment, description=about, blocks=blocks, width="fluid")
@@ -131,7 +137,8 @@ def report(o: Options) -> "wr.Report":
 def _columns(o: Options) -> list[str]:
     from harness.tracking.wandb_run import setting
 
-    return [f"summary:{k}" for k in dict.fromkeys((*(setting(p) for p in ("policy", "seed", *o.parameters)), *TABLE))]
+    keys = [c.key for c in columns(o.experiment) if c.rank < ROOM]
+    return [f"summary:{k}" for k in dict.fromkeys((*(setting(p) for p in ("policy", "seed", *o.parameters)), *keys))]
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.evaluation.multirun import planned
+from harness.evaluation.multirun import Asked, planned
 from tests.conftest import ROOT
 from tests.slurm.cluster import NODES, Cluster, install, remove
 
@@ -47,7 +47,7 @@ def test_a_grid_survives_the_death_of_a_node_and_a_preemption(tmp_path, cluster,
     """Six runs on two nodes. One job is queued again as by preemption; then the node of another dies. All results, each once."""
     monkeypatch.chdir(tmp_path)
     arguments = [*GRID, *TINY, *LONG]
-    runs = [job.path for job in planned(arguments)]
+    runs = [job.path for job in planned(Asked.by(arguments))]
     began = time.monotonic()
     command = [sys.executable, str(ROOT / "harness" / "run.py"), *arguments]
     environment = cluster.environment | {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}

@@ -1,0 +1,254 @@
+"""One description of a column, beside its metric: an added metric is in every view, and what is printed fits where it is printed."""
+
+import csv
+import io
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from rich.console import Console
+
+from harness.reporting import command, data, groups, terminal
+from harness.reporting.columns import columns_of, leading
+from harness.reporting.curves import over_rollout, shared_chunks
+from harness.reporting.doctables import results_table
+from harness.reporting.table import finished_runs, headline
+from harness.results.run_folder import RunFolder
+from harness.settings.command_line import CONF, composed
+from harness.sweeping.display import Board
+from harness.tracking import workspace
+from harness.tracking.wandb_run import pair_table
+from metrics.frame import PSNR, FrameMetric
+from metrics.metric_set import MetricSet
+from metrics.rollout import RolloutMetric
+from tests.made_runs import make_run
+
+SETTINGS = ["policy=worldkv", "backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "logger=none", "videos=0", "threads=1", "progress=false"]
+KEY = "quality/shade_revisit"
+
+
+class Shade(FrameMetric):
+    """A user's metric: how much darker one of two images is."""
+
+    name, version, higher_is_better = "shade", "1", False
+    heading, unit, decimals, rank = "Shade", "%", 1, 1
+
+    def score(self, a, b):
+        return 100 * (a.mean((1, 2, 3)) - b.mean((1, 2, 3))).abs()
+
+
+class Pace(RolloutMetric):
+    """A user's metric of whole rollouts, as FVD would be: the distance of mean motions of generated and true videos."""
+
+    name, version, higher_is_better = "pace", "1", False
+    decimals = 3
+
+    def features(self, rollout, trajectory):
+        motion = [x.diff(dim=0).abs().mean((1, 2, 3)) for x in (rollout.frames, trajectory.reference[: len(rollout.frames)])]
+        return {"made": motion[0], "true": motion[1]}
+
+    def compute(self, features):
+        return (features["made"].mean() - features["true"].mean()).abs().item()
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A run with both metrics, each one line of YAML, that was stopped after one of its two trajectories and went on."""
+    from harness.evaluation.evaluate import evaluate
+
+    path = tmp_path_factory.mktemp("columns") / "e" / "run"
+    added = [f"+metric.{n.lower()}._target_=tests.test_columns.{n}" for n in ("Shade", "Pace")]
+    cfg, choices = composed(CONF, [*SETTINGS, *added, f"run_dir={path}"])
+    whole = evaluate(cfg, choices, "worldkv", compare=False)
+    record = path / "trajectories"
+    last = sorted(record.glob("*.json"))[-1]
+    for gone in (last, last.with_suffix(".npz"), path / "results.json"):
+        gone.unlink()
+    at = {p: p.stat().st_mtime_ns for p in record.glob("*.npz")}
+    assert len(at) == 1
+    resumed = evaluate(cfg, choices, "worldkv", compare=False)
+    assert all(p.stat().st_mtime_ns == before for p, before in at.items()), "features of finished trajectories are kept"
+    return path, whole, resumed
+
+
+def test_a_metric_of_whole_rollouts_is_one_file_and_one_line(evaluated):
+    path, whole, resumed = evaluated
+    entry = resumed["summary"]["quality/pace"]
+    assert entry == whole["summary"]["quality/pace"] and entry["n"] == 2 and entry["mean"] > 0
+    kept = RunFolder(path).features([r.name for r in RunFolder(path).records()])
+    assert entry["mean"] == pytest.approx(abs(kept["pace"]["made"].mean() - kept["pace"]["true"].mean()), rel=1e-5)
+    assert resumed["run"]["metrics"] | {"shade": "1", "pace": "1"} == resumed["run"]["metrics"]
+
+
+def test_trajectories_without_features_are_no_part_of_a_value(evaluated, tmp_path):
+    from harness.evaluation.evaluate import _of_run
+
+    path, *_ = evaluated
+    folder = RunFolder(tmp_path)
+    folder.create()
+    for file in (path / "trajectories").glob("*.json"):
+        (tmp_path / "trajectories" / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match="pace: 2 of 2 trajectories .* overwrite=true runs them again"):
+        _of_run(folder, MetricSet.of([Pace()]))
+    with pytest.raises(ValueError, match="int is neither a FrameMetric"):
+        MetricSet.of([PSNR(), 3])
+    with pytest.raises(ValueError, match="psnr is there twice"):
+        MetricSet.of([PSNR(), PSNR()])
+
+
+def test_an_added_metric_is_in_every_view(evaluated, capsys, monkeypatch):
+    path, _, results = evaluated
+    mean = f"{results['summary'][KEY]['mean']:.1f}"
+    (column,) = [c for c in columns_of([results]) if c.key == KEY]
+    assert (column.title, column.better, column.decimals) == ("Shade revisit (%)", -1, 1)
+    for form in ("table", "md", "latex", "csv", "json"):
+        command.main([str(path.parent), "--no-page", "--format", form])
+        said = capsys.readouterr().out
+        assert KEY in said if form in ("csv", "json") else "Shade" in said and mean in said, form
+        if form == "csv":
+            assert float(next(csv.DictReader(io.StringIO(said)))[f"{KEY}/mean"]) == results["summary"][KEY]["mean"]
+        if form == "json":
+            (run,) = json.loads(said)["runs"]
+            assert run["cells"][KEY][0] == pytest.approx(results["summary"][KEY]["mean"], rel=1e-6) and KEY in run["gap"]
+    assert f"Shade revisit (%) {mean}" in headline(finished_runs(path.parent)[0])
+    table = {"trajectories": 2, "protocol": "guided", "seed": 0, "device": "d", "columns": results["columns"]}
+    assert "Shade revisit | " in results_table("x", table | {"runs": {"worldkv": {"summary": results["summary"], "difference": {}}}})
+    pairs = pair_table(RunFolder(path), columns_of([results]))
+    assert pairs is not None and "Shade revisit (%)" in pairs.columns
+    (path.parent / "outputs").mkdir(exist_ok=True)
+    monkeypatch.chdir(path.parent)
+    (path.parent / "outputs" / "e").symlink_to(path.parent)
+    assert KEY in [c.key for c in workspace.columns("e")]
+    assert any(p.title.startswith("Shade revisit against") for p in workspace.sections(("policy", "seed"), workspace.columns("e"))["Quality against cost"])
+
+
+def test_an_added_metric_is_in_a_sweeps_table(evaluated):
+    _, _, results = evaluated
+
+    class Done:
+        parameters = {"policy": "worldkv"}
+
+        def results(self):
+            return results
+
+    board = Board("s", "quality/psnr_revisit", 1, 1, 0)
+    board.console = Console(width=100, record=True, file=io.StringIO())
+    board.console.print(board.table({Done(): {k: v["mean"] for k, v in results["summary"].items()}}, 8))
+    assert "Shade" in board.console.export_text()
+
+
+def printed(*parts, width):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(*parts)
+    return console.export_text()
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    folder = tmp_path / "e"
+    make_run(folder, "sliding", quality=22.0, cost=1e6)
+    make_run(folder, "full", quality=33.0, cost=4e6)
+    make_run(folder, "worldkv", quality=32.5, cost=2e6, settings={"ratio": 0.25, "retrieved": 6})
+    return folder
+
+
+@pytest.mark.parametrize("width", [60, 80, 110, 160, 240])
+def test_the_terminals_table_fits_and_cuts_nothing(experiment, width):
+    (current,) = experiment.glob("worldkv*")
+    text = printed(terminal.comparison(experiment, current, width), width=width)
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    lines = text.splitlines()
+    order = [next(i for i, line in enumerate(lines) if line.startswith(name)) for name in ("full", "worldkv", "sliding")]
+    assert order == sorted(order), "the best quality first"
+    summary = json.loads(next(experiment.glob("full*/results.json")).read_text())["summary"]["quality/psnr_revisit"]
+    assert f"{summary['mean']:.2f}" in text and f"[{summary['ci95'][0]:.2f} {summary['ci95'][1]:.2f}]" in text, "columns give way, not digits"
+    assert text.count("─\n") == 1, "one table"
+    assert ("unreachable" in text.split("not shown")[0]) == (width >= 110)
+    assert ("not shown for lack of room" in text) == (width < 160)
+
+
+def test_a_run_alone_says_where_it_stands(tmp_path):
+    """Floor under what is compared with the first visit, ceiling under the true view alone, and how to compare."""
+    path = make_run(tmp_path / "e", "worldkv")
+    results = json.loads((path / "results.json").read_text())
+    entry = results["summary"]["quality/psnr_revisit"]
+    for kind, mean in (("reference", 28.0), ("floor", 15.5), ("ceiling", 31.5)):
+        results["summary"][f"quality/psnr_{kind}"] = entry | {"mean": mean, "ci95": [mean, mean]}
+    (path / "results.json").write_text(json.dumps(results))
+    lines = printed(terminal.comparison(tmp_path / "e", path, 80), width=80).splitlines()
+    head, floor, ceiling = (next(line for line in lines if line.startswith(word)) for word in ("policy", "floor ", "ceiling "))
+    ends = {word: head.index(word) + len(word) for word in ("revisit", "true view")}
+    assert floor.rstrip().endswith("15.50") and len(floor.rstrip()) == ends["revisit"]
+    assert ceiling.rstrip().endswith("31.50") and len(ceiling.rstrip()) == ends["true view"]
+    assert "compare: -m policy=full,sliding,worldkv" in lines
+
+
+def test_published_figures_stand_below_ours(tmp_path):
+    path = make_run(tmp_path / "e", "worldkv", published={"worldkv": {"psnr": 15.66, "fps_last": 4.78, "fid": 75.6}})
+    text = printed(terminal.comparison(tmp_path / "e", path, 160), width=160)
+    (row,) = [line for line in text.splitlines() if line.startswith("worldkv, published")]
+    assert "15.66" in row
+    column = columns_of([json.loads((path / "results.json").read_text())], ["fps_last"])
+    assert "cost/fps_last" in [c.key for c in column], "a column of the paper's, although no run of ours has it"
+
+
+def test_the_progress_line_is_whole_at_80_columns(monkeypatch):
+    from types import SimpleNamespace
+
+    from harness.evaluation.callbacks import ChunkProgress
+
+    monkeypatch.setenv("COLUMNS", "80")
+    progress = ChunkProgress(128, 12, True)
+    for name in ("test0000_turn", "test0127_R180F20L180F20R180_with_a_long_name"):
+        progress.observe(name, SimpleNamespace(forced=False, frames_px=12, seconds=0.031, chunk=118))
+        (line,) = [text for text in printed(progress._bar.make_tasks_table(progress._bar.tasks), width=80).splitlines() if text.strip()]
+        assert "chunk 118: 387.1 fps" in line and "…" not in line and len(line.rstrip()) <= 80
+        assert (name in line) == (len(name) < 20)
+
+
+def _chunks(start, end, given):
+    return [
+        {"start": 3 * i, "forced": i < given, "frames_px": 3, "seconds_passes": 1.0, "stored_bytes": 10.0 * i + end, "attended_rows": 1}
+        for i in range(start, end)
+    ]
+
+
+def test_curves_keep_their_population():
+    """One of four trajectories is longer than the others and has more bytes: the curve ends where the others do."""
+    short, long = _chunks(0, 6, 2), _chunks(0, 12, 2)
+    n, curves = over_rollout([short, short, short, long])
+    assert n == 4 and curves["frame"] == [6, 9, 12, 15]
+    assert curves["cost/stored_bytes"] == [10 * i + 6 for i in (2, 3, 4, 5)]
+    n, rows = shared_chunks([_chunks(0, 8, 6), _chunks(0, 20, 10), _chunks(0, 20, 10)])
+    assert n == 2 and list(rows) == [30 + 3 * i for i in range(10)], "where nothing is shared by all, the set with most rows"
+    assert shared_chunks([]) == (0, {})
+
+
+def test_an_older_folder_is_completed_as_it_is_read(tmp_path):
+    """Sums that were not written, columns that were not described, and a metric that nobody knows any more."""
+    path = make_run(tmp_path / "e", "worldkv")
+    sums = ("cost/bank_bytes", "cost/stored_bytes", "frames")
+    results = json.loads((path / "results.json").read_text())
+    results.pop("columns")
+    results["summary"] = {k: v for k, v in results["summary"].items() if k not in sums} | {"quality/odd_revisit": {"mean": 1.0, "ci95": [1, 1], "n": 5}}
+    (path / "results.json").write_text(json.dumps(results))
+    for file in (path / "trajectories").glob("*.json"):
+        record = json.loads(file.read_text())
+        record["values"] = {k: v for k, v in record["values"].items() if k not in sums}
+        record["chunks"] = [{k: v for k, v in row.items() if k not in ("bank_bytes", "stored_bytes", "frames_px")} for row in record["chunks"]]
+        file.write_text(json.dumps(record))
+    runs, unfinished = groups.read_runs(tmp_path / "e")
+    found = data.report("e", runs, unfinished)
+    cells = found["runs"][0]["cells"]
+    assert (
+        cells["cost/bank_bytes"][0] == pytest.approx(0.5 * 1.02e6) and cells["cost/stored_bytes"][0] == pytest.approx(1.5 * 1.02e6) and cells["frames"][0] == 18
+    )
+    assert [c["better"] for c in found["columns"] if c["key"] == "quality/odd_revisit"] == [0]
+    assert found["runs"][0]["rollout"]["cost/stored_bytes"]
+
+
+def test_what_is_known_of_a_column_survives_the_file(evaluated):
+    path, _, results = evaluated
+    assert [asdict(c) for c in columns_of([results])] == [c for c in results["columns"] if c["key"] in results["summary"]]
+    assert leading(columns_of([results])).name == "psnr" and torch.is_tensor(Shade().score(torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)))
