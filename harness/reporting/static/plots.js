@@ -127,7 +127,7 @@ function pareto(id, quality) {
   const few = points.length <= 60;
   traces.push({
     x: points.map((p) => p.x), y: points.map((p) => p.y), customdata: points.map((p) => p.run.id), mode: "markers+text",
-    text: points.map((p) => (labels.has(p) ? named(p) : "")), textposition: points.map((p) => labels.get(p) ?? "top center"), textfont: { size: 11, color: token("--ink") }, cliponaxis: false,
+    text: points.map((p) => (labels.has(p) ? named(p) : "")), textposition: points.map((p) => (outside.includes(p) ? "middle right" : labels.get(p) ?? "top center")), textfont: { size: 11, color: token("--ink") }, cliponaxis: false,
     hovertext: points.map((p) => `<b>${p.run.name}</b><br>${quality.heading} ${show(quality, mean(p.run, quality.key))}<br>${cost.heading} ${show(cost, mean(p.run, cost.key))} ${cost.unit}${p.home ? "" : "<br>not comparable with the baseline's runs"}`), hoverinfo: "text",
     marker: { size: few ? 11 : 7, color: points.map((p) => look(p.run).colour), symbol: points.map((p) => (outside.includes(p) ? (quality.better > 0 ? "arrow-down" : "arrow-up") : look(p.run).symbol) + (p.home ? "" : "-open")), opacity: points.map((p) => (p.home ? 1 : 0.5)),
       line: { width: points.map((p) => (followedOnly(p.run) ? 3 : 0.5)), color: points.map((p) => (followedOnly(p.run) ? token("--ink") : token("--paper"))) } },
