@@ -25,7 +25,7 @@ ALLOWED = {  # a module or a room -> what of ours it may import besides itself
     "harness.rollout": (*LOW, *LOOP),
     "harness.results": ("harness.system",),
     "harness.reporting": (*LOW, "harness.results", "harness.settings", "metrics"),
-    "harness.tracking": ("harness.results", "harness.settings", "harness.reporting", "metrics.column"),
+    "harness.tracking": (*LOW, "harness.results", "harness.settings", "harness.reporting", "metrics.column"),
     "harness.evaluation": (*LOW, *LOOP, *SHOWN, "harness.rollout", "harness.tracking", "metrics"),
     "harness.sweeping": (*LOW, *SHOWN, "harness.evaluation", "metrics.column"),
     "harness.benchmark": (*LOW, *LOOP, *SHOWN, "harness.rollout"),

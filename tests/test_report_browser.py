@@ -1,5 +1,6 @@
 """The report in headless Chromium, from disk. Screenshots for people: outputs/screenshots/, or the folder SCREENSHOTS."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -187,7 +188,121 @@ def test_it_scrubs_videos_and_memory(visit, made):
     assert "frame 16/17" in again.inner_text("#where")  # a link brings the view back
 
 
-@pytest.mark.parametrize(("name", "size", "scheme"), [("light", WIDE, "light"), ("dark", WIDE, "dark"), ("phone", PHONE, "light")])
+def test_it_answers_which_policy(visit, made, tmp_path):
+    page = visit(made)
+    said = {card.locator("h3").inner_text(): card.inner_text() for card in page.locator("#answers .answer").all()}
+    assert list(said) == ["Best quality", "Cheapest within 0.5 dB of full", "Fastest"]
+    assert "full" in said["Best quality"] and "PSNR revisit" in said["Best quality"]
+    assert "worldkv" in said["Cheapest within 0.5 dB of full"] and "50 % of full's" in said["Cheapest within 0.5 dB of full"]
+    assert "grid" in said["Fastest"] or "sliding" in said["Fastest"]
+    folder = tmp_path / "few"
+    make_run(folder, "full", quality=30.0, names=NAMES[:4])
+    make_run(folder, "worldkv", quality=30.01, cost=2e6, names=NAMES[:4], device="another machine")
+    write(folder)
+    page = visit(folder / "report")
+    assert "n=4: order uncertain" in page.inner_text("#answers .answer")
+    assert page.locator("#answers .answer", has_text="Fastest").count() == 0 and "2 devices" in page.inner_text("#answer-note")
+
+
+def test_it_opens_where_the_followed_runs_differ_most(visit, tmp_path):
+    folder = tmp_path / "telling"
+    make_run(folder, "full", quality=33.0, film=True, names=NAMES[:2])
+    path = make_run(folder, "sliding", quality=32.9, film=True, names=NAMES[:2])
+    record = path / "trajectories" / f"{NAMES[1]}.json"
+    said = json.loads(record.read_text())
+    said["pairs"][2]["psnr_revisit"] = 10.0
+    record.write_text(json.dumps(said))
+    write(folder)
+    page = visit(folder / "report")
+    page.evaluate("document.getElementById('films').scrollIntoView()")
+    page.wait_for_selector("#cards canvas")
+    assert (page.evaluate("state.film"), page.evaluate("state.frame")) == (NAMES[1], int(said["pairs"][2]["revisit"]))
+
+
+def test_every_policy_says_what_it_does(visit, made):
+    page = visit(made)
+    assert page.locator("#table tr[data-run] .does", has_text="spatial overlap").count() or page.locator("#table .does").count() >= 4
+    assert page.locator("#about-text dt", has_text="worldkv").count() == 1
+
+
+def test_outliers_are_arrows_and_the_range_is_the_others(visit, tmp_path):
+    folder = tmp_path / "far"
+    for policy, quality in (("full", 33.0), ("worldkv", 32.5), ("places", 33.4), ("sliding", 15.0)):
+        make_run(folder, policy, quality=quality, cost=quality * 1e5)
+    write(folder)
+    page = visit(folder / "report")
+    every_plot(page)
+    low, high = page.evaluate("$('pareto-a').layout.yaxis.range")
+    points = page.evaluate("$('pareto-a').data[1]")
+    at = [page.evaluate("(id) => BY_ID.get(id).name", i) for i in points["customdata"]].index("sliding")
+    assert low > 25 and points["marker"]["symbol"][at] == "arrow-down" and low < points["y"][at] < high
+    assert points["text"][at].startswith("sliding ") and sum(s.startswith("arrow") for s in points["marker"]["symbol"]) == 1
+
+
+def test_paper_shows_everything(visit, made):
+    page = visit(made)
+    assert page.locator("#films .main-svg").count() == 0, "drawn when it comes into view, so not yet"
+    pdf = page.pdf(print_background=True)
+    for section in SECTIONS:
+        assert page.locator(f"#{section} .plot").count() == page.locator(f"#{section} .plot:has(.main-svg), #{section} .plot.empty, [hidden] .plot").count(), (
+            section
+        )
+    assert len(pdf) > 100_000
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    (SCREENSHOTS / "report.pdf").write_bytes(pdf)
+
+
+def test_unknown_words_of_the_filter_are_named(visit, made):
+    page = visit(made)
+    page.fill("#filter", "pnsr>30 worldkv")
+    assert "no column or setting pnsr; there are psnr," in page.inner_text("#strangers")
+    page.fill("#filter", "wordlkv")
+    assert "No run has “wordlkv”" in page.inner_text("#strangers")
+    page.fill("#filter", "worldkv psnr>30 unreachable=0 ratio=0.5")
+    assert page.inner_text("#strangers") == ""
+
+
+def test_chunks_are_numbered_and_reached_by_keys(visit, made):
+    page = visit(made)
+    page.evaluate("document.getElementById('films').scrollIntoView()")
+    page.wait_for_selector("#cards .cell")
+    strip = page.locator("#cards .strip").first
+    assert strip.locator(".cell em").all_inner_texts() == [str(i) for i in range(6)]
+    assert strip.locator(".cell[tabindex='0']").count() == 1, "one stop of the tab key"
+    strip.locator(".cell[tabindex='0']").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("state.frame") == 3 and page.evaluate("document.activeElement.ariaLabel").startswith("chunk 1: now")
+    assert page.evaluate("document.activeElement.ariaCurrent") == "true"
+
+
+def test_pictures_enlarge(visit, made):
+    page = visit(made)
+    page.evaluate("document.getElementById('films').scrollIntoView()")
+    page.wait_for_function("[...cards.values()].every((card) => card.now?.at === state.frame)")
+    picture = page.locator(".picture").nth(1)
+    small = picture.bounding_box()
+    picture.click()
+    assert page.locator("#large[open]").count() == 1 and page.locator("#large-picture").bounding_box()["width"] > 2 * small["width"]
+    assert iio.imread(page.locator("#large-picture").screenshot())[..., :3].std() > 10
+    page.keyboard.press("Escape")
+    assert page.locator("#large[open]").count() == 0
+
+
+@pytest.mark.parametrize("size", [WIDE, (760, 900), PHONE])
+def test_the_player_is_not_under_the_header(visit, made, size):
+    page = visit(made, size)
+    page.evaluate("document.getElementById('films').scrollIntoView({ behavior: 'instant' })")
+    page.wait_for_selector("#cards canvas")
+    page.evaluate("scrollBy({ top: 500, behavior: 'instant' })")
+    page.wait_for_timeout(200)
+    header, player = (page.locator(s).bounding_box() for s in (".top", ".player"))
+    assert player["y"] >= header["y"] + header["height"] - 1 and player["y"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "scheme"), [("light", WIDE, "light"), ("dark", WIDE, "dark"), ("phone", PHONE, "light"), ("phone_dark", PHONE, "dark")]
+)
 def test_it_can_be_read(visit, real, name, size, scheme):
     """A real run at every size: nothing is wider than the window; screenshots for people to look at."""
     page = visit(real, size, scheme)

@@ -121,6 +121,26 @@ def test_jobs_of_a_launcher_are_compared_and_failures_named(tmp_path):
     assert good.stat().st_mtime_ns == at
 
 
+@pytest.mark.parametrize("flags", [["--config-dir", "{}"], ["--config-dir={}"], ["-cd", "{}"], []])
+def test_several_runs_with_configs_of_ones_own_are_compared_too(tmp_path, flags):
+    """What -m starts is known before: the folders that are compared at the end. Flags that ask Hydra for something else start none."""
+    from harness.evaluation.multirun import Asked, planned
+
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "mine.yaml").write_text("_target_: policies.sliding.SlidingPolicy\nrecent: 6\n")
+    mine = "mine" if flags else "full"
+    asked = Asked.by(["-m", *(f.format(tmp_path) for f in flags), f"policy={mine},worldkv", *TINY])
+    assert asked.several and not asked.others
+    assert [(job.overrides[0], job.path.name.split("-")[0]) for job in planned(asked)] == [(f"policy={p}", p) for p in (mine, "worldkv")]
+    assert Asked.by(["-m", "--cfg", "job"]).others == ["--cfg"] and not Asked.by(["policy=full"]).several
+
+
+def test_make_table_runs_what_its_table_is_made_of():
+    dry = subprocess.run(["make", "-n", "table"], cwd=ROOT, text=True, capture_output=True, check=True).stdout
+    assert "harness/run.py -m +experiment=table policy=full," in dry and "harness/docs.py outputs/table_guided" in dry
+    assert set(json.loads((ROOT / "docs/results/table_guided.json").read_text())["runs"]) == set(re.search(r"policy=(\S+)", dry)[1].split(","))
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -23,12 +23,14 @@ ENDS = {"floor": "floor: an unrelated view of the rollout", "ceiling": "ceiling:
 
 @dataclass(frozen=True)
 class Part:
-    """A column of a table: heading and cells of one or more lines. rank: the highest gives way first."""
+    """A column of a table: heading and cells of one or more lines. rank: the highest gives way first. name: what is said of it
+    where it has no room (the heading, on one line)."""
 
     heading: str
     rank: float
     cells: list[str]
     style: list[str]
+    name: str = ""
 
     @property
     def width(self) -> int:
@@ -58,7 +60,7 @@ def fitted(names: Part, parts: Sequence[Part], width: int) -> tuple[Table, list[
         table.add_column(part.heading, justify="right", no_wrap=True, min_width=part.width)
     for i, name in enumerate(names.cells):
         table.add_row(Text(name, style=names.style[i]), *(Text(p.cells[i], style=p.style[i], justify="right") for p in kept))
-    return table, [p.heading.replace("-\n", "").replace("\n", " ") for p in parts if not any(p is k for k in kept)]
+    return table, [p.name or p.heading.replace("\n", " ") for p in parts if not any(p is k for k in kept)]
 
 
 def heading(column: Column) -> str:
@@ -72,7 +74,7 @@ def comparison_table(runs: list[Run], baseline: str, width: int, current: Path |
     """Runs by group, the best quality first, above floor, ceiling and what a paper published; then what there was no room for.
 
     current: the run to mark.
-    Below a value with an interval stands the interval. Each difference is to the baseline, paired over trajectories.
+    Below a value of the leading column stands its interval. Each difference is to the baseline, paired over trajectories.
     """
     published = {policy: figures for run in runs for policy, figures in (run.about["config"].get("published") or {}).items()}
     columns = columns_of((r.results for r in runs), {name for figures in published.values() for name in figures})
@@ -84,12 +86,20 @@ def comparison_table(runs: list[Run], baseline: str, width: int, current: Path |
     )
     parts = []
     for c in columns:
-        cells = [_stacked(r.cells[c.key]) for r in found] + [cells.get(c.key, "") for _, cells in below]
+        cells = [_stacked(r.cells[c.key]) if c.rank == 1 else r.cells[c.key].partition(" [")[0] for r in found] + [cells.get(c.key, "") for _, cells in below]
         style = ["bold green" if c.key in r.best else "" for r in found] + ["dim"] * len(below)
         parts.append(Part(heading(c), c.rank, cells, style))
         if c.difference and any(r.base for r in found) and len(found) > 1:
             cells = [_difference(r, c) for r in found] + [""] * len(below)
-            parts.append(Part(f"to\n{baseline}" if len(baseline) < 16 else "to the\nbaseline", c.rank + (0.5 if c.rank == 1 else 3), cells, [""] * len(cells)))
+            parts.append(
+                Part(
+                    f"to\n{baseline}" if len(baseline) < 16 else "to the\nbaseline",
+                    c.rank + (0.5 if c.rank == 1 else 3),
+                    cells,
+                    [""] * len(cells),
+                    f"{c.heading} to {baseline}",
+                )
+            )
     table, left_out = fitted(names, parts, width)
     under = "; ".join(text for end, text in ENDS.items() if end in names.cells)
     said = [Text(text, style="dim") for text in (under, f"not shown for lack of room: {', '.join(left_out)}" if left_out else "") if text]

@@ -47,7 +47,8 @@ class Card {
     for (const [name, caption] of [["first", "first visit"], ["now", "now"], ["difference", "difference ×4"], ["truth", "true view"]]) {
       if (name === "truth" && !film.truth) continue;
       this.canvas[name] = make("canvas", { role: "img", "aria-label": `${caption}, ${run.name}` });
-      views.append(make("figure", {}, this.canvas[name], make("figcaption", {}, caption)));
+      const large = make("button", { class: "picture", type: "button", title: "enlarge", "aria-label": `enlarge: ${caption}, ${run.name}`, onclick: () => enlarge(this, name, `${caption}, ${run.name}`) }, this.canvas[name]);
+      views.append(make("figure", {}, large, make("figcaption", {}, caption)));
     }
     this.strip = new Strip(run, film);
     this.node.append(views, this.strip.node);
@@ -61,11 +62,11 @@ class Card {
     this.now.go(frame);
     if (this.pair) this.first.go(this.pair[0]);
     this.strip.show(frame);
-    this.score.textContent = this.pair ? `revisit of frame ${this.pair[0]}: ${this.film.metrics.map((m, i) => `${m.toUpperCase()} ${this.pair[i + 2].toFixed(m === "psnr" ? 1 : 3)}`).join(", ")}` : "not a revisit";
+    this.score.textContent = this.pair ? `revisit of frame ${this.pair[0]}: ${this.film.metrics.map((key, i) => `${COLUMN.get(key).heading.replace(" revisit", "")} ${show(COLUMN.get(key), this.pair[i + 2])}`).join(", ")}` : "not a revisit";
     this.draw();
   }
 
-  draw() {
+  paint() {
     const { video } = this.now;
     if (this.now.broken) { this.score.textContent = "This browser does not play the video (H.264)."; return; }
     if (!video.videoWidth) return;
@@ -91,6 +92,41 @@ class Card {
     context.globalCompositeOperation = "lighter"; // twice doubled: four times
     for (let i = 0; i < 2; i++) context.drawImage(this.canvas.difference, 0, 0);
   }
+
+  /** Draw, and again where the picture is shown large. */
+  draw() { this.paint(); if (enlarged?.card === this) copyLarge(); }
+}
+
+let enlarged = null; // which picture is shown large
+
+function enlarge(card, name, caption) {
+  enlarged = { card, name };
+  $("large-caption").textContent = `${caption} (n and p: next and previous revisit)`;
+  $("large").showModal();
+  copyLarge();
+}
+
+function copyLarge() {
+  const source = enlarged.card.canvas[enlarged.name], target = $("large-picture");
+  Object.assign(target, { width: source.width, height: source.height });
+  target.getContext("2d").drawImage(source, 0, 0);
+}
+
+/** Trajectory and frame of the revisit at which the followed runs differ most, by the leading quality. */
+function telling(runs) {
+  let most = { spread: -1, film: null, frame: 0 };
+  for (const name of new Set(runs.flatMap((run) => run.films.map((film) => film.name)))) {
+    const scores = new Map(); // revisit -> what each run scores there
+    for (const film of runs.flatMap((run) => run.films.filter((f) => f.name === name))) {
+      const at = film.metrics.indexOf(QUALITIES[0]);
+      if (at >= 0) for (const pair of film.pairs) scores.set(pair[1], [...(scores.get(pair[1]) ?? []), pair[at + 2]]);
+    }
+    for (const [frame, values] of scores) {
+      const spread = Math.max(...values) - Math.min(...values);
+      if (spread > most.spread) most = { spread, film: name, frame };
+    }
+  }
+  return most;
 }
 
 /** The revisit pair at a video frame: the last one that began within the frame's latent frame. */

@@ -2,12 +2,17 @@
 "use strict";
 
 /** Draw a section only when it comes into view, and again when what it shows has changed. */
+const everything = []; // what draws each section, for paper
 function lazily(id, keys, draw) {
   let seen = false, stale = true;
   const redraw = () => { if (seen && stale) { stale = false; draw(); } };
+  everything.push(() => { seen = true; redraw(); });
   new IntersectionObserver((entries) => { seen = entries.some((entry) => entry.isIntersecting); redraw(); }, { rootMargin: "200px" }).observe($(id));
   when(keys, () => { stale = true; redraw(); });
 }
+
+/** On paper nothing scrolls: every section is drawn, and the table is shown whole. */
+function paper() { for (const draw of everything) draw(); }
 
 function theme(name) {
   const chosen = name ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
@@ -20,11 +25,12 @@ function about() {
   const first = RUNS[0];
   const rows = [
     ["made", REPORT.made],
-    ...REPORT.groups.map((group, i) => [REPORT.groups.length > 1 ? `group ${i + 1}` : "evaluation", `${group.title}${Object.keys(group.ends).length ? `; floor (unrelated views) and ceiling (codec round trip): ${Object.entries(group.ends).map(([k, v]) => `${k.replace("_", " ")} ${v.toFixed(v > 5 ? 1 : 3)}`).join(", ")}` : ""}`]),
+    ...REPORT.groups.map((group, i) => [REPORT.groups.length > 1 ? `group ${i + 1}` : "evaluation", `${group.title}${Object.keys(group.ends).length ? `; ${Object.entries(group.ends).map(([end, values]) => `${{ floor: "floor (an unrelated view)", ceiling: "ceiling (codec round trip)" }[end]}: ${Object.entries(values).map(([key, v]) => `${COLUMN.get(key).heading} ${show(COLUMN.get(key), v)}`).join(", ")}`).join("; ")}` : ""}`]),
     ["devices", [...new Set(RUNS.map((run) => run.device))].join("; ")],
     ["commits", [...new Set(RUNS.map((run) => run.commit))].join(", ") + (RUNS.some((run) => run.commit.endsWith("+")) ? " (+: with changes that were not committed)" : "")],
     ["versions", Object.entries(first.versions).map(([k, v]) => `${k} ${v}`).join(", ")],
     ["same in all runs", Object.entries(REPORT.shared).map(([k, v]) => `${k}=${v}`).join(", ")],
+    ...[...new Map(RUNS.filter((run) => run.about).map((run) => [run.policy, run.about]))],
     ...REPORT.columns.map((column) => [column.heading, `${column.about}${column.better ? `; ${column.better > 0 ? "more" : "less"} is better` : ""}. Filter with ${column.name}`]),
   ];
   $("about-text").replaceChildren(make("dl", {}, ...rows.flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)])));
@@ -59,7 +65,7 @@ function columnList() {
 function firstFollowed() {
   const home = homeGroup();
   const runs = RUNS.filter((run) => run.group === (Number.isFinite(home) ? home : 0));
-  const ranked = [...runs].sort((a, b) => (mean(b, "quality/psnr_revisit") ?? 0) - (mean(a, "quality/psnr_revisit") ?? 0));
+  const ranked = [...runs].sort((a, b) => (COLUMN.get(QUALITY[0])?.better ?? 1) * ((mean(b, QUALITY[0]) ?? 0) - (mean(a, QUALITY[0]) ?? 0)));
   const base = runs.find((run) => run.label === state.baseline);
   const others = ranked.filter((run) => run !== base);
   return [...new Set([base, others[0], others.at(-1)].filter(Boolean).map((run) => run.id))];
@@ -81,12 +87,13 @@ function start() {
   $("subtitle").textContent = `${RUNS.length} runs; ${REPORT.groups[0].title}`;
   state.hidden = new Set([...REPORT.columns.filter((c) => QUIET.has(c.key)).map((c) => c.key), ...REPORT.swept.slice(4)]);
   state.colour = new Set(RUNS.map((run) => run.policy)).size > 1 || !REPORT.swept.length ? "policy" : REPORT.swept[0];
-  Object.assign(state, { gridX: gridAxes()[0], gridY: gridAxes()[1], gridZ: QUALITIES[0] ?? REPORT.columns[0].key, quality: QUALITIES[0], cost: COSTS[0] });
+  Object.assign(state, { gridX: gridAxes()[0], gridY: gridAxes()[1], gridZ: QUALITY[0] ?? REPORT.columns[0].key, quality: QUALITIES[0], second: QUALITY[1], cost: COSTS[0] });
   bind("baseline", [...new Set(RUNS.map((run) => run.label))].sort().map((label) => [label, label]), "baseline");
   bind("group", [["", "all groups"], ...REPORT.groups.map((group, i) => [String(i), group.title])], "group");
   $("group-label").hidden = REPORT.groups.length < 2;
   bind("cost", COSTS.map((key) => [key, title(COLUMN.get(key))]), "cost");
   bind("colour", [...new Set(["policy", ...REPORT.settings])].map((key) => [key, key]), "colour");
+  bind("second", QUALITY.slice(1).map((key) => [key, title(COLUMN.get(key))]), "second");
   bind("quality", QUALITIES.map((key) => [key, title(COLUMN.get(key))]), "quality");
   bind("grid-x", gridAxes().map((key) => [key, key]), "gridX");
   bind("grid-y", gridAxes().map((key) => [key, key]), "gridY");
@@ -109,16 +116,23 @@ function start() {
   when(["followed"], markRows);
   when(["followed", "colour"], drawKeys);
   when(["baseline"], notes);
+  when(["baseline", "group", "colour"], drawAnswer);
   when(["followed", "film"], drawFilms);
   when(["frame", "against", "focus"], drawFrame);
   when(["focus"], drawTicks);
   when(["colour"], () => { cards.clear(); drawFilms(); });
-  Object.assign(state, { film: before.film, frame: before.frame });
   theme();
   const followed = before.followed.length ? before.followed : firstFollowed();
   Object.assign(state, { followed, focus: followed.find((id) => BY_ID.get(id).policy !== BY_ID.get(followed[0]).policy) ?? followed[0] ?? null });
+  const moment = before.film ? before : telling(followedRuns());
+  Object.assign(state, { film: moment.film, frame: moment.frame });
+  new ResizeObserver(() => document.documentElement.style.setProperty("--top", `${getComputedStyle(document.querySelector(".top")).position === "sticky" ? document.querySelector(".top").offsetHeight : 0}px`)).observe(document.querySelector(".top"));
+  addEventListener("beforeprint", paper);
+  $("large").addEventListener("click", () => $("large").close());
+  $("large").addEventListener("close", () => { enlarged = null; });
   columnList();
   notes();
+  drawAnswer();
   drawTable();
   drawLegend();
   drawKeys();
@@ -130,7 +144,7 @@ function start() {
 
 function plots() {
   const drawing = ["filter", "group", "followed", "colour", "theme"];
-  lazily("tradeoffs", [...drawing, "cost", "baseline"], drawPareto);
+  lazily("tradeoffs", [...drawing, "cost", "second", "baseline"], drawPareto);
   lazily("grid-part", ["filter", "group", "theme", "gridX", "gridY", "gridZ"], drawGrid);
   lazily("rollout", drawing, drawRollout);
   lazily("revisits", [...drawing, "quality"], drawRevisits);

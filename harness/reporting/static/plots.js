@@ -3,8 +3,6 @@
 
 const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#B8A800"];
 const SHAPES = [["circle", "●"], ["square", "■"], ["diamond", "◆"], ["triangle-up", "▲"], ["triangle-down", "▼"], ["pentagon", "⬟"], ["cross", "✚"], ["star", "★"]];
-const COSTS = ["cost/stored_bytes", "cost/attended_tokens", "cost/fps_mean"].filter((key) => COLUMN.has(key));
-const QUALITIES = ["quality/psnr_revisit", "quality/lpips_revisit", "quality/ssim_revisit"].filter((key) => COLUMN.has(key));
 const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"] };
 
 const title = (column) => (column.unit ? `${column.heading} (${column.unit})` : column.heading);
@@ -18,7 +16,6 @@ function brief(run) {
 }
 const followedOnly = (run) => state.followed.includes(run.id);
 
-const AGAINST = { "cost/stored_bytes": "bytes stored", "cost/attended_tokens": "tokens attended", "cost/fps_mean": "FPS" };
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
 /** The values of the setting that colours stand for, in order. */
@@ -102,7 +99,14 @@ function drawKeys() {
 }
 
 function drawPareto() {
-  ["pareto-a", "pareto-b"].forEach((id, i) => (QUALITIES[i] ? pareto(id, COLUMN.get(QUALITIES[i])) : nothing(id, "These runs have no LPIPS.")));
+  ["pareto-a", "pareto-b"].forEach((id, i) => { const key = [QUALITY[0], state.second][i]; key && state.cost ? pareto(id, COLUMN.get(key)) : nothing(id, "These runs have no second quality."); });
+}
+
+/** The range in which runs compete: what lies farther from the best than three times the middle run does is not in it. */
+function competitive(points) {
+  const order = points.map((p) => p.good).sort((a, b) => b - a);
+  const [best, middle] = [order[0], order[Math.floor(order.length / 2)]];
+  return best - 3 * (best - middle);
 }
 
 function pareto(id, quality) {
@@ -110,20 +114,27 @@ function pareto(id, quality) {
   const home = homeGroup();
   const points = visible().filter((run) => mean(run, cost.key) !== null && mean(run, quality.key) !== null)
     .map((run) => ({ run, x: mean(run, cost.key) * cost.factor, y: mean(run, quality.key) * quality.factor, bar: [run.cells[quality.key][1], run.cells[quality.key][2]].map((v) => (v ?? mean(run, quality.key)) * quality.factor), home: run.group === home || !Number.isFinite(home) }));
-  const best = front(points.filter((p) => p.home), cost.better < 0, quality.better > 0);
-  const labels = labelled(id, points, [...points.filter((p) => followedOnly(p.run)), ...best]);
+  for (const p of points) p.good = p.y * quality.better;
+  const limit = competitive(points), inside = points.filter((p) => p.good >= limit), outside = points.filter((p) => p.good < limit);
+  const bars = inside.flatMap((p) => [...p.bar, p.y]), margin = 0.12 * (Math.max(...bars) - Math.min(...bars)) || 1;
+  const range = [Math.min(...bars) - margin, Math.max(...bars) + margin]; // outliers stand at its worse end, as arrows
+  const edge = quality.better > 0 ? range[0] + margin / 3 : range[1] - margin / 3;
+  for (const p of outside) Object.assign(p, { y: edge, bar: [edge, edge] });
+  const best = front(inside.filter((p) => p.home), cost.better < 0, quality.better > 0);
+  const labels = labelled(id, points, [...points.filter((p) => followedOnly(p.run)), ...best, ...outside.slice(0, 8)]);
+  const named = (p) => `${brief(p.run)}${outside.includes(p) ? ` ${show(quality, mean(p.run, quality.key))}` : ""}`;
   const traces = [{ x: best.map((p) => p.x), y: best.map((p) => p.y), mode: "lines", line: { color: token("--soft"), width: 1.5, dash: "dot", shape: (cost.better < 0) ? "hv" : "vh" }, hoverinfo: "skip", name: "front" }];
   const few = points.length <= 60;
   traces.push({
     x: points.map((p) => p.x), y: points.map((p) => p.y), customdata: points.map((p) => p.run.id), mode: "markers+text",
-    text: points.map((p) => (labels.has(p) ? brief(p.run) : "")), textposition: points.map((p) => labels.get(p) ?? "top center"), textfont: { size: 11, color: token("--ink") }, cliponaxis: false,
+    text: points.map((p) => (labels.has(p) ? named(p) : "")), textposition: points.map((p) => (outside.includes(p) ? "middle right" : labels.get(p) ?? "top center")), textfont: { size: 11, color: token("--ink") }, cliponaxis: false,
     hovertext: points.map((p) => `<b>${p.run.name}</b><br>${quality.heading} ${show(quality, mean(p.run, quality.key))}<br>${cost.heading} ${show(cost, mean(p.run, cost.key))} ${cost.unit}${p.home ? "" : "<br>not comparable with the baseline's runs"}`), hoverinfo: "text",
-    marker: { size: few ? 11 : 7, color: points.map((p) => look(p.run).colour), symbol: points.map((p) => look(p.run).symbol + (p.home ? "" : "-open")), opacity: points.map((p) => (p.home ? 1 : 0.5)),
+    marker: { size: few ? 11 : 7, color: points.map((p) => look(p.run).colour), symbol: points.map((p) => (outside.includes(p) ? (quality.better > 0 ? "arrow-down" : "arrow-up") : look(p.run).symbol) + (p.home ? "" : "-open")), opacity: points.map((p) => (p.home ? 1 : 0.5)),
       line: { width: points.map((p) => (followedOnly(p.run) ? 3 : 0.5)), color: points.map((p) => (followedOnly(p.run) ? token("--ink") : token("--paper"))) } },
-    error_y: few ? { type: "data", symmetric: false, array: points.map((p) => (p.run.cells[quality.key][2] - p.run.cells[quality.key][0]) * quality.factor || 0), arrayminus: points.map((p) => (p.run.cells[quality.key][0] - p.run.cells[quality.key][1]) * quality.factor || 0), thickness: 1, width: 3, color: token("--stored") } : undefined,
+    error_y: few ? { type: "data", symmetric: false, array: points.map((p) => (outside.includes(p) ? 0 : p.run.cells[quality.key][2] - p.run.cells[quality.key][0]) * quality.factor || 0), arrayminus: points.map((p) => (outside.includes(p) ? 0 : p.run.cells[quality.key][0] - p.run.cells[quality.key][1]) * quality.factor || 0), thickness: 1, width: 3, color: token("--stored") } : undefined,
   });
   const arrow = (column) => (column.better > 0 ? "more is better" : "less is better");
-  return plot(id, traces, { title: { text: `${quality.heading} against ${AGAINST[cost.key]}`, font: { size: 13 } }, xaxis: { title: { text: `${title(cost)}, ${arrow(cost)}` }, rangemode: "tozero" }, yaxis: { title: { text: `${title(quality)}, ${arrow(quality)}` } } });
+  return plot(id, traces, { title: { text: `${quality.heading} against ${cost.heading}${outside.length ? `; arrows: ${outside.length} outside` : ""}`, font: { size: 13 } }, xaxis: { title: { text: `${title(cost)}, ${arrow(cost)}` }, rangemode: "tozero" }, yaxis: { title: { text: `${title(quality)}, ${arrow(quality)}` }, range } });
 }
 
 /** A grid: every pair of swept settings, the mean where runs share a cell. */
@@ -170,11 +181,13 @@ function lines(id, runs, series, extra) {
 }
 
 function drawRollout() {
+  const counts = [...new Set(visible().map((run) => `${run.rollout.n} of ${run.rollout.of}`))].join(", ");
+  $("population").textContent = `Generated chunks, median over trajectories: ${counts}, the same at every point, so a curve ends where one of them ends. Followed runs are drawn strong, the others faint.`;
   ["cost/fps_mean", "cost/stored_bytes", "cost/attended_tokens"].forEach((key, i) => {
     const column = COLUMN.get(key);
     if (!column) return nothing(`rollout-${"abc"[i]}`, "Not recorded.");
-    const series = (run) => ({ x: run.rollout.frame, y: run.rollout[key].map((value) => value * column.factor) });
-    lines(`rollout-${"abc"[i]}`, visible(), series, { title: { text: capital(AGAINST[key]), font: { size: 13 } }, xaxis: { title: { text: "latent frame" } }, yaxis: { title: { text: column.unit || "tokens" }, rangemode: "tozero" } });
+    const series = (run) => ({ x: run.rollout.frame, y: run.rollout[key].map((value) => value * column.factor), n: run.rollout.frame.map(() => run.rollout.n) });
+    lines(`rollout-${"abc"[i]}`, visible(), series, { title: { text: capital(column.heading), font: { size: 13 } }, xaxis: { title: { text: "latent frame" } }, yaxis: { title: { text: column.unit || "tokens" }, rangemode: "tozero" } });
   });
 }
 

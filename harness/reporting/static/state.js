@@ -5,12 +5,16 @@ const FOLLOW_AT_MOST = 6;
 const RUNS = REPORT.runs;
 const BY_ID = new Map(RUNS.map((run) => [run.id, run]));
 const COLUMN = new Map(REPORT.columns.map((column) => [column.key, column]));
+const QUALITY = REPORT.columns.filter((c) => c.group === "quality" && c.better).sort((a, b) => a.rank - b.rank).map((c) => c.key); // the leading one first
+const QUALITIES = QUALITY.filter((key) => key.endsWith("_revisit")); // those that single revisits have
+const COSTS = REPORT.columns.filter((c) => c.group !== "quality" && c.better).sort((a, b) => a.rank - b.rank || b.key.includes("stored") - a.key.includes("stored")).map((c) => c.key);
+const QUIET = new Set(REPORT.columns.filter((c) => c.rank >= 5).map((c) => c.key)); // not in the table at first
 const PAIRED = new Map(); // differences that were computed before
 
 const state = {
-  baseline: REPORT.baseline, group: "", filter: "", sort: { key: "quality/psnr_revisit", down: true },
+  baseline: REPORT.baseline, group: "", filter: "", sort: { key: "name", down: false },
   followed: [], focus: null, film: null, frame: 0, against: "first",
-  cost: "cost/stored_bytes", colour: "policy", quality: "quality/psnr_revisit", hidden: new Set(),
+  cost: "", colour: "policy", quality: "", second: "", hidden: new Set(),
 };
 const listeners = [];
 
@@ -48,6 +52,7 @@ function recalled() {
   if (RUNS.some((run) => run.label === view.get("baseline"))) state.baseline = view.get("baseline");
   state.filter = view.get("filter") ?? "";
   const sort = view.get("sort");
+  if (QUALITY.length) state.sort = { key: QUALITY[0], down: COLUMN.get(QUALITY[0]).better > 0 };
   if (sort) state.sort = { key: sort.replace(/^-/, ""), down: sort.startsWith("-") };
   return { followed, film: view.get("film"), frame: Number(view.get("frame")) || 0 };
 }

@@ -1,16 +1,28 @@
 // The table of runs: sorted, filtered, with differences to the baseline of each run's own group.
 "use strict";
 
-const QUIET = new Set(["quality/ssim_revisit", "cost/fps_last", "cost/latency_p95_ms", "cost/window_bytes", "cost/bank_bytes", "cost/bytes_moved", "frames"]);
-
 /** Runs that the filter and the chosen group leave. Words must occur in name or settings; `short>number` compares. */
 function visible() {
-  const tests = state.filter.toLowerCase().split(/\s+/).filter(Boolean).map(test);
+  const tests = words().map(test);
   return RUNS.filter((run) => (state.group === "" || run.group === Number(state.group)) && tests.every((passes) => passes(run)));
 }
 
+const words = () => state.filter.toLowerCase().split(/\s+/).filter(Boolean);
+
+/** What is wrong with the filter's words: names of columns that there are not, words that no run has. */
+function strangers() {
+  const names = [...REPORT.columns.map((c) => c.name), ...REPORT.settings.map(short)];
+  return words().flatMap((word) => {
+    const name = word.match(COMPARED)?.[1];
+    if (name && !names.includes(name) && !REPORT.settings.includes(name)) return [`There is no column or setting ${name}; there are ${names.join(", ")}.`];
+    return RUNS.some(test(word)) ? [] : [name ? `No run has ${word}.` : `No run has “${word}” in its name or settings.`];
+  });
+}
+
+const COMPARED = /^([\w.]+)(<=|>=|<|>|=)(-?[\d.]+)$/;
+
 function test(word) {
-  const [, name, sign, number] = word.match(/^([\w.]+)(<=|>=|<|>|=)(-?[\d.]+)$/) ?? [];
+  const [, name, sign, number] = word.match(COMPARED) ?? [];
   const column = REPORT.columns.find((c) => c.name === name);
   if (column || REPORT.settings.some((key) => short(key) === name || key === name)) {
     return (run) => {
@@ -54,7 +66,7 @@ function bestValues() {
     const runs = RUNS.filter((run) => run.group === group);
     const devices = new Set(runs.map((run) => run.device)).size;
     for (const column of REPORT.columns) {
-      if (!column.better || runs.length < 2 || (devices > 1 && REPORT.speed.includes(column.key))) continue;
+      if (!column.better || runs.length < 2 || (devices > 1 && column.timed)) continue;
       const values = runs.map((run) => mean(run, column.key)).filter((value) => value !== null);
       if (values.length) best.set(`${group} ${column.key}`, show(column, column.better > 0 ? Math.max(...values) : Math.min(...values)));
     }
@@ -88,6 +100,7 @@ function drawRows() {
   const best = bestValues();
   document.querySelector("#table tbody").replaceChildren(...runs.map((run) => row(run, best)));
   $("count").textContent = runs.length === RUNS.length ? `${RUNS.length} runs` : `${runs.length} of ${RUNS.length} runs`;
+  $("strangers").textContent = strangers().join(" ");
   if (!runs.length) document.querySelector("#table tbody").append(make("tr", {}, make("th", {}, "No run passes the filter.")));
 }
 
@@ -101,6 +114,7 @@ function row(run, best) {
   if (why.length) name.append(make("span", { class: "badge", title: why.join("\n") }, `≠ ${why[0]}${why.length > 1 ? ", …" : ""}`));
   if (base && base.device !== run.device) name.append(make("span", { class: "badge", title: `${run.device}, baseline on ${base.device}` }, "speed on another device"));
   if (Object.keys(run.failed).length) name.append(make("span", { class: "badge", title: Object.values(run.failed).join("\n") }, `${Object.keys(run.failed).length} failed`));
+  if (run.about) name.append(make("small", { class: "does", title: run.about }, run.about));
   const opener = make("button", { class: "open", type: "button", title: "its videos", "aria-label": `videos of ${run.name}`, onclick: (event) => { event.stopPropagation(); openFilms(run.id); } }, "▶");
   const cells = shownSettings().map((key) => make("td", { class: typeof run.settings[key] === "number" ? "" : "text" }, String(run.settings[key] ?? "–")));
   for (const column of shownColumns()) {

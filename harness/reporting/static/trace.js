@@ -5,13 +5,13 @@ const STATES = {
   A: ["in the window", "--attended", "circle", "window"],
   R: ["brought back by retrieval", "--retrieved", "diamond", "retrieved"],
   S: ["stored, not chosen", "--stored", "circle-open", "stored"],
-  U: ["unreachable", "--unreachable", "x-thin-open", "lost"],
+  U: ["unreachable", "--unreachable", "x-thin-open", "unreachable"],
   "?": ["not recorded", "--line", "circle-open", "?"],
 };
 
 /** States and percents of the chunks before `chunk`. */
 function past(film, chunk) {
-  const { states, shares, levels } = film.memory;
+  const { states, shares, levels } = film.trace;
   return [...(states[chunk] ?? "")].map((state, i) => ({ state, percent: shares.length ? levels[shares[chunk].charCodeAt(i) - 48] : null }));
 }
 
@@ -25,11 +25,23 @@ class Strip {
     this.cells = film.frames_px.map((_, chunk) => {
       const picture = make("i");
       picture.style.cssText = `height:${height * scale}px;background-image:url("${encodeURI(film.stills)}");background-size:${columns * shown}px auto;background-position:${-(chunk % columns) * shown}px ${-Math.floor(chunk / columns) * height * scale}px`;
-      const cell = make("div", { class: "cell", onclick: () => set({ frame: firstFrame(film, chunk) }) }, picture, make("b", {}, ""));
-      return cell;
+      return make("button", { class: "cell", type: "button", tabindex: -1, onclick: () => this.go(chunk) }, make("em", {}, String(chunk)), picture, make("b", {}, ""));
     });
     this.said = make("p", { class: "said" });
-    this.node = make("div", {}, make("div", { class: `strip${dense ? " dense" : ""}`, "aria-hidden": "true" }, ...this.cells), this.said);
+    const strip = make("div", { class: `strip${dense ? " dense" : ""}`, role: "group", "aria-label": `chunks of ${run.name}`, onkeydown: (event) => this.move(event) }, ...this.cells);
+    this.node = make("div", {}, strip, this.said);
+  }
+
+  go(chunk) { set({ frame: firstFrame(this.film, chunk) }); }
+
+  /** Arrow keys go from chunk to chunk: one stop of the tab key a strip, not one a chunk. */
+  move(event) {
+    const step = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    const chunk = Math.max(0, Math.min(this.cells.length - 1, this.chunk + step));
+    this.go(chunk);
+    this.cells[chunk].focus();
   }
 
   show(frame) {
@@ -40,9 +52,11 @@ class Strip {
     this.cells.forEach((cell, i) => {
       const { state, percent } = before[i] ?? { state: i === chunk ? "now" : i > chunk ? "later" : "?", percent: null };
       cell.dataset.state = state;
+      cell.tabIndex = i === chunk ? 0 : -1;
       const text = STATES[state]?.[3] ?? { now: "now", later: "" }[state];
       cell.lastChild.textContent = percent === null || percent === 100 || (state === "U" && !percent) ? text : `${percent} %`;
-      cell.title = `chunk ${i}: ${STATES[state]?.[0] ?? state}${percent === null ? "" : `, ${percent} % of its rows ${"AR".includes(state) ? "attended" : "stored"}`}`;
+      cell.ariaCurrent = i === chunk ? "true" : null;
+      cell.title = cell.ariaLabel = `chunk ${i}: ${STATES[state]?.[0] ?? state}${percent === null ? "" : `, ${percent} % of its rows ${"AR".includes(state) ? "attended" : "stored"}`}`;
     });
     this.said.textContent = sentence(this.film, chunk, before);
   }
@@ -50,14 +64,14 @@ class Strip {
 
 /** The strip in words. */
 function sentence(film, chunk, before) {
-  if (!film.memory.states.length) return "This run folder does not say what was attended.";
+  if (!film.trace.states.length) return "This run folder does not say what was attended.";
   const of = (state) => before.map((b, i) => (b.state === state ? i : -1)).filter((i) => i >= 0);
   const list = (chunks) => (chunks.length ? ` (${ranges(chunks)})` : "");
   const parts = [`chunk ${chunk} attends to ${of("A").length + of("R").length} of ${before.length} past chunks, ${film.tokens[chunk]} tokens with its own`];
   for (const state of "RSU?") if (of(state).length) parts.push(`${of(state).length} ${STATES[state][0]}${list(of(state))}`);
   const squeezed = before.flatMap((b, i) => (b.percent !== null && b.percent > 0 && b.percent < 100 ? [i] : []));
   if (squeezed.length) parts.push(`${squeezed.length} compressed${list(squeezed)}`);
-  if (!film.memory.shares.length) parts.push("compression was not recorded by this older run folder");
+  if (!film.trace.shares.length) parts.push("compression was not recorded by this older run folder");
   return `${parts.join("; ")}.`;
 }
 
@@ -73,7 +87,7 @@ function drawLegend() {
     box.style.cssText = `border-color:var(${colour});border-style:${["solid", "solid", "dashed", "dotted"][i]}`;
     return make("span", {}, box, text);
   });
-  $("legend").replaceChildren(...items, make("span", {}, "“25 %”: compressed, this share of its rows is left"), make("span", {}, "click a still to go there"));
+  $("legend").replaceChildren(...items, make("span", {}, "“25 %”: compressed, this share of its rows is left"), make("span", {}, "numbers are chunks; click one, or use the arrow keys, to go there"));
 }
 
 /** From above: the path, the chunks before this one by what became of them, and the camera. */
@@ -107,18 +121,18 @@ const reach = (camera) => Math.max(0.5, ...[0, 1].map((axis) => Math.max(...came
 function drawWhole() {
   const run = BY_ID.get(state.focus);
   const film = run && filmOf(run);
-  if (!film || !film.memory.states.length) { nothing("whole", film ? "This run folder does not say what was attended." : "Follow a run to see its memory."); $("whole-caption").textContent = ""; return; }
+  if (!film || !film.trace.states.length) { nothing("whole", film ? "This run folder does not say what was attended." : "Follow a run to see what became of its past."); $("whole-caption").textContent = ""; return; }
   const letters = Object.keys(STATES);
-  const count = film.memory.states.length;
-  const z = film.memory.states.map((line, chunk) => Array.from({ length: count }, (_, i) => (i < chunk ? letters.indexOf(line[i]) : null)));
-  const text = film.memory.states.map((_, chunk) => { const before = past(film, chunk); return Array.from({ length: count }, (__, i) => (before[i] ? `chunk ${chunk}, past chunk ${i}: ${STATES[before[i].state][0]}${before[i].percent === null ? "" : `, ${before[i].percent} %`}` : "")); });
+  const count = film.trace.states.length;
+  const z = film.trace.states.map((line, chunk) => Array.from({ length: count }, (_, i) => (i < chunk ? letters.indexOf(line[i]) : null)));
+  const text = film.trace.states.map((_, chunk) => { const before = past(film, chunk); return Array.from({ length: count }, (__, i) => (before[i] ? `chunk ${chunk}, past chunk ${i}: ${STATES[before[i].state][0]}${before[i].percent === null ? "" : `, ${before[i].percent} %`}` : "")); });
   const colours = letters.map((letter) => (letter === "U" ? token("--panel") : token(STATES[letter][1])));
   const colorscale = colours.flatMap((colour, i) => [[i / letters.length, colour], [(i + 1) / letters.length, colour]]);
   const chunk = chunkAt(film, state.frame);
   const shape = { type: "rect", x0: -0.5, x1: count - 0.5, y0: chunk - 0.5, y1: chunk + 0.5, line: { color: token("--ink"), width: 2 } };
-  const lost = film.memory.states.flatMap((line, c) => [...line].flatMap((letter, i) => (letter === "U" ? [[i, c]] : [])));
-  const crosses = { x: lost.map((p) => p[0]), y: lost.map((p) => p[1]), mode: "markers", marker: { symbol: "x-thin-open", size: 5, color: token("--unreachable") }, hoverinfo: "skip" };
-  plot("whole", [{ type: "heatmap", z, text, hoverinfo: "text", colorscale, zmin: -0.5, zmax: letters.length - 0.5, showscale: false, xgap: 1, ygap: 1 }, ...(lost.length && lost.length < 3000 ? [crosses] : [])],
+  const gone = film.trace.states.flatMap((line, c) => [...line].flatMap((letter, i) => (letter === "U" ? [[i, c]] : [])));
+  const crosses = { x: gone.map((p) => p[0]), y: gone.map((p) => p[1]), mode: "markers", marker: { symbol: "x-thin-open", size: 5, color: token("--unreachable") }, hoverinfo: "skip" };
+  plot("whole", [{ type: "heatmap", z, text, hoverinfo: "text", colorscale, zmin: -0.5, zmax: letters.length - 0.5, showscale: false, xgap: 1, ygap: 1 }, ...(gone.length && gone.length < 3000 ? [crosses] : [])],
     { title: { text: `The whole rollout: ${run.name}`, font: { size: 13 } }, xaxis: { title: { text: "past chunk" }, showgrid: false, zeroline: false }, yaxis: { title: { text: "chunk" }, autorange: "reversed", showgrid: false, zeroline: false }, shapes: [shape] }).then(() => {
     if ($("whole").seeks) return;
     $("whole").seeks = true;
