@@ -1,5 +1,6 @@
 """The Lightning loop: one predict step is one trajectory."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -74,6 +75,7 @@ class EvalModule(L.LightningModule):
         self.make_backbone, self.policy, self.store, self.world = make_backbone, policy, store, world
         self.frame_metrics, self.seed, self.observe, self.features = list(metrics), seed, observe, features
         self.snapshot = snapshot
+        self.rollout_seconds = 0.0  # wall time within `rollout`, of this process
 
     def setup(self, stage: str) -> None:
         self.backbone = self.make_backbone(str(self.trainer.strategy.root_device))
@@ -92,6 +94,7 @@ class EvalModule(L.LightningModule):
 
     def _evaluate(self, trajectory: Trajectory) -> Outcome:
         forced = self.backbone.encode(trajectory.images)
+        began = time.perf_counter()
         out = rollout(
             self.backbone,
             self.policy,
@@ -102,6 +105,7 @@ class EvalModule(L.LightningModule):
             lambda stats: self.observe(trajectory.name, stats),
             self.snapshot,
         )
+        self.rollout_seconds += time.perf_counter() - began
         truth = trajectory.reference
         roundtrip = None if truth is None else self.backbone.roundtrip(truth)
         pairs = score_pairs(out, trajectory, roundtrip, self.frame_metrics)
