@@ -92,7 +92,7 @@ def _show(cfg: DictConfig, rows: dict[str, dict[str, Figure]], status: int) -> N
     repeats = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     about = {**provenance(device), "clock": f"{Stopwatch(device).clock}, medians of {repeats}", "model": _model(cfg.backbone)}
     table = terminal(rows, f"chunk {cfg.chunk} of {about['model']} on {about['device']}, {about['clock']}")
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
     if cfg.out:
         figures = {name: {c: asdict(figure) for c, figure in row.items()} for name, row in rows.items()}
         Path(cfg.out).write_text(json.dumps({"rows": figures, "about": about, "stopped": bool(status)}, indent=1) + "\n")
