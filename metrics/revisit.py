@@ -63,4 +63,4 @@ class _Seen:
         return torch.tensor([self._found[id(source), index] for index in indices.tolist()])
 
     def images(self) -> Float[Tensor, "k 3 y x"]:
-        return torch.stack(self._images)
+        return torch.stack(self._images).contiguous(memory_format=torch.channels_last)  # SSIM takes three quarters of the time
