@@ -25,11 +25,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class RoomsBackbone(Backbone):
     """Chunks of 3 latent frames of 8x8 tokens (64x64 pixels), four denoising passes.
 
-    weights: a safetensors file whose metadata hold the sizes. device: cpu, cuda or auto. dtype: of network and cache.
+    weights: a safetensors file whose metadata hold the sizes. device: cpu, cuda or auto. dtype: of network and cache. compile: the
+    network by torch.compile, which needs a C++ compiler (frames within 1e-4 of the plain network's).
     Raises FileNotFoundError or ValueError for weights that are missing, damaged or of another shape.
     """
 
-    def __init__(self, weights: str | Path | None = None, device: str = "auto", dtype: str = "float32") -> None:
+    def __init__(self, weights: str | Path | None = None, device: str = "auto", dtype: str = "float32", compile: bool = False) -> None:
         path = Path(weights or WEIGHTS)
         config, tensors = load_weights(path)
         if device == "auto":
@@ -38,6 +39,8 @@ class RoomsBackbone(Backbone):
             raise ValueError(f"backbone.dtype={dtype!r}; use one of {', '.join(DTYPES)}")
         self._setup(config, torch.device(device), DTYPES[dtype])
         self._load(tensors, str(path))
+        if compile:
+            self.network.compile_blocks()
 
     def _setup(self, config: dict, device: torch.device, dtype: torch.dtype) -> None:
         rows, cols = config["grid"]

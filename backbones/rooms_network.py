@@ -70,14 +70,37 @@ class Block(nn.Module):
         self.norm_q, self.norm_k = RMSNorm(width // heads, 1.5), RMSNorm(width // heads, 1.5)
 
     def forward(self, x: Float[Tensor, "b f s w"], time: Float[Tensor, "b f 6 w"], rays: Tensor, kv: KVSeam) -> Tensor:
+        q, k, v, modulation = self.before(x, time, rays)
+        return self.after(x, kv(self.layer, q, k, v), modulation)
+
+    def before(self, x: Tensor, time: Tensor, rays: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+        """q, k and v of the chunk's tokens, b n h d, and what is left of the modulation."""
         b, f, s, w = x.shape
-        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (time + self.table)[:, :, None].unbind(3)
+        shift_a, scale_a, *rest = (time + self.table)[:, :, None].unbind(3)
         h = F.layer_norm(x, (w,)) * (1 + scale_a) + shift_a + self.rays(rays)
         q, k, v = self.qkv(h).view(b, f * s, 3, self.heads, -1).unbind(2)
-        o = kv(self.layer, self.norm_q(q), self.norm_k(k), v)
-        x = x + gate_a * self.out(o.reshape(b, f, s, w))
-        h = F.layer_norm(x, (w,)) * (1 + scale_f) + shift_f
+        return self.norm_q(q), self.norm_k(k), v, tuple(rest)
+
+    def after(self, x: Tensor, o: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+        """The block's output from what attention brought, o: b n h d."""
+        gate_a, shift_f, scale_f, gate_f = modulation
+        x = x + gate_a * self.out(o.reshape(x.shape))
+        h = F.layer_norm(x, x.shape[-1:]) * (1 + scale_f) + shift_f
         return x + gate_f * self.down(F.gelu(self.up(h), approximate="tanh"))
+
+
+class CompiledBlock(nn.Module):
+    """A block whose two halves are compiled; the seam between them is Python that no compiler need look into. All layers share
+    the code that the first one makes."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.block = block
+        self._before, self._after = torch.compile(block.before, dynamic=False), torch.compile(block.after, dynamic=False)
+
+    def forward(self, x: Tensor, time: Tensor, rays: Tensor, kv: KVSeam) -> Tensor:
+        q, k, v, modulation = self._before(x, time, rays)
+        return self._after(x, kv(self.block.layer, q, k, v), modulation)
 
 
 class RoomsNetwork(nn.Module):
@@ -103,6 +126,10 @@ class RoomsNetwork(nn.Module):
         for layer in (self.modulation, self.head_modulation, self.head):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+    def compile_blocks(self) -> None:
+        """For inference: the first chunk then waits some seconds for the compiler. Weights are loaded before."""
+        self.blocks = nn.ModuleList(CompiledBlock(block) for block in self.blocks)
 
     def forward(self, latents: Tensor, noise: Tensor, rays: Tensor, kv: KVSeam) -> Tensor:
         wave = noise[..., None] * torch.exp(torch.arange(32, device=noise.device) * (math.log(1000.0) / 31))

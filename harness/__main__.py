@@ -9,8 +9,8 @@ COMMANDS = {  # name -> the module whose `main` reads the arguments; imported wh
     "run": "harness.evaluation.command",
     "sweep": "harness.sweeping.local",
     "report": "harness.reporting.command",
-    "bench": "harness.benchmark.measure",
-    "train": "harness.training.train",
+    "bench": "harness.benchmark.command",
+    "train": "harness.training.command",
     "dashboard": "harness.tracking.workspace",
     "docs": "harness.reporting.documents",
 }

@@ -128,3 +128,20 @@ def test_blur_lowers_local_contrast(images):
     sharp = images[1][2:3]
     blurred = torch.nn.functional.avg_pool2d(sharp, 5, 1, 2)
     assert local_contrast(blurred) < 0.8 * local_contrast(sharp)
+
+
+def test_images_are_looked_at_once_and_nothing_changes(images, monkeypatch):
+    """Pairs that share images, against one pair at a time through `score`; also where the features of all do not fit."""
+    everything = torch.cat(images)
+    a, b = torch.tensor([[0, 0, 1], [2, 7, 3]]), torch.tensor([[1, 4, 5], [6, 0, 3]])
+    for metric in (PSNR(), SSIM(), LPIPS()):
+        alone = torch.cat([metric.score(everything[i], everything[j]) for i, j in zip(a.flatten().split(1), b.flatten().split(1), strict=True)])
+        assert torch.allclose(metric.compare(everything, a, b).flatten(), alone, rtol=1e-6, atol=1e-6), metric.name
+    passed = []
+    metric = LPIPS()
+    metric.convolutions[0].register_forward_hook(lambda module, args, out: passed.append(len(args[0])))
+    whole = metric.compare(everything, a, b)
+    assert passed == [8], "eight images, in twelve places"
+    monkeypatch.setattr("metrics.frame.FEATURES", 42 * 64 * 64 * 4)
+    assert torch.allclose(metric.compare(everything, a, b), whole, rtol=1e-6, atol=1e-6)
+    assert passed[1:] and max(passed[1:]) <= 4, "no more than fit"

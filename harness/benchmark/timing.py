@@ -1,5 +1,6 @@
 """Where the time of a chunk goes: a stopwatch for nested parts, and wrappers that put it around a backbone and a policy."""
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,15 +11,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.backbone import Backbone, KVSeam
+from harness.benchmark.table import PARTS
 from harness.cache.attention import dense
 from harness.cache.bank import KVBank
 from harness.cache.stores import PackedStore
-from harness.datatypes import KV, Chunk, Condition, Geometry, Plan, Site, Trajectory
+from harness.datatypes import KV, Chunk, Condition, Plan, Site, Trajectory
 from harness.policy import CachePolicy, PolicyWrapper
 from harness.rollout import rollout
-from harness.worlds.chunks import chunks_of
 
-PARTS: tuple[str, ...] = ("plan", "assembly", "rope", "attention", "write", "network", "commit", "decode")
+OUTSIDE = "outside"  # of the passes: conditions and noise; shown as a part of the network
+NOTHING = ""  # what is done for the measurement's sake
 
 
 class Stopwatch:
@@ -35,15 +37,15 @@ class Stopwatch:
         self.start()
 
     def start(self) -> None:
-        self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys((*PARTS, OUTSIDE), 0.0)
         self._part = "assembly"  # what no wrapper claims: assembly, and the loop itself
-        self._last = self._now()
+        self._last = self.now()
 
     def stop(self) -> None:
         """The chunk has ended: what follows until the next `start` belongs to no part."""
-        self._switch("")
+        self._switch(NOTHING)
 
-    def _now(self) -> float:
+    def now(self) -> float:
         if self._cuda:
             torch.cuda.synchronize()
         return self._read()
@@ -57,7 +59,7 @@ class Stopwatch:
             self._switch(outer)
 
     def _switch(self, part: str) -> str:
-        now = self._now()
+        now = self.now()
         if self._part:
             self.seconds[self._part] += now - self._last
         self._last, before = now, self._part
@@ -65,13 +67,57 @@ class Stopwatch:
         return before
 
 
+class ReadyWindow:
+    """A seam whose window lies ready: the least that a cache can cost. Queries attend to keys and values that were copied from
+    the chunk's first pass, contiguous; nothing is rotated, written or selected.
+
+    seconds: of the passes over it. One runs before or after each pass of the chunk, in turn, so that both see the same machine: its
+    other work, its clock rate, its caches.
+    """
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self._watch, self._rows = watch, dict[int, tuple[Tensor, Tensor]]()
+        self.active, self.seconds, self._passes = False, 0.0, 0
+
+    def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
+        if self.active and layer not in self._rows:
+            with self._watch(NOTHING):
+                self._rows[layer] = (k.clone(memory_format=torch.contiguous_format), v.clone(memory_format=torch.contiguous_format))
+
+    def beside(self, bare: Callable[[], Tensor], real: Callable[[], Tensor]) -> Tensor:
+        """Run a pass, which is returned, and time the bare one beside it."""
+        self._passes += 1
+        if self._passes % 2 == 0:  # the first pass fills the window, so it goes first
+            self._time(bare)
+            return real()
+        out = real()
+        self._time(bare)
+        return out
+
+    def _time(self, bare: Callable[[], Tensor]) -> None:
+        with self._watch(NOTHING):
+            begin = self._watch.now()
+            bare()
+            self.seconds += self._watch.now() - begin
+
+    def assume_clean_pass(self, timesteps: int) -> None:
+        """A clean pass that must not run twice costs what the others do."""
+        self.seconds *= (timesteps + 1) / timesteps
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return dense(q, *self._rows[layer])
+
+    def cross(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return dense(q, k, v)
+
+
 class TimedPolicy(PolicyWrapper):
     """Times plan, attention and commit. A chunk begins with its plan, so none is planned before the last one is decoded."""
 
     plans_ahead = False
 
-    def __init__(self, inner: CachePolicy, watch: Stopwatch) -> None:
-        self.inner, self.watch = inner, watch
+    def __init__(self, inner: CachePolicy, watch: Stopwatch, ready: ReadyWindow) -> None:
+        self.inner, self.watch, self.ready = inner, watch, ready
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         self.watch.start()
@@ -79,6 +125,8 @@ class TimedPolicy(PolicyWrapper):
             return super().plan(chunk, bank)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+        if not site.cross:
+            self.ready.keep(site.layer, k, v)
         with self.watch("network" if site.cross else "attention"):
             return super().attend(q, k, v, site)
 
@@ -103,10 +151,10 @@ class TimedSeam:
 
 class TimedBackbone(Backbone):
     """Times the network, RoPE, decoding, and what the seam does besides (writing the chunk's rows into the window). A chunk
-    ends with its decoding."""
+    ends with its decoding. compared: the chunk whose passes have one over a ready window beside them."""
 
-    def __init__(self, inner: Backbone, watch: Stopwatch) -> None:
-        self.inner, self.watch = inner, watch
+    def __init__(self, inner: Backbone, watch: Stopwatch, ready: ReadyWindow, compared: int) -> None:
+        self.inner, self.watch, self.ready, self.compared = inner, watch, ready, compared
         self.geometry, self.timesteps, self.channels = inner.geometry, inner.timesteps, inner.channels
 
     def begin(self, trajectory: Trajectory) -> None:
@@ -123,19 +171,28 @@ class TimedBackbone(Backbone):
         self.inner.restore(state)
 
     def condition(self, trajectory: Trajectory, chunk: Chunk) -> Condition:
-        with self.watch("network"):
+        self.ready.active = chunk.index == self.compared
+        with self.watch(OUTSIDE):
             return self.inner.condition(trajectory, chunk)
 
     def denoise(self, x: Tensor, t: float, condition: Condition, kv: KVSeam) -> Tensor:
-        with self.watch("network"):
-            return self.inner.denoise(x, t, condition, TimedSeam(kv, self.watch))
+        def real() -> Tensor:
+            with self.watch("network"):
+                return self.inner.denoise(x, t, condition, TimedSeam(kv, self.watch))
+
+        if not self.ready.active:
+            return real()
+        if t == 0.0 and not self.inner.repeatable:
+            self.ready.assume_clean_pass(len(self.timesteps))
+            return real()
+        return self.ready.beside(lambda: self.inner.denoise(x, t, condition, self.ready), real)
 
     def renoise(self, x0: Tensor, t: float, noise: Tensor) -> Tensor:
-        with self.watch("network"):
+        with self.watch(OUTSIDE):
             return self.inner.renoise(x0, t, noise)
 
     def noise(self, generator: torch.Generator) -> Tensor:
-        with self.watch("network"):
+        with self.watch(OUTSIDE):
             return self.inner.noise(generator)
 
     def rope(self, positions: Tensor) -> Callable[..., Tensor]:
@@ -160,10 +217,11 @@ class TimedBackbone(Backbone):
 
 @dataclass(frozen=True)
 class ChunkTime:
-    """Seconds of one chunk by part, the rows that it attended to, and the rollout's latents (to see that timing changes
-    nothing)."""
+    """Seconds of one chunk by part, and of the same chunk over a ready window; the rows that it attended to, and the rollout's
+    latents (to see that timing changes nothing)."""
 
     seconds: dict[str, float]
+    contiguous: float
     rows: int
     latents: Float[Tensor, "f s c"]
 
@@ -178,42 +236,16 @@ class ChunkTime:
 
 
 def time_last_chunk(backbone: Backbone, policy: CachePolicy, store: PackedStore, trajectory: Trajectory, seed: int, past: Float[Tensor, "f s c"]) -> ChunkTime:
-    """Time the chunk after `past`, whose chunks only run their clean pass."""
+    """Time the chunk after `past`, whose chunks only run their clean pass. Garbage is collected before and not meanwhile."""
     watch = Stopwatch(backbone.geometry.device)
-    out = rollout(TimedBackbone(backbone, watch), TimedPolicy(policy, watch), store, trajectory, seed, past)
-    return ChunkTime(watch.seconds, out.stats[-1].attended_rows, out.latents)
-
-
-def time_contiguous(backbone: Backbone, trajectory: Trajectory, rows: int) -> float:
-    """Seconds of the same network over a window of `rows` that somebody has assembled: the least a cache can cost.
-
-    Queries attend to prepared, contiguous keys and values; nothing is rotated, written or selected.
-    """
-    g: Geometry = backbone.geometry
-    rng = torch.Generator(g.device).manual_seed(0)
-    k, v = (torch.randn(g.layers, 1, rows, g.heads, g.head_dim, generator=rng, device=g.device).to(g.dtype) for _ in range(2))
-    chunk, cpu = chunks_of(trajectory, g)[-1], torch.Generator().manual_seed(0)
-    backbone.begin(trajectory)
-    watch = Stopwatch(g.device)
-    with torch.no_grad():
-        watch.start()
-        condition = backbone.condition(trajectory, chunk)
-        x = backbone.noise(cpu)
-        for t in (*backbone.timesteps, 0.0):
-            x = backbone.denoise(x, t, condition, _Contiguous(k, v))
-        backbone.decode(x[0])
-        watch.stop()
-    return sum(watch.seconds.values())
-
-
-class _Contiguous:
-    """A seam whose window lies ready: what every policy is measured against."""
-
-    def __init__(self, k: Tensor, v: Tensor) -> None:
-        self._k, self._v = k, v
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return dense(q, self._k[layer], self._v[layer])
-
-    def cross(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return dense(q, k, v)
+    ready = ReadyWindow(watch)
+    timed = TimedBackbone(backbone, watch, ready, len(past) // backbone.geometry.chunk)
+    gc.collect()
+    gc.disable()
+    try:
+        out = rollout(timed, TimedPolicy(policy, watch, ready), store, trajectory, seed, past)
+    finally:
+        gc.enable()
+    outside = watch.seconds.pop(OUTSIDE)
+    contiguous = ready.seconds + outside + watch.seconds["decode"]  # what any cache needs too
+    return ChunkTime(watch.seconds | {"network": watch.seconds["network"] + outside}, contiguous, out.stats[-1].attended_rows, out.latents)

@@ -1,8 +1,12 @@
 """What happens beside the loop: files and progress. Results are on disk before anything else is told of them."""
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -11,44 +15,61 @@ from harness.datatypes import ChunkStats, Rollout, Trajectory
 from harness.evaluation.runner import Outcome
 from harness.reporting.media import filmstrip, save_image, save_video, strips, to_uint8
 from harness.results.run_folder import Record, RunFolder
+from harness.system.background import Background
 
 log = logging.getLogger(__name__)
 
 
 class ResultWriter(BasePredictionWriter):
-    """Writes every outcome as it comes: media first, the record last, so that a record means that all is there."""
+    """Writes every outcome as it comes, in a thread beside the next trajectory: media first, the record last, so that a record
+    means that all is there. What the thread runs into (a disk that is full) is raised when the next outcome comes, or at the end.
+    """
 
     def __init__(self, folder: RunFolder, videos: int) -> None:
         super().__init__("batch")
         self.folder, self.videos = folder, videos
 
+    def on_predict_start(self, trainer, module) -> None:
+        self._background = Background()  # not before: a thread cannot be sent to the processes that Lightning starts
+
     def write_on_batch_end(self, trainer, module, prediction: Outcome, batch_indices, batch, batch_idx, dataloader_idx) -> None:
         record = prediction.record
         if record.error:
             log.error("%s failed: %s", record.name, record.error)
+        jobs: list[Callable[[], object]] = []
         if prediction.rollout is not None and prediction.trajectory is not None:
             rollout, trajectory = prediction.rollout, prediction.trajectory
             if record.pairs:
                 ranked = sorted(record.pairs, key=lambda r: r["psnr_revisit"])
                 picked = strips(rollout, trajectory, [ranked[-1], ranked[0]])
-                save_image(self.folder.path / "trajectories" / f"{record.name}.png", to_uint8(torch.cat(list(picked), 1)[None])[0])
+                jobs.append(partial(save_image, self.folder.path / "trajectories" / f"{record.name}.png", to_uint8(torch.cat(list(picked), 1)[None])[0]))
             if module.world.names.index(record.name) < self.videos:
-                self._videos(record, rollout, trajectory)
+                jobs += self._videos(record, rollout, trajectory)
         if prediction.features:
-            self.folder.write_features(record.name, {m: {k: x.numpy() for k, x in kept.items()} for m, kept in prediction.features.items()})
-        self.folder.write(record)
+            features = {m: {k: x.numpy() for k, x in kept.items()} for m, kept in prediction.features.items()}
+            jobs.append(partial(self.folder.write_features, record.name, features))
+        self._background.do([*jobs, partial(self.folder.write, record)])
 
-    def _videos(self, record: Record, rollout: Rollout, trajectory: Trajectory) -> None:
+    def _videos(self, record: Record, rollout: Rollout, trajectory: Trajectory) -> Iterator[Callable[[], object]]:
         videos = self.folder.path / "videos"
-        frames = rollout.frames
-        save_image(videos / f"{record.name}.png", filmstrip(frames))
+        frames = to_uint8(rollout.frames)
+        yield partial(save_image, videos / f"{record.name}.png", filmstrip(frames))
         if trajectory.reference is not None:
-            save_image(videos / f"{record.name}_true.png", filmstrip(trajectory.reference[: len(frames)]))
-            frames = torch.cat([frames, trajectory.reference[: len(frames)]], 3)
-        save_video(videos / f"{record.name}.mp4", frames, trajectory.fps)
+            truth = to_uint8(trajectory.reference[: len(frames)])
+            yield partial(save_image, videos / f"{record.name}_true.png", filmstrip(truth))
+            frames = np.concatenate([frames, truth], 2)
+        yield partial(save_video, videos / f"{record.name}.mp4", frames, trajectory.fps)
         if record.pairs:
             rows = sorted(record.pairs, key=lambda r: r["revisit"])
-            save_video(videos / f"{record.name}_pairs.mp4", strips(rollout, trajectory, rows), trajectory.fps / 2)
+            yield partial(save_video, videos / f"{record.name}_pairs.mp4", to_uint8(strips(rollout, trajectory, rows)), trajectory.fps / 2)
+
+    def on_predict_end(self, trainer, module) -> None:
+        self._background.close()
+
+    def on_exception(self, trainer, module, exception: BaseException) -> None:
+        """What ends the run is told already; the trajectory that is being written is finished first."""
+        with suppress(OSError):
+            self._background.close()
 
 
 class ChunkProgress(L.Callback):

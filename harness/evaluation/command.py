@@ -5,7 +5,9 @@ python harness/run.py policy=worldkv        (--help lists the choices and settin
 
 import os
 import sys
+import time
 import warnings
+from contextlib import suppress
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,20 +17,26 @@ from omegaconf import DictConfig
 
 from harness.evaluation.multirun import Asked, check_launcher, conclude, folder_of, planned, record_failure
 from harness.settings.command_line import CONF, ROOT, check_overrides, label_of
+from harness.settings.help import asks_for_help, help_text
 from harness.settings.packages import check_packages
+
+BEGAN = time.perf_counter()  # as near to the start of the process as a module can look
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _main(cfg: DictConfig) -> None:
+    began = time.perf_counter()
     if cfg.logger not in ("auto", "online", "offline", "none"):
         raise SystemExit(f"logger={cfg.logger}: use auto, online, offline or none")
     hydra_config = HydraConfig.get()
     choices = {k: str(v) for k, v in hydra_config.runtime.choices.items()}
     several = hydra_config.mode == RunMode.MULTIRUN
+    label = label_of(cfg, choices, hydra_config.overrides.task)
+    print(_first_line(cfg, choices, label), flush=True)
     try:
-        from harness.evaluation.evaluate import evaluate  # takes 5 s to import (torch, lightning): --help and typos are answered before
+        from harness.evaluation.evaluate import evaluate  # imports torch: --help, typos and the line above come before
 
-        evaluate(cfg, choices, label_of(cfg, choices, hydra_config.overrides.task), compare=not several)
+        evaluate(cfg, choices, label, compare=not several, began=began if several else BEGAN)
         folder_of(cfg, choices["policy"]).joinpath("error.txt").unlink(missing_ok=True)
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -43,12 +51,22 @@ def _main(cfg: DictConfig) -> None:
         raise SystemExit(f"error: {ours or error}") from None
 
 
+def _first_line(cfg: DictConfig, choices: dict[str, str], label: str) -> str:
+    """What is about to run, for whoever waits. A world that has no such setting counts its trajectories later."""
+    count = cfg.world.get("trajectories")
+    return f"policy {label} on {choices['world']}{f': {count} trajectories' if count else ''}, backbone {choices['backbone']}"
+
+
 def main() -> None:
     """Entry point of the script and of the `worldkv run` command."""
     check_packages()
     arguments = sys.argv[1:]
     # our launcher presets bear the plugins' names, which is what people write; that the plugins then check them is welcome
     warnings.filterwarnings("ignore", message=r"\s*\S+ is validated against ConfigStore schema with the same name", category=UserWarning)
+    if asks_for_help(arguments):
+        with suppress(HydraException):  # Hydra says below what it cannot compose
+            print(help_text(CONF, "config", [a for a in arguments if not a.startswith("-")]), end="")
+            return
     check_overrides(CONF, arguments)
     asked = Asked.by(arguments)
     if not asked.several or asked.others:

@@ -1,22 +1,23 @@
-"""One evaluation from its settings: run what is missing, aggregate, draw, compare, tell W&B."""
+"""One evaluation from its settings: run what is missing, aggregate, draw, compare, tell W&B.
+
+Lightning, the metrics and W&B take seconds to import, so each is imported where it is used: settings that cannot work, and runs
+that are finished, are answered without.
+"""
 
 import logging
 import os
+import time
 import warnings
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
-from harness.evaluation.callbacks import ChunkProgress, ResultWriter
-from harness.evaluation.runner import EvalModule, loader
 from harness.reporting.pictures import experiment_pictures, run_pictures
 from harness.reporting.table import Run, headline
 from harness.reporting.terminal import comparison, console
@@ -28,18 +29,18 @@ from harness.settings.nested import flatten
 from harness.settings.policy_line import policy_line
 from harness.snapshot.snapshot import is_saved
 from harness.system.files import write_atomic
-from harness.tracking.wandb_run import Label, log_to_wandb
 from metrics.metric_set import MetricSet
 
 COMPARABLE = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone
 
 
-def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool = True) -> dict:
+def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool = True, began: float | None = None) -> dict:
     """Run what is missing of one evaluation and return its results. Raises ValueError for settings that cannot work.
 
     choices: the option of every config group. compare: set it beside the other runs of its experiment, in a table and in
-    pictures (-m and a sweep do that once, at their end).
+    pictures (-m and a sweep do that once, at their end). began: `time.perf_counter()` when the command started.
     """
+    began = time.perf_counter() if began is None else began
     for noisy in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
@@ -54,7 +55,7 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
         folder.clear()
     _check_same(folder, deciding(settings))
     world = instantiate(cfg.world, _convert_="all")
-    results = folder.results()
+    results, rollouts = folder.results(), 0.0
     done = folder.done() & set(world.names)
     if cfg.snapshot.save:
         done = {name for name in done if is_saved(Path(cfg.snapshot.save), name)}
@@ -65,7 +66,7 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
         metrics = MetricSet.of(instantiate(m, _convert_="all") for m in cfg.metric.values())
         for name, why in metrics.left_out.items():
             out.print(f"{name} is left out: {why}", markup=False, highlight=False, soft_wrap=True)
-        _predict(cfg, settings, folder, world, done, metrics)
+        rollouts = _predict(cfg, settings, folder, world, done, metrics)
         run = {
             "label": label,
             **{k: choices[k] for k in ("policy", "world", "store")},
@@ -92,8 +93,14 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
     if (fresh or os.environ.get("WANDB_SWEEP_ID")) and cfg.logger != "none":  # a W&B agent's run is a new one to its sweep
         # flat, and `policy` its name: the columns of a run whose `policy` a sweep has set, and of any other
         flat = flatten({k: settings[k] for k in DECIDES}) | {k: v for k, v in choices.items() if not k.startswith("hydra")}
+        from harness.tracking.wandb_run import Label, log_to_wandb
+
         where = log_to_wandb(folder, results, flat, cfg.logger, Label(cfg.name, f"{label}-{cfg.seed}", tuple(cfg.tags), cfg.notes))
         out.print(f"W&B: {where}" if where else "W&B: not logged, see the warning above")
+    if fresh:
+        whole = time.perf_counter() - began
+        split = f"rollouts {rollouts:.1f} s, everything else {whole - rollouts:.1f} s" if cfg.devices == 1 else f"{whole:.1f} s in {cfg.devices} processes"
+        out.print(f"time: {split}", highlight=False)
     out.print(f"results: {path}")
     return results
 
@@ -108,29 +115,35 @@ def _of_run(folder: RunFolder, metrics: MetricSet) -> dict[str, dict]:
     return metrics.of_run(features, len(names))
 
 
-def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: set[str], metrics: MetricSet) -> None:
-    """Roll out the trajectories that have no record yet."""
-    device = _device(settings)
-    progress = ChunkProgress(len(world.names), len(done), cfg.progress and cfg.devices == 1)
+def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: set[str], metrics: MetricSet) -> float:
+    """Roll out the trajectories that have no record yet. Returns the seconds of the rollouts, if one process makes them all."""
+    device, alone = _device(settings), cfg.devices == 1
+    snapshot = _snapshot(settings)
     store = instantiate(cfg.store, _convert_="all")
+    policy = instantiate(cfg.policy, _convert_="all")
+    make_backbone = partial(_build, settings["backbone"])
+    if alone:  # what cannot work is said before the imports that take seconds
+        backbone = make_backbone("cuda:0" if device.type == "cuda" else "cpu")
+        policy.reset(backbone.geometry)
+        make_backbone = partial(_made, backbone)
+
+    import lightning as L
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+    from harness.evaluation.callbacks import ChunkProgress, ResultWriter
+    from harness.evaluation.runner import EvalModule, loader
+
     store.settle(folder.path / "bank")
-    module = EvalModule(
-        partial(_build, settings["backbone"]),
-        instantiate(cfg.policy, _convert_="all"),
-        store,
-        world,
-        metrics,
-        cfg.seed,
-        progress.observe if cfg.devices == 1 else _ignore,
-        _snapshot(settings),
-    )
+    progress = ChunkProgress(len(world.names), len(done), cfg.progress and alone)
+    observe = progress.observe if alone else _ignore
+    module = EvalModule(make_backbone, policy, store, world, metrics, cfg.seed, observe, snapshot)
     callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos)]
-    if cfg.devices == 1:
+    if alone:
         callbacks.append(progress)
     trainer = L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=cfg.devices,
-        strategy="ddp_spawn" if cfg.devices > 1 else "auto",
+        strategy="auto" if alone else "ddp_spawn",
         plugins=[LightningEnvironment()],  # processes are ours to start, also where Slurm or others have set variables
         callbacks=callbacks,
         logger=False,
@@ -145,6 +158,7 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
         store.close()
         with suppress(OSError):  # there was none, or another process uses it
             (folder.path / "bank").rmdir()
+    return module.rollout_seconds
 
 
 def _snapshot(settings: dict) -> Snapshot:
@@ -163,6 +177,11 @@ def _ignore(name: str, stats) -> None:
 
 def _build(backbone: dict, device: str):
     return instantiate(backbone | {"device": device}, _convert_="all")
+
+
+def _made(backbone, device: str):
+    """With one process the backbone is there already, on the device that Lightning chooses too."""
+    return backbone
 
 
 def _device(settings: dict) -> torch.device:

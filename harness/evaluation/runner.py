@@ -1,5 +1,6 @@
 """The Lightning loop: one predict step is one trajectory."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -71,6 +72,7 @@ class EvalModule(L.LightningModule):
         self.make_backbone, self.policy, self.store, self.world = make_backbone, policy, store, world
         self.metrics, self.seed, self.observe = metrics, seed, observe
         self.snapshot = snapshot
+        self.rollout_seconds = 0.0  # wall time within `rollout`, of this process
 
     def setup(self, stage: str) -> None:
         self.backbone = self.make_backbone(str(self.trainer.strategy.root_device))
@@ -89,6 +91,7 @@ class EvalModule(L.LightningModule):
 
     def _evaluate(self, trajectory: Trajectory) -> Outcome:
         forced = self.backbone.encode(trajectory.images)
+        began = time.perf_counter()
         out = rollout(
             self.backbone,
             self.policy,
@@ -99,6 +102,7 @@ class EvalModule(L.LightningModule):
             lambda stats: self.observe(trajectory.name, stats),
             self.snapshot,
         )
+        self.rollout_seconds += time.perf_counter() - began
         truth = trajectory.reference
         roundtrip = None if truth is None else self.backbone.roundtrip(truth)
         pairs = score_pairs(out, trajectory, roundtrip, self.metrics.frame)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+FREE_SPACE = "finished trajectories are kept, free some space and run the same command again"
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -97,5 +99,4 @@ def _write(path: Path, text: str) -> None:
 
 
 def _explained(path: Path, error: OSError) -> OSError:
-    remedy = "finished trajectories are kept, free some space and run the same command again"
-    return OSError(error.errno, f"could not write {path}: {error.strerror}; {remedy}")
+    return OSError(error.errno, f"could not write {path}: {error.strerror}; {FREE_SPACE}")

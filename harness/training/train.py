@@ -1,8 +1,7 @@
-"""Train the `rooms` world model from nothing: python harness/train.py  (settings: conf/experiment/train_rooms.yaml)."""
+"""The training of the `rooms` world model: the codec, then the denoiser (settings: conf/experiment/train_rooms.yaml)."""
 
 from pathlib import Path
 
-import hydra
 import lightning as L
 import torch
 from hydra.utils import instantiate
@@ -15,7 +14,6 @@ from torch.utils.data import DataLoader
 from backbones.codecs import ConvCodec
 from backbones.rooms import pack, save_weights
 from backbones.rooms_network import RoomsNetwork
-from harness.settings.command_line import CONF
 from harness.training.clips import CHUNK, Batches, Clips, Phase, collate
 from harness.training.modules import CodecTraining, DenoiserTraining
 from harness.training.samples import SampleGrid
@@ -94,13 +92,3 @@ def train(cfg: DictConfig) -> Path:
     fit("denoiser", module, cfg.denoiser, cfg, 2, [samples, EMAWeightAveraging(decay=cfg.denoiser.ema)])
     save_weights(out / "rooms.safetensors", model, pack(codec, network))
     return out / "rooms.safetensors"
-
-
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="experiment/train_rooms")
-def main(cfg: DictConfig) -> None:
-    path = train(cfg)
-    print(f"weights: {path} (use them: python harness/run.py backbone.weights={path})")
-
-
-if __name__ == "__main__":
-    main()

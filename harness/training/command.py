@@ -1,0 +1,28 @@
+"""Train the `rooms` world model from nothing: python harness/train.py  (settings: conf/experiment/train_rooms.yaml)."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from harness.settings.command_line import CONF
+from harness.settings.help import asks_for_help, help_text
+
+CONFIG = "experiment/train_rooms"
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG)
+def _main(cfg: DictConfig) -> None:
+    from harness.training.train import train  # torch and Lightning take seconds: --help and typos are answered before
+
+    path = train(cfg)
+    print(f"weights: {path} (use them: python harness/run.py backbone.weights={path})")
+
+
+def main() -> None:
+    """Entry point of the script and of `worldkv train`."""
+    arguments = sys.argv[1:]
+    if asks_for_help(arguments):
+        print(help_text(CONF, CONFIG, [a for a in arguments if not a.startswith("-")]), end="")
+        return
+    _main()

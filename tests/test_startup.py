@@ -1,0 +1,75 @@
+"""What is answered before anything heavy is imported: help, mistakes, the first line of a run."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+HEAVY = ("torch", "lightning", "torchmetrics", "wandb", "matplotlib", "scipy", "diffusers", "transformers")
+TINY = ("backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "logger=none", "progress=false")
+# runs an entry point as the shell does, and says at its end which heavy libraries it came to import
+CODE = f"""
+import atexit, runpy, sys
+atexit.register(lambda: print("imported:", *(m for m in {HEAVY!r} if m in sys.modules)))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def start(script, *arguments, cwd):
+    """Return code, output, and the heavy libraries that were imported."""
+    command = [sys.executable, "-c", CODE, str(ROOT / "harness" / script), *arguments]
+    ended = subprocess.run(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    said, _, imported = ended.stdout.rpartition("imported:")
+    return ended.returncode, said, set(imported.split())
+
+
+@pytest.mark.parametrize("script", ["run.py", "train.py", "bench.py", "sweep.py"])
+def test_help_needs_nothing_heavy(tmp_path, script):
+    code, said, imported = start(script, "--help", cwd=tmp_path)
+    assert code == 0 and f"python harness/{script}" in said, said
+    assert not imported
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "expected"),
+    [
+        ("run.py", ["policy.retreived=6"], "Did you mean: policy.retrieved"),
+        ("run.py", ["policy=worldvk"], "worldkv"),
+        ("run.py", ["logger=wandb"], "use auto, online, offline or none"),
+        ("train.py", ["devcie=cpu"], "devcie"),
+        ("bench.py", ["chnuk=3"], "chnuk"),
+    ],
+)
+def test_misspelt_settings_are_answered_without_torch(tmp_path, script, arguments, expected):
+    code, said, imported = start(script, *arguments, cwd=tmp_path)
+    assert code == 1 and expected in said, said
+    assert not imported
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["policy.sink=4", *TINY], "sink=4 frames is not a whole number of chunks"),
+        (["backbone.weights=nowhere.safetensors", "logger=none"], "no weights at nowhere.safetensors"),
+        (["world=recorded", "world.folder=nowhere", "logger=none"], "world.folder=nowhere is no folder"),
+    ],
+)
+def test_settings_that_cannot_work_are_answered_before_lightning(tmp_path, arguments, expected):
+    code, said, imported = start("run.py", *arguments, cwd=tmp_path)
+    assert code == 1 and expected in said, said
+    assert imported == {"torch"}
+    assert said.startswith("policy worldkv"), "the first line comes before the imports"
+
+
+def test_a_run_says_first_what_it_does_and_last_what_took_how_long(tmp_path):
+    code, said, imported = start("run.py", "policy=sliding", *TINY, "run_dir=r", "videos=0", cwd=tmp_path)
+    assert code == 0, said
+    assert said.splitlines()[0] == "policy sliding on rooms_tiny: 2 trajectories, backbone rooms_tiny"
+    took = [line for line in said.splitlines() if line.startswith("time: rollouts ")]
+    assert len(took) == 1 and ", everything else " in took[0]
+    assert not imported & {"wandb", "diffusers"}
+    code, said, imported = start("run.py", "policy=sliding", *TINY, "run_dir=r", "videos=0", cwd=tmp_path)
+    assert "finished before" in said and "lightning" not in imported, "nothing to run, no Lightning"
