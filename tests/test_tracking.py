@@ -15,7 +15,7 @@ from harness.reporting.columns import columns_of
 from harness.reporting.curves import means
 from harness.results.run_folder import RunFolder
 from harness.settings.command_line import CONF, composed
-from harness.tracking.wandb_run import PAIRS, PICTURES, Label, files_of, log_to_wandb, logged_in, pair_table
+from harness.tracking.wandb_run import PAIRS, PICTURES, Label, _run_id, files_of, log_to_wandb, logged_in, pair_table
 from tests.wandb_stand_in import StandIn
 
 CONFIG = {"policy": "worldkv", "world": "rooms_tiny", "backbone": "rooms_tiny", "policy.retrieved": 6}
@@ -72,7 +72,7 @@ def test_a_run_is_mirrored_whole(made, home):
     assert frames == sorted(set(frames)) and len(frames) > 2
     for text in ('"e"', "worldkv-0", "mine", "what I tried", "eval"):
         assert text in said, text
-    assert len(list((Path(where) / "media").rglob("*.mp4"))) == 2
+    assert len(list((Path(where) / "files" / "media").rglob("*.mp4"))) == 2
     assert means([]) == []
 
 
@@ -81,8 +81,10 @@ def test_the_printed_path_is_what_wandb_sync_takes(made, home):
     where = log_to_wandb(RunFolder(path), results, CONFIG, "offline", Label("e", "sync"))
     assert where and list(Path(where).glob("run-*.wandb"))
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    said = subprocess.run([sys.executable, "-m", "wandb", "sync", "--view", where], capture_output=True, text=True, env=environment, timeout=60, check=False)
-    assert "Skipping" not in said.stdout + said.stderr, said.stdout + said.stderr
+    for folder, answer in ((where, "Would sync 1 run"), (f"{where}/files", "No runs to sync")):
+        command = [sys.executable, "-m", "wandb", "sync", "--dry-run", folder]
+        said = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+        assert answer in said.stdout + said.stderr, said.stdout + said.stderr
 
 
 def test_a_run_that_is_made_again_is_no_second_one(made, home, monkeypatch):
@@ -102,7 +104,7 @@ def test_a_run_that_is_made_again_is_no_second_one(made, home, monkeypatch):
     (copy / "wandb_id.txt").unlink()
     assert id_of(RunFolder(copy)) != first
     monkeypatch.setenv("WANDB_RUN_ID", "ofanagent")
-    assert id_of(RunFolder(copy)) == "ofanagent"
+    assert _run_id(copy) is None, "the agent's, which W&B reads itself"
 
 
 def test_the_table_shows_every_pair(made):

@@ -187,7 +187,7 @@ def files_of(folder: Path) -> list[Path]:
     """The run folder's files, less W&B's own and those that a process is writing just now, or left when it was killed."""
     files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
     parts = {p: p.relative_to(folder).parts for p in files}
-    return [p for p in files if parts[p][0] != "wandb" and not any(part.startswith(".") for part in parts[p])]
+    return [p for p in files if parts[p][0] not in ("wandb", ID) and not any(part.startswith(".") for part in parts[p])]
 
 
 def pair_table(folder: RunFolder, columns: Sequence[Column]) -> wandb.Table | None:
