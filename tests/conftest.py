@@ -21,6 +21,22 @@ from harness.worlds.rooms_world import RoomsWorld
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
+LONG = ("report_browser", "run", "wandb_sweep", "sweep", "recipe", "startup", "compile", "speed")  # files that start processes or wait
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole suite runs in two processes (pytest-xdist), single files in this one: a debugger and `-p no:xdist` work as ever,
+    and -n says otherwise."""
+    option = config.option
+    files = any(".py" in argument for argument in config.args)
+    if getattr(option, "numprocesses", 0) is None and not (files or option.usepdb or option.collectonly):
+        option.numprocesses, option.dist = 2, "loadfile"  # by file: fixtures of a module are made once
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that no process ends with one of them while the other has nothing left."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
 
 
 def make_policy(name: str, *overrides: str) -> CachePolicy:

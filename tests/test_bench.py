@@ -1,19 +1,27 @@
 """The stopwatch: parts add up, land where they belong, and measuring changes nothing."""
 
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 from backbones import lingbot
 from backbones.rooms import TinyRoomsBackbone
-from harness.benchmark.measure import COLUMNS, markdown, measure, there_and_back
-from harness.benchmark.timing import PARTS, Stopwatch, time_contiguous, time_last_chunk
+from harness.benchmark import command
+from harness.benchmark.measure import measure, there_and_back
+from harness.benchmark.table import COLUMNS, PARTS, markdown, summary
+from harness.benchmark.timing import Stopwatch, time_last_chunk
 from harness.cache.stores import GpuStore
 from harness.policy import PolicyWrapper
 from harness.rollout import rollout
-from tests.conftest import CONF, make_policy
+from tests.conftest import ROOT, make_policy
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,7 @@ def timed(backbone, policy, chunks=5):
 
 def test_nested_parts_are_not_counted_twice():
     watch = Stopwatch(torch.device("cpu"))
-    begin = watch._now()
+    begin = watch.now()
     with watch("network"):
         _burn(0.02)
         with watch("attention"):
@@ -41,7 +49,7 @@ def test_nested_parts_are_not_counted_twice():
     assert watch.seconds["network"] == pytest.approx(0.03, abs=0.01)
     assert watch.seconds["attention"] == pytest.approx(0.03, abs=0.01)
     watch.stop()
-    whole = watch._now() - begin
+    whole = watch.now() - begin
     _burn(0.02)
     with watch("plan"):
         pass
@@ -78,6 +86,7 @@ def test_a_slow_part_shows_where_it_is(tiny, where):
     wasted = {"plan": 0.05, "attention": 0.01 * 2 * 5, "commit": 0.05}[where]
     assert slow.seconds[where] - quick.seconds[where] == pytest.approx(wasted, rel=0.3)
     assert slow.seconds.keys() == set(PARTS) and min(slow.seconds.values()) >= 0
+    assert slow.contiguous < slow.total - wasted, "a window that lies ready is not slowed by what a policy does"
 
 
 @pytest.mark.parametrize("make", [lambda tiny: tiny, lambda tiny: TinyRoomsBackbone()], ids=["lingbot", "rooms"])
@@ -88,16 +97,96 @@ def test_measuring_changes_nothing(tiny, make):
     assert torch.equal(seen.latents, plain.latents)
     assert seen.rows == plain.stats[-1].attended_rows
     assert seen.total == pytest.approx(sum(seen.seconds.values()))
-    assert time_contiguous(backbone, trajectory, seen.rows) > 0
+    assert seen.contiguous > 0
+
+
+def test_the_ready_window_is_the_chunks_own(tiny, monkeypatch):
+    """With one pass beside each of the chunk's, over the very keys and values that it attended to."""
+    looked: list[tuple[torch.Size, torch.Tensor]] = []
+    ready = "harness.benchmark.timing.dense"
+
+    def see(q, k, v, *rest):
+        looked.append((k.shape, k.clone()))
+        return dense(q, k, v, *rest)
+
+    dense = __import__("harness.cache.attention", fromlist=["dense"]).dense
+    monkeypatch.setattr(ready, see)
+    seen, *_ = timed(tiny, make_policy("full"))
+    own = [k for shape, k in looked if shape[1] == seen.rows]
+    assert len(own) == tiny.geometry.layers * (len(tiny.timesteps) + 1), "every layer of every pass"
+    assert all(torch.equal(k, own[i % tiny.geometry.layers]) for i, k in enumerate(own)), "prepared once"
+
+
+class Once(PolicyWrapper):
+    """A backbone's passes, counted by their attention calls of layer 0."""
+
+    def __init__(self, inner):
+        self.inner, self.passes = inner, 0
+
+    def attend(self, q, k, v, site):
+        self.passes += site.layer == 0 and not site.cross
+        return super().attend(q, k, v, site)
+
+
+def test_a_clean_pass_that_must_not_run_twice_does_not(tiny, monkeypatch):
+    monkeypatch.setattr(type(tiny), "repeatable", False)
+    counted = Once(make_policy("full"))
+    seen, *_ = timed(tiny, counted)
+    assert counted.passes == 4 + len(tiny.timesteps) + 1
+    assert seen.contiguous > 0
 
 
 def test_a_row_for_every_mode():
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("bench", ["backbone=rooms_tiny", "repeats=1", "chunk=5"])
-    rows = measure(cfg)
-    assert list(rows) == list(cfg.modes)
+    cfg = command.settings(["backbone=rooms_tiny", "repeats=2", "chunk=5"])
+    samples: dict[str, list[dict[str, float]]] = {}
+    order = []
+    for name, row in measure(cfg):
+        samples.setdefault(name, []).append(row)
+        order.append(name)
+    assert order == [*cfg.modes, *reversed(list(cfg.modes))], "modes take turns, there and back"
+    rows = summary(samples)
     text = markdown(rows, {"device": "a machine", "versions": {"torch": "2"}, "clock": "CPU time", "model": "rooms"}, "python harness/bench.py")
     for name, row in rows.items():
         assert set(row) == set(COLUMNS)
-        assert f"| {name} |" in text
-    assert rows["full"]["frames"] == 18 and rows["sliding 9"]["frames"] == 9
+        assert f"| {name} | {row['chunk s'].median:.3g} [" in text
+        assert row["chunk s"].low <= row["chunk s"].median <= row["chunk s"].high and row["chunk s"].n == 2
+    assert rows["full"]["frames"].median == 18 and rows["sliding 9"]["frames"].median == 9
+    with pytest.raises(ValueError, match="repeats=0; use 1 or more"):
+        next(measure(command.settings(["repeats=0"])))
+
+
+EXAMPLES = re.findall(r"^python harness/bench.py ?(.*?)(?:   .*)?$", command.__doc__, re.M)
+
+
+@pytest.mark.parametrize("line", EXAMPLES, ids=lambda line: line or "none")
+def test_every_example_of_the_help_composes(line):
+    cfg = command.settings(shlex.split(line))
+    assert cfg.modes.worldkv == ["policy=worldkv"]
+    if "mine" in line:
+        assert list(cfg.modes.mine) == ["policy=worldkv", "policy.retrieved=15"]
+        assert instantiate(command_policy(cfg.modes.mine), _convert_="all").retrieved == 15
+
+
+def command_policy(settings):
+    from harness.benchmark.measure import _policy
+
+    return _policy(settings)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_half_way_it_shows_what_it_has(tmp_path, number, status):
+    """One small mode many times; stopped after its second measurement."""
+    code = [sys.executable, str(ROOT / "harness" / "bench.py"), "backbone=rooms_tiny", "repeats=500", "chunk=5", "docs=page.md", "out=figures.json"]
+    process = subprocess.Popen(code, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"COLUMNS": "150"})
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if line.startswith("[2/"):
+            process.send_signal(number)
+            break
+    out, rest = process.communicate(timeout=120)
+    assert process.returncode == status, rest
+    assert said[0].startswith("chunk 5 of rooms.TinyRoomsBackbone: 9 modes, 500 repeats"), "something at once"
+    assert "full" in out and "sink 3 + recent 3" in out and "chunk / contiguous" in out
+    assert re.search(r"stopped after \d+ of 4500 measurements", rest)
+    assert (tmp_path / "figures.json").exists() and not (tmp_path / "page.md").exists(), "a page is of a whole bench"
