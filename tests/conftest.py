@@ -30,7 +30,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     and -n says otherwise."""
     option = config.option
     files = any(".py" in argument for argument in config.args)
-    if getattr(option, "numprocesses", 0) is None and not (files or option.usepdb or option.collectonly):
+    worker = "PYTEST_XDIST_WORKER" in os.environ  # which is told of no number, and would start workers of its own
+    if not worker and getattr(option, "numprocesses", 0) is None and not (files or option.usepdb or option.collectonly):
         option.numprocesses, option.dist = 2, "loadfile"  # by file: fixtures of a module are made once
 
 
