@@ -46,7 +46,7 @@ def visit(browser):
         context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, offline=True)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(90_000)  # machines that do other work too
         page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("requestfailed", lambda request: complaints.append(request.url) if not request.url.endswith(".mp4") else None)  # a seek cancels a read
@@ -242,6 +242,7 @@ def test_outliers_are_arrows_and_the_range_is_the_others(visit, tmp_path):
 def test_paper_shows_everything(visit, made):
     page = visit(made)
     assert page.locator("#films .main-svg").count() == 0, "drawn when it comes into view, so not yet"
+    page.wait_for_function("cards.size === 3 && [...cards.values()].every((card) => card.now?.at === state.frame)")  # nobody has been there
     pdf = page.pdf(print_background=True)
     for section in SECTIONS:
         assert page.locator(f"#{section} .plot").count() == page.locator(f"#{section} .plot:has(.main-svg), #{section} .plot.empty, [hidden] .plot").count(), (

@@ -151,6 +151,8 @@ function plots() {
   lazily("map", ["focus", "film", "frame", "followed", "theme"], drawMap);
   lazily("whole", ["focus", "film", "frame", "followed", "theme"], drawWhole);
   lazily("films", [], drawFilms);
+  const videos = () => setTimeout(drawFilms, 500); // they take a while, and paper may be asked for before anybody has looked
+  document.readyState === "complete" ? videos() : addEventListener("load", videos); // they would delay the page's own end of loading
   document.documentElement.dataset.ready = "yes";
   performance.mark("ready");
 }
