@@ -71,5 +71,6 @@ def test_a_run_says_first_what_it_does_and_last_what_took_how_long(tmp_path):
     took = [line for line in said.splitlines() if line.startswith("time: rollouts ")]
     assert len(took) == 1 and ", everything else " in took[0]
     assert not imported & {"wandb", "diffusers"}
+    assert "GPU available" not in said and "litlogger" not in said, "what Lightning says of itself"
     code, said, imported = start("run.py", "policy=sliding", *TINY, "run_dir=r", "videos=0", cwd=tmp_path)
     assert "finished before" in said and "lightning" not in imported, "nothing to run, no Lightning"

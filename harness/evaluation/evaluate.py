@@ -41,8 +41,6 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
     pictures (-m and a sweep do that once, at their end). began: `time.perf_counter()` when the command started.
     """
     began = time.perf_counter() if began is None else began
-    for noisy in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
@@ -133,6 +131,8 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
     from harness.evaluation.callbacks import ChunkProgress, ResultWriter
     from harness.evaluation.runner import EvalModule, loader
 
+    for noisy in ("lightning.pytorch", "lightning.fabric"):  # whose import sets levels of its own
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     store.settle(folder.path / "bank")
     progress = ChunkProgress(len(world.names), len(done), cfg.progress and alone)
     observe = progress.observe if alone else _ignore
