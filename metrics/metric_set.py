@@ -11,6 +11,7 @@ from metrics import cost, drift
 from metrics.column import Column
 from metrics.fid import FID
 from metrics.frame import LPIPS, PSNR, SSIM, FrameMetric
+from metrics.recall import recall_column
 from metrics.rollout import RolloutMetric
 
 
@@ -44,7 +45,7 @@ class MetricSet:
     def columns(self) -> list[Column]:
         """Every column that a run of these metrics can have, in the order of tables."""
         revisit, reference = zip(*(m.columns() for m in self.frame), strict=True) if self.frame else ((), ())
-        return [*revisit, *reference, *drift.COLUMNS, *(m.column() for m in self.rollout), *cost.COLUMNS]
+        return [*revisit, *reference, *map(recall_column, self.frame), *drift.COLUMNS, *(m.column() for m in self.rollout), *cost.COLUMNS]
 
     def features(self, rollout: Rollout, trajectory: Trajectory) -> dict[str, Mapping[str, Tensor]]:
         """What every rollout metric keeps of one rollout."""

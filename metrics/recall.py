@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from harness.datatypes import ProbeView, Rollout, Trajectory
+from metrics.column import Column
 from metrics.frame import FrameMetric
 
 
@@ -27,6 +28,13 @@ def score_probes(views: Sequence[ProbeView], rollout: Rollout, trajectory: Traje
             for row, values in zip(rows, metric.score(a, b).split(lengths), strict=True):
                 row[f"{metric.name}{suffix}"] = values.mean().item()
     return rows
+
+
+def recall_column(metric: FrameMetric) -> Column:
+    """What a run's mean recall is called."""
+    heading, about = metric.heading or metric.name.upper(), "recall probe: a view last seen long ago, generated again, against its first visit"
+    better = 1 if metric.higher_is_better else -1
+    return Column(f"recall/{metric.name}", f"recall_{metric.name}", f"{heading} recall", "quality", metric.decimals, better, about, 1.0, metric.unit, 4)
 
 
 def mean_recall(rows: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from harness.rollout import rollout
 from harness.worlds.chunks import chunk_count
 from metrics.frame import PSNR
 from metrics.recall import mean_recall, score_probes
-from tests.conftest import make_policy, make_world
+from tests.conftest import CONF, make_policy, make_world
 
 COST = ("attended_rows", "window_bytes", "bank_bytes_gpu", "bytes_moved", "rows_rotated", "retrieved", "attended", "unreachable", "stored", "taken")
 
@@ -102,3 +102,25 @@ def test_who_cannot_be_probed_says_why(backbone):
 def test_settings_are_checked(settings, message):
     with pytest.raises(ValueError, match=message):
         Probes(*settings)
+
+
+def test_the_main_job_probes(tmp_path, monkeypatch):
+    """Recall in results.json and probes.csv; the other columns are those of a run without probes; another setting is another run."""
+    from harness.evaluation.evaluate import evaluate
+    from harness.settings.command_line import composed
+
+    monkeypatch.chdir(tmp_path)
+    tiny = ["policy=worldkv", "backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "progress=false", "logger=none", "videos=0", "world.trajectories=2"]
+
+    def job(*overrides):
+        cfg, choices = composed(CONF, [*tiny, "world.specs=[R180R90L60R60L90]", *overrides])
+        return evaluate(cfg, choices, "worldkv", compare=False)["summary"]
+
+    plain, probed = job(), job("probes.count=4", "probes.gaps=[2,4]")
+    assert {f"recall/{k}" for k in ("psnr", "ssim", "psnr_true", "ssim_true", "probes")} == probed.keys() - plain.keys()
+    assert probed["recall/psnr"]["n"] == 2 and 0 < probed["recall/psnr"]["mean"] < 100
+    assert {k: v for k, v in probed.items() if k.startswith("quality/")} == {k: v for k, v in plain.items() if k.startswith("quality/")}
+    (table,) = tmp_path.rglob("probes.csv")
+    rows = table.read_text().splitlines()
+    assert rows[0].startswith("trajectory,chunk,target,gap,metres,psnr,psnr_true") and len(rows) - 1 == 2 * probed["recall/probes"]["mean"]
+    assert len(list(tmp_path.rglob("results.json"))) == 2

@@ -129,6 +129,7 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
     from harness.evaluation.callbacks import ChunkProgress, ResultWriter
+    from harness.evaluation.probes import Probes
     from harness.evaluation.runner import EvalModule, loader
 
     for noisy in ("lightning.pytorch", "lightning.fabric"):  # whose import sets levels of its own
@@ -136,7 +137,7 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
     store.settle(folder.path / "bank")
     progress = ChunkProgress(len(world.names), len(done), cfg.progress and alone)
     observe = progress.observe if alone else _ignore
-    module = EvalModule(make_backbone, policy, store, world, metrics, cfg.seed, observe, snapshot)
+    module = EvalModule(make_backbone, policy, store, world, metrics, cfg.seed, observe, snapshot, Probes(**settings["probes"]))
     callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos)]
     if alone:
         callbacks.append(progress)

@@ -34,6 +34,9 @@ class Probes:
             raise ValueError(f"probes.gaps={list(self.gaps)}; give rising numbers of chunks, each 1 or more, such as [4,8,16,32]")
 
 
+NO_PROBES = Probes(0)
+
+
 @dataclass(frozen=True)
 class Probe:
     """chunk: before which the rollout is forked. target: the chunk whose views the fork shows again. gap: chunks since they were last seen."""

@@ -1,5 +1,6 @@
 """The Lightning loop: one predict step is one trajectory."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from harness.backbone import Backbone
 from harness.cache.page_files import DamagedPage
 from harness.cache.stores import PackedStore
 from harness.datatypes import ChunkStats, Rollout, Trajectory
+from harness.evaluation.probes import NO_PROBES, Prober, Probes, cannot, schedule
 from harness.policy import CachePolicy
 from harness.results.run_folder import Record
 from harness.rollout import NO_SNAPSHOT, Snapshot, rollout
@@ -21,7 +23,10 @@ from harness.worlds.base import World
 from metrics.cost import cost, held
 from metrics.drift import drift
 from metrics.metric_set import MetricSet
+from metrics.recall import mean_recall, score_probes
 from metrics.revisit import mean_scores, score_pairs
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,15 +72,19 @@ class EvalModule(L.LightningModule):
         seed: int,
         observe: Callable[[str, ChunkStats], None] = lambda name, stats: None,
         snapshot: Snapshot = NO_SNAPSHOT,
+        probes: Probes = NO_PROBES,
     ) -> None:
         super().__init__()
         self.make_backbone, self.policy, self.store, self.world = make_backbone, policy, store, world
         self.metrics, self.seed, self.observe = metrics, seed, observe
-        self.snapshot = snapshot
+        self.snapshot, self.probes = snapshot, probes
         self.rollout_seconds = 0.0  # wall time within `rollout`, of this process
 
     def setup(self, stage: str) -> None:
         self.backbone = self.make_backbone(str(self.trainer.strategy.root_device))
+        if self.probes.count and (why := cannot(self.backbone)):
+            log.warning("no recall probes: %s", why)
+            self.probes = NO_PROBES
 
     def predict_step(self, index: int) -> Outcome:
         """Errors of one trajectory are recorded and the rest goes on; those of callers (ValueError) are not hidden."""
@@ -90,7 +99,8 @@ class EvalModule(L.LightningModule):
             return Outcome(Record(name, {}, error=f"out of memory ({error}); {remedy}"))
 
     def _evaluate(self, trajectory: Trajectory) -> Outcome:
-        forced = self.backbone.encode(trajectory.images)
+        g, forced = self.backbone.geometry, self.backbone.encode(trajectory.images)
+        prober = Prober(schedule(trajectory, g, self.probes, len(forced) // g.chunk))
         began = time.perf_counter()
         out = rollout(
             self.backbone,
@@ -101,14 +111,17 @@ class EvalModule(L.LightningModule):
             forced,
             lambda stats: self.observe(trajectory.name, stats),
             self.snapshot,
+            prober.before,
         )
         self.rollout_seconds += time.perf_counter() - began
         truth = trajectory.reference
         roundtrip = None if truth is None else self.backbone.roundtrip(truth)
         pairs = score_pairs(out, trajectory, roundtrip, self.metrics.frame)
-        values = mean_scores(pairs) | drift(out, trajectory) | cost(out)
+        probed = score_probes(prober.views, out, trajectory, self.metrics.frame)
+        values = mean_scores(pairs) | mean_recall(probed) | drift(out, trajectory) | cost(out)
         values |= {"pairs": float(len(pairs)), "chunks": float(len(out.stats)), "frames": float(len(out.frames))}
-        record = Record(trajectory.name, values, pairs, [chunk_row(s) for s in out.stats], out.noise, camera=top_view(trajectory.c2w[: len(out.frames)]))
+        chunks, camera = [chunk_row(s) for s in out.stats], top_view(trajectory.c2w[: len(out.frames)])
+        record = Record(trajectory.name, values, pairs, chunks, out.noise, camera=camera, probes=probed)
         return Outcome(record, trajectory, out, self.metrics.features(out, trajectory))
 
 

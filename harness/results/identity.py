@@ -15,9 +15,11 @@ def run_path(settings: dict, policy: str) -> Path:
 
 
 def deciding(settings: dict) -> dict:
-    """The settings that decide a result. A snapshot does when one is opened, or when a rollout stops early for one."""
+    """The settings that decide a result. A snapshot does when one is opened, or when a rollout stops early for one; recall probes do
+    where there are any."""
     snapshot = {k: v for k, v in settings.get("snapshot", {}).items() if k != "save" and v is not None}
-    return {k: settings.get(k) for k in DECIDES} | ({"snapshot": snapshot} if snapshot else {})
+    probes = settings.get("probes", {}) if settings.get("probes", {}).get("count") else {}
+    return {k: settings.get(k) for k in DECIDES} | ({"snapshot": snapshot} if snapshot else {}) | ({"probes": probes} if probes else {})
 
 
 def config_hash(config: dict) -> str:

@@ -22,7 +22,7 @@ ID = "wandb_id.txt"  # stays when the folder is cleared: the same run, made agai
 @dataclass(frozen=True)
 class Record:
     """What is kept of one trajectory. values: its columns. error: why it failed, else empty. camera: x, z and heading of
-    every video frame (folders written before the report existed have none)."""
+    every video frame (folders written before the report existed have none). probes: a row a recall probe, where there were any."""
 
     name: str
     values: dict[str, float]
@@ -31,12 +31,13 @@ class Record:
     noise: str = ""
     error: str = ""
     camera: list[list[float]] = field(default_factory=list)
+    probes: list[dict[str, float]] = field(default_factory=list)
 
 
 class RunFolder:
     """All paths and files of one run. Nothing here is ever half-written: files appear whole, by rename."""
 
-    FILES = ("config.yaml", "results.json", "pairs.csv", "chunks.csv", "trajectories.jsonl", "frames.png", "chunks.png", "error.txt")
+    FILES = ("config.yaml", "results.json", "pairs.csv", "chunks.csv", "probes.csv", "trajectories.jsonl", "frames.png", "chunks.png", "error.txt")
     FOLDERS = ("trajectories", "videos", "wandb", "bank")
 
     def __init__(self, path: Path) -> None:
@@ -126,8 +127,10 @@ class RunFolder:
         }
         results = {"schema": SCHEMA, "run": run, "summary": summarise([r.values for r in good]) | (extra or {}), "columns": list(columns)}
         write_atomic(self.path / "trajectories.jsonl", "".join(json.dumps({"name": r.name, "error": r.error, **r.values}) + "\n" for r in records))
-        for table in ("pairs", "chunks"):
-            write_csv(self.path / f"{table}.csv", ({"trajectory": r.name, **row} for r in good for row in getattr(r, table)))
+        for table in ("pairs", "chunks", "probes"):
+            rows = [{"trajectory": r.name, **row} for r in good for row in getattr(r, table)]
+            if rows or table != "probes":
+                write_csv(self.path / f"{table}.csv", rows)
         write_atomic(self.path / "results.json", json.dumps(results, indent=1))
         return results
 
