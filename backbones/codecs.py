@@ -23,33 +23,36 @@ class Residual(nn.Module):
 class ConvCodec(nn.Module):
     """Deterministic autoencoder with unit-variance latents (a batch norm without gain at the bottleneck).
 
-    encode: images in [0, 1], b 3 8y 8x -> b c y x.  decode: the inverse.
+    encode: images in [0, 1], b 3 8y 8x -> b c y x.  decode: the inverse.  blocks: residual blocks at every resolution.
     """
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, blocks: int = 1) -> None:
         super().__init__()
         half, full = width, 2 * width
+
+        def residuals(width: int, more: int = 0) -> list[Residual]:
+            return [Residual(width) for _ in range(blocks + more)]
+
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(2),
             nn.Conv2d(12, half, 3, padding=1),
-            Residual(half),
+            *residuals(half),
             nn.Conv2d(half, full, 4, 2, 1),
-            Residual(full),
+            *residuals(full),
             nn.Conv2d(full, full, 4, 2, 1),
-            Residual(full),
+            *residuals(full),
             nn.Conv2d(full, channels, 1),
         )
         self.norm = nn.BatchNorm2d(channels, affine=False)
         self.decoder = nn.Sequential(
             nn.Conv2d(channels, full, 3, padding=1),
-            Residual(full),
-            Residual(full),
+            *residuals(full, 1),
             nn.Conv2d(full, 4 * full, 1),
             nn.PixelShuffle(2),
-            Residual(full),
+            *residuals(full),
             nn.Conv2d(full, 4 * half, 1),
             nn.PixelShuffle(2),
-            Residual(half),
+            *residuals(half),
             nn.Conv2d(half, 12, 3, padding=1),
             nn.PixelShuffle(2),
         )
