@@ -5,14 +5,17 @@ Everything is a pure function of the room's seed, in torch, on any device.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Generator, Tensor
 
-from harness.worlds.poses import integrate, rays
+from harness.worlds import scene
+from harness.worlds.covisibility import CoVisibility
+from harness.worlds.poses import integrate
+from harness.worlds.scene import Box, Cell, Hit, Scene
 
 EYE = 1.5  # metres from the floor; y points down, the eye is at y = 0
 TEXELS = 64  # per surface side: about 10 cm, one pixel of a 64-pixel image at 3 m
@@ -32,6 +35,13 @@ class Room:
 
     def to(self, device: torch.device | str) -> "Room":
         return Room(*(t.to(device) for t in (self.lo, self.hi, self.pillars, self.textures)))
+
+    @cached_property
+    def scene(self) -> Scene:
+        """The room as a scene of one cell."""
+        lo, hi = tuple(self.lo.tolist()), tuple(self.hi.tolist())
+        boxes = [Box((x0, lo[1], z0), (x1, hi[1], z1), (6 + i,) * 3) for i, (x0, x1, z0, z1) in enumerate(self.pillars.tolist())]
+        return Scene((Cell(lo, hi, 0, tuple(boxes)),), self.textures)
 
     def free(self, xz: Float[Tensor, "*n 2"]) -> Tensor:
         """Whether a camera may stand at floor positions `xz`: `MARGIN` away from every surface."""
@@ -107,74 +117,15 @@ def _texture(g: Generator, pictures: bool) -> Float[Tensor, "3 r r"]:
     return texture.clamp(0.0, 1.0)
 
 
-class Hit(NamedTuple):
-    """Where rays end: depth in units of the direction's length, the surface's texture and the place on it in [0, 1]."""
-
-    depth: Float[Tensor, "*n"]
-    surface: Int[Tensor, "*n"]
-    u: Float[Tensor, "*n"]
-    v: Float[Tensor, "*n"]
-
-
-def cast(room: Room, o: Float[Tensor, "*n 3"], d: Float[Tensor, "*n 3"]) -> Hit:
-    """First surface that rays from `o` (inside the room) along `d` (any length) meet."""
-    d = torch.where(d.abs() < 1e-7, torch.full_like(d, 1e-7), d)
-    depth, axis = ((torch.where(d > 0, room.hi, room.lo) - o) / d).min(-1)
-    positive = d.gather(-1, axis[..., None])[..., 0] > 0
-    point = (o + depth[..., None] * d - room.lo) / (room.hi - room.lo)
-    u = torch.where(axis == 0, point[..., 2], point[..., 0])
-    v = torch.where(axis == 1, point[..., 2], point[..., 1])
-    surface = 2 * axis + positive
-    for i, (x0, x1, z0, z1) in enumerate(room.pillars):
-        tx = torch.stack([(x0 - o[..., 0]) / d[..., 0], (x1 - o[..., 0]) / d[..., 0]])
-        tz = torch.stack([(z0 - o[..., 2]) / d[..., 2], (z1 - o[..., 2]) / d[..., 2]])
-        near_x, near_z = tx.amin(0), tz.amin(0)
-        near, far = torch.maximum(near_x, near_z), torch.minimum(tx.amax(0), tz.amax(0))
-        hit = (near > 0) & (near < far) & (near < depth)
-        at = o + near[..., None] * d
-        along = torch.where(near_x > near_z, (at[..., 2] - z0) / (z1 - z0), (at[..., 0] - x0) / (x1 - x0))
-        depth, surface = torch.where(hit, near, depth), torch.where(hit, 6 + i, surface)
-        u = torch.where(hit, along, u)
-        v = torch.where(hit, (at[..., 1] - room.lo[1]) / (room.hi[1] - room.lo[1]), v)
-    return Hit(depth, surface, u, v)
+def cast(room: Room, o: Float[Tensor, "m 3"], d: Float[Tensor, "m n 3"]) -> Hit:
+    return scene.cast(room.scene, o, d)
 
 
 def render(room: Room, c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"], size: tuple[int, int], supersample: int = 2) -> Float[Tensor, "f 3 y x"]:
     """Images in [0, 1] of a room from camera poses, `supersample`^2 rays a pixel."""
-    grid = (size[0] * supersample, size[1] * supersample)
-    origin, direction = rays(c2w, intrinsics, grid, supersample)
-    _, surface, u, v = cast(room, origin[:, None], direction)
-    colour = _sample(room.textures, surface, u, v).transpose(1, 2).unflatten(-1, grid)
-    return F.avg_pool2d(colour, supersample)
+    return scene.render(room.scene, c2w, intrinsics, size, supersample)
 
 
 def covisibility(room: Room, c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"], size: tuple[int, int], samples: int = 8) -> Float[Tensor, "f f"]:
-    """Mutual co-visibility of every pair of views: the smaller of the two shares of one view's surface points that the
-    other sees too, inside its frustum and not occluded; from `samples`^2 rays a view."""
-    origin, direction = rays(c2w, intrinsics, (samples, samples), samples / size[0])
-    depth = cast(room, origin[:, None], direction).depth
-    points = origin[:, None] + depth[..., None] * direction
-    share = torch.empty(len(c2w), len(c2w))
-    for j in range(len(c2w)):
-        ray = points - origin[j]
-        camera = ray @ c2w[j, :3, :3]
-        fx, fy, cx, cy = intrinsics[j]
-        column = camera[..., 0] / camera[..., 2].clamp(min=1e-6) * fx + cx
-        row = camera[..., 1] / camera[..., 2].clamp(min=1e-6) * fy + cy
-        inside = (camera[..., 2] > 0) & (column >= 0) & (column <= size[1]) & (row >= 0) & (row <= size[0])
-        visible = cast(room, origin[j].expand_as(ray), ray).depth > 0.98
-        share[:, j] = (inside & visible).float().mean(1)
-    return torch.minimum(share, share.T)
-
-
-def _sample(textures: Tensor, surface: Tensor, u: Tensor, v: Tensor) -> Float[Tensor, "f n 3"]:
-    """Bilinear look-up of texture `surface` at (u, v) in [0, 1]."""
-    size = textures.shape[-1]
-    flat = textures.permute(0, 2, 3, 1).reshape(-1, 3)
-    x, y = ((c * size - 0.5).clamp(0, size - 1.001) for c in (u, v))
-    x0, y0 = x.long(), y.long()
-    fx, fy = (x - x0)[..., None], (y - y0)[..., None]
-    at = (surface * size + y0) * size + x0
-    top = torch.lerp(flat[at], flat[at + 1], fx)
-    bottom = torch.lerp(flat[at + size], flat[at + size + 1], fx)
-    return torch.lerp(top, bottom, fy)
+    """Co-visibility of every pair of views, see `harness.worlds.covisibility`."""
+    return CoVisibility(room.scene, c2w, intrinsics, size, samples)(range(len(c2w)), range(len(c2w)))
