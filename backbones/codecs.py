@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-NOISE = 0.15  # on the latents while training: the decoder learns to forgive what a denoiser leaves
+NOISE = 0.15  # at most, on the latents while training: the decoder learns to forgive what a denoiser leaves
 
 
 class Residual(nn.Module):
@@ -64,9 +64,24 @@ class ConvCodec(nn.Module):
         return self.decoder(latents) + 0.5
 
     def forward(self, images: Float[Tensor, "b 3 py px"]) -> Float[Tensor, "b 3 py px"]:
-        """Reconstruction through noisy latents, for training."""
+        """Reconstruction through latents with noise of a random strength, for training."""
         latents = self.encode(images)
-        return self.decode(latents + NOISE * torch.randn_like(latents))
+        strength = NOISE * torch.rand(len(latents), 1, 1, 1, device=latents.device)
+        return self.decode(latents + strength * torch.randn_like(latents))
+
+    def grow(self, smaller: "ConvCodec") -> None:
+        """Become another codec of the same width and channels with fewer residual blocks: the additional ones start as the identity."""
+        for mine, theirs in ((self.encoder, smaller.encoder), (self.decoder, smaller.decoder)):
+            rest = list(theirs)
+            for layer in mine:
+                if not isinstance(layer, Residual):
+                    rest = rest[next(i for i, other in enumerate(rest) if not isinstance(other, Residual)) :]
+                elif not rest or not isinstance(rest[0], Residual):
+                    nn.init.zeros_(layer.outer.weight)
+                    nn.init.zeros_(layer.outer.bias)
+                    continue
+                layer.load_state_dict(rest.pop(0).state_dict())
+        self.norm.load_state_dict(smaller.norm.state_dict())
 
 
 class PreviewCodec:

@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader  # noqa: E402
 from backbones.codecs import ConvCodec  # noqa: E402
 from backbones.rooms import pack, save_weights  # noqa: E402
 from backbones.rooms_network import RoomsNetwork  # noqa: E402
-from harness.training.clips import CHUNK, Batches, Clips, Phase, collate  # noqa: E402
+from harness.training.clips import CHUNK, Batches, Clips, Phase, Scenery, collate  # noqa: E402
 from harness.training.modules import CodecTraining, DenoiserTraining  # noqa: E402
 from harness.training.samples import SampleGrid  # noqa: E402
+from harness.training.start import begin  # noqa: E402
 from harness.worlds.rooms import SEEDS  # noqa: E402
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -35,20 +36,21 @@ def fit(name: str, module: L.LightningModule, stage: DictConfig, cfg: DictConfig
     Lightning counts every optimizer's step, so its step is `optimizers` times ours.
     """
     folder = Path(cfg.out) / name
-    phases = [Phase(**p) for p in stage.phases]
+    phases = [Phase(**p) for p in stage.phases] * stage.get("rounds", 1)
     steps = sum(p.steps for p in phases)
     last = folder / "last.ckpt"
     done = torch.load(last, map_location="cpu", weights_only=False)["global_step"] // optimizers if last.exists() else 0
+    scenery = Scenery(**cfg.world)
     scenes = SEEDS["train"][cfg.seed * 10**6 : (cfg.seed + 1) * 10**6]
     train = DataLoader(
-        Clips(scenes, stage.unique, phases, **cfg.world),
+        Clips(scenes, stage.unique, phases, scenery),
         batch_sampler=Batches(phases, done),
         collate_fn=collate,
         num_workers=cfg.workers,
         persistent_workers=cfg.workers > 0,
     )
-    fixed = [Phase(phases[0].chunks, phases[0].walk_chunks, 8, 2)]
-    validation = DataLoader(Clips(SEEDS["validation"], 16, fixed, **cfg.world), batch_sampler=Batches(fixed, 0), collate_fn=collate)
+    fixed = [Phase(stage.validation.chunks, stage.validation.walk_chunks, stage.validation.batch, stage.validation.steps)]
+    validation = DataLoader(Clips(SEEDS["validation"], 10**6, fixed, scenery), batch_sampler=Batches(fixed, 0), collate_fn=collate)
     # by steps: with manual optimisation Lightning ignores a time interval, without a word
     saving = ModelCheckpoint(folder, "last", every_n_train_steps=cfg.checkpoint_steps * optimizers, enable_version_counter=False)
     trainer = L.Trainer(
@@ -84,14 +86,17 @@ def train(cfg: DictConfig) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     settings = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(settings, dict)
-    codec_sizes = {k: settings["codec"][k] for k in ("channels", "width")}
+    codec_sizes = {k: settings["codec"][k] for k in ("channels", "width", "blocks")}
     codec = ConvCodec(**codec_sizes)
-    if not (out / "codec.safetensors").exists():
-        fit("codec", CodecTraining(codec, sum(p.steps for p in cfg.codec.phases), cfg.codec.lr), cfg.codec, cfg, 1, [])
-        save_file(codec.state_dict(), out / "codec.safetensors")
-    codec.load_state_dict(load_file(out / "codec.safetensors"))
     side = cfg.world.size // 8
     network = RoomsNetwork(channels=cfg.codec.channels, tokens=side * side, **cfg.network)
+    seen = begin(Path(cfg.start), codec, network) if cfg.start else 0
+    if cfg.codec.phases and not (out / "codec.safetensors").exists():
+        terms = {k: settings["codec"][k] for k in ("lr", "absolute", "perceptual", "frozen")}
+        fit("codec", CodecTraining(codec, sum(p.steps for p in cfg.codec.phases), **terms), cfg.codec, cfg, 1, [])
+        save_file({k: v.contiguous() for k, v in codec.state_dict().items()}, out / "codec.safetensors")
+    if cfg.codec.phases:
+        codec.load_state_dict(load_file(out / "codec.safetensors"))
     if cfg.compile:
         network.compile()
     model = {"grid": [side, side], "chunk": CHUNK, "levels": settings["denoiser"]["levels"], "codec": codec_sizes, "network": settings["network"]}

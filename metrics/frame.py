@@ -90,6 +90,10 @@ class LPIPS(FrameMetric):
 
     @torch.no_grad()
     def score(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.distance(a, b)
+
+    def distance(self, a: Float[Tensor, "n 3 y x"], b: Float[Tensor, "n 3 y x"]) -> Float[Tensor, "n"]:
+        """The score, with gradients: a term of a training loss."""
         if min(a.shape[-2:]) < 32:
             raise ValueError(f"lpips needs images of at least 32 pixels, got {tuple(a.shape[-2:])}")
         x, y = ((2 * image - 1 - self.shift) / self.scale for image in (a, b))

@@ -52,7 +52,7 @@ ALLOWED = {  # module prefix -> prefixes of ours that it may import
     "harness.runner": ("harness", "metrics"),
     "harness.callbacks": ("harness",),
     "harness.evaluate": ("harness", "metrics"),
-    "harness.training": ("harness", "backbones", "policies.full"),
+    "harness.training": ("harness", "backbones", "policies.full", "metrics.drift", "metrics.frame"),
     "policies": ("harness.types", "harness.page", "harness.codecs", "harness.policy", "harness.attention", "harness.bank", "harness.worlds.poses", "policies"),
     "backbones": ("harness.types", "harness.attention", "harness.backbone", "harness.worlds.poses", "backbones"),
     "metrics": ("harness.types", "metrics"),

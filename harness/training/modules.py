@@ -10,11 +10,24 @@ from backbones.rooms_network import RoomsNetwork, ray_features, ray_positions
 from harness.training.clips import CHUNK, Clip
 from harness.training.teacher import TeacherForcing
 from harness.worlds.poses import rays
+from metrics.drift import local_contrast
+from metrics.frame import LPIPS
 
 
 def decibel(error: Tensor) -> Tensor:
     """PSNR of a mean squared error of images in [0, 1]."""
     return -10 * torch.log10(error.clamp(min=1e-10))
+
+
+def pixels(clip: Clip) -> Float[Tensor, "n 3 y x"]:
+    """All images of a batch of clips, in [0, 1]."""
+    return clip.frames.flatten(0, 1).float() / 255
+
+
+def by_scenery(clip: Clip) -> list[tuple[str, Clip]]:
+    """The clips of a batch in rooms and those in houses, where there are any."""
+    parts = (("rooms", ~clip.house), ("houses", clip.house))
+    return [(name, Clip(*(x[chosen] for x in clip))) for name, chosen in parts if chosen.any()]
 
 
 def schedule(step: int, steps: int, warmup: int, decay: float) -> float:
@@ -23,26 +36,49 @@ def schedule(step: int, steps: int, warmup: int, decay: float) -> float:
 
 
 class CodecTraining(L.LightningModule):
-    """Mean squared plus a little absolute error of the reconstruction through noisy latents."""
+    """Error of the reconstruction through noisy latents: squared, absolute (`absolute` its weight) and perceptual (`perceptual`, LPIPS).
 
-    def __init__(self, codec: ConvCodec, steps: int, lr: float) -> None:
+    The perceptual term brings back texture that squared error averages away. frozen: the encoder stays as it is, so that a
+    denoiser that learned in its latents stays valid.
+    """
+
+    def __init__(self, codec: ConvCodec, steps: int, lr: float, absolute: float, perceptual: float, frozen: bool) -> None:
         super().__init__()
-        self.codec, self.steps, self.lr = codec, steps, lr
+        self.codec, self.steps, self.lr = codec.to(memory_format=torch.channels_last), steps, lr
+        self.absolute, self.perceptual = absolute, perceptual
+        self.frozen = frozen
+        codec.encoder.requires_grad_(not frozen)
+        self.lpips = LPIPS() if perceptual else None
 
     def training_step(self, clip: Clip, index: int) -> Tensor:
         torch.manual_seed(self.global_step)  # noise is a function of the step: a resumed run repeats it
-        images = clip.frames.flatten(0, 1).float() / 255
-        error = self.codec(images) - images
+        self.codec.norm.train(not self.frozen)
+        images = pixels(clip).contiguous(memory_format=torch.channels_last)
+        restored = self.codec(images).float()
+        error = restored - images
         self.log("train/codec_psnr", decibel(error.square().mean()), prog_bar=True)
-        return error.square().mean() + 0.02 * error.abs().mean()
+        loss = error.square().mean() + self.absolute * error.abs().mean()
+        if self.lpips is not None:
+            distance = self.lpips.distance(restored, images).mean()
+            self.log("train/codec_lpips", distance, prog_bar=True)
+            loss = loss + self.perceptual * distance
+        return loss
 
     def validation_step(self, clip: Clip, index: int) -> None:
-        images = clip.frames.flatten(0, 1).float() / 255
-        restored = self.codec.decode(self.codec.encode(images)).clamp(0, 1)
-        self.log("val/codec_psnr", decibel((restored - images).square().mean((1, 2, 3))).mean(), batch_size=len(images))
+        for name, some in by_scenery(clip):
+            images = pixels(some)
+            with torch.autocast(images.device.type, enabled=False):
+                restored = self.codec.decode(self.codec.encode(images)).clamp(0, 1)
+            values = {
+                "psnr": decibel((restored - images).square().mean((1, 2, 3))).mean(),
+                "contrast": local_contrast(restored).mean() / local_contrast(images).mean(),
+            }
+            if self.lpips is not None:
+                values["lpips"] = self.lpips.distance(restored, images).mean()
+            self.log_dict({f"val/codec_{k}_{name}": v for k, v in values.items()}, batch_size=len(images))
 
     def configure_optimizers(self):
-        optimizer = torch.optim.AdamW(self.codec.parameters(), lr=self.lr, weight_decay=1e-4)
+        optimizer = torch.optim.AdamW([p for p in self.codec.parameters() if p.requires_grad], lr=self.lr, weight_decay=1e-4)
         factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: schedule(s, self.steps, 50, 0.5))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
