@@ -70,7 +70,11 @@ class ConvCodec(nn.Module):
         return self.decode(latents + strength * torch.randn_like(latents))
 
     def grow(self, smaller: "ConvCodec") -> None:
-        """Become another codec of the same width and channels with fewer residual blocks: the additional ones start as the identity."""
+        """Become another codec of the same width with fewer residual blocks: the additional ones start as the identity.
+
+        With another number of channels, the layers at the bottleneck start anew.
+        """
+        same = self.norm.num_features == smaller.norm.num_features
         for mine, theirs in ((self.encoder, smaller.encoder), (self.decoder, smaller.decoder)):
             rest = list(theirs)
             for layer in mine:
@@ -80,8 +84,11 @@ class ConvCodec(nn.Module):
                     nn.init.zeros_(layer.outer.weight)
                     nn.init.zeros_(layer.outer.bias)
                     continue
-                layer.load_state_dict(rest.pop(0).state_dict())
-        self.norm.load_state_dict(smaller.norm.state_dict())
+                tensors = rest.pop(0).state_dict()
+                if same or all(v.shape == tensors[k].shape for k, v in layer.state_dict().items()):
+                    layer.load_state_dict(tensors)
+        if same:
+            self.norm.load_state_dict(smaller.norm.state_dict())
 
 
 class PreviewCodec:

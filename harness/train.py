@@ -23,6 +23,7 @@ from backbones.rooms import pack, save_weights  # noqa: E402
 from backbones.rooms_network import RoomsNetwork  # noqa: E402
 from harness.training.clips import CHUNK, Batches, Clips, Phase, Scenery, collate  # noqa: E402
 from harness.training.modules import CodecTraining, DenoiserTraining  # noqa: E402
+from harness.training.recall import RecallCurve  # noqa: E402
 from harness.training.samples import SampleGrid  # noqa: E402
 from harness.training.start import begin  # noqa: E402
 from harness.worlds.rooms import SEEDS  # noqa: E402
@@ -101,10 +102,13 @@ def train(cfg: DictConfig) -> Path:
         network.compile()
     model = {"grid": [side, side], "chunk": CHUNK, "levels": settings["denoiser"]["levels"], "codec": codec_sizes, "network": settings["network"]}
     keys = ("levels", "level_weights", "context_noise", "warmup", "decay", "lr_muon", "lr_adam")
-    module = DenoiserTraining(network, codec, steps=sum(p.steps for p in cfg.denoiser.phases), **{k: settings["denoiser"][k] for k in keys})
-    samples = SampleGrid(out / "samples", instantiate(cfg.samples, _convert_="all"), model)
-    fit("denoiser", module, cfg.denoiser, cfg, 2, [samples, EMAWeightAveraging(decay=cfg.denoiser.ema)])
-    save_weights(out / "rooms.safetensors", model, pack(codec, network))
+    module = DenoiserTraining(
+        network, codec, steps=sum(p.steps for p in cfg.denoiser.phases) * cfg.denoiser.rounds, **{k: settings["denoiser"][k] for k in keys}
+    )
+    samples = SampleGrid(out / "samples", instantiate(cfg.samples, _convert_="all"), model, seen)
+    recall = RecallCurve(out / "samples", Scenery(**cfg.world), model, **settings["recall"], seen=seen)
+    fit("denoiser", module, cfg.denoiser, cfg, 2, [samples, recall, EMAWeightAveraging(decay=cfg.denoiser.ema)])
+    save_weights(out / "rooms.safetensors", model | {"steps": seen + module.steps}, pack(codec, network))
     return out / "rooms.safetensors"
 
 

@@ -13,7 +13,6 @@ from harness.training.walks import CHUNK, choose, house_walk, room_walk
 from harness.worlds.poses import pinhole, relative
 from harness.worlds.scene import render
 
-
 KEPT = 4096  # clips in memory: 48 frames of 64x64 are 0.6 MB
 
 

@@ -110,15 +110,16 @@ class DenoiserTraining(L.LightningModule):
     def inputs(self, clip: Clip) -> tuple[Float[Tensor, "b f s c"], Float[Tensor, "b f s r"], Float[Tensor, "b f s 3"]]:
         """Latents, ray features and RoPE positions of a batch of clips."""
         with torch.no_grad():
-            latents = self.codec.encode(clip.frames.flatten(0, 1).float() / 255)
+            latents = self.codec.encode(pixels(clip)).float()
         grid = (latents.shape[-2], latents.shape[-1])
         tokens = latents.flatten(2).transpose(1, 2).unflatten(0, clip.times.shape)
-        origin, direction = rays(clip.c2w.flatten(0, 1), clip.intrinsics.flatten(0, 1), grid, grid[0] / clip.frames.shape[-2])
-        features = ray_features(origin, direction).unflatten(0, clip.times.shape)
-        return tokens, features, ray_positions(clip.times.flatten(), direction).unflatten(0, clip.times.shape)
+        with torch.autocast(latents.device.type, enabled=False):  # geometry is not for bfloat16
+            origin, direction = rays(clip.c2w.flatten(0, 1), clip.intrinsics.flatten(0, 1), grid, grid[0] / clip.frames.shape[-2])
+            features = ray_features(origin, direction).unflatten(0, clip.times.shape)
+            return tokens, features, ray_positions(clip.times.flatten(), direction).unflatten(0, clip.times.shape)
 
-    def loss(self, clip: Clip, g: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Mean squared error of x0 over all noisy chunks, and at the highest level alone (what memory has to explain)."""
+    def loss(self, clip: Clip, g: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean squared error of x0 over all noisy chunks, and at the highest level alone (what memory has to explain) by scenery."""
         latents, features, positions = self.inputs(clip)
         b, f = clip.times.shape
         noise = torch.randn(latents.shape, generator=g).to(latents)
@@ -134,7 +135,8 @@ class DenoiserTraining(L.LightningModule):
         x0 = self.network(x, levels, rays_, seam)[:, f - CHUNK :]
         error = (x0.float() - target).square().mean((2, 3))
         top = level == max(self.levels)
-        return error.mean(), (error * top).sum() / top.sum().clamp(min=1)
+        parts = {name: error[chosen & top] for name, chosen in (("rooms", ~clip.house[:, None]), ("houses", clip.house[:, None]))}
+        return error.mean(), {f"loss_pure_noise_{name}": part.mean().detach() for name, part in parts.items() if len(part)}
 
     def training_step(self, clip: Clip, index: int) -> None:
         step = int(self.step)
@@ -151,11 +153,11 @@ class DenoiserTraining(L.LightningModule):
         for optimizer in optimizers:
             optimizer.step()
         self.step += 1
-        self.log_dict({"train/loss": loss, "train/loss_pure_noise": top}, prog_bar=True)
+        self.log_dict({"train/loss": loss, **{f"train/{k}": v for k, v in top.items()}}, prog_bar=True)
 
     def validation_step(self, clip: Clip, index: int) -> None:
         loss, top = self.loss(clip, torch.Generator().manual_seed(index))
-        self.log_dict({"val/loss": loss, "val/loss_pure_noise": top}, batch_size=len(clip.times), prog_bar=True)
+        self.log_dict({"val/loss": loss, **{f"val/{k}": v for k, v in top.items()}}, batch_size=len(clip.times), prog_bar=True)
 
     def configure_optimizers(self):
         linear = (".qkv.weight", ".out.weight", ".up.weight", ".down.weight")

@@ -48,15 +48,15 @@ def returning(g: Generator, c2w: Float[Tensor, "f 4 4"], share: float) -> Float[
     return torch.cat([half, half.flip(0)[1:]])[: len(c2w)]
 
 
-def room_walk(seed: int, g: Generator, frames: int, step: float) -> Walk:
-    """A random walk in the room of a seed; two in three walk back the way they came. step: metres a frame."""
+def room_walk(seed: int, g: Generator, frames: int, step: float, back: float = 2 / 3) -> Walk:
+    """A random walk in the room of a seed; a share of `back` walks back the way they came. step: metres a frame."""
     room = make_room(seed)
-    world, _ = place(g, room, returning(g, integrate(random_actions(g, frames), step), 2 / 3))
+    world, _ = place(g, room, returning(g, integrate(random_actions(g, frames), step), back))
     return Walk(room.scene, world)
 
 
-def house_walk(seed: int, g: Generator, frames: int, step: float) -> Walk:
-    """A stretch of a tour of the house of a seed; one in three walks back the way it came.
+def house_walk(seed: int, g: Generator, frames: int, step: float, back: float = 1 / 3) -> Walk:
+    """A stretch of a tour of the house of a seed; a share of `back` walks back the way they came.
 
     Tours turn by 7.5 to 15 degrees a frame and take steps of 1 to 1.5 times `step` metres, for a house is larger than a room.
     """
@@ -66,7 +66,7 @@ def house_walk(seed: int, g: Generator, frames: int, step: float) -> Walk:
     length = frames * int(torch.randint(1, 4, (1,), generator=g))
     c2w = _tour(house, max(length, 60), pace, degrees)
     start = int(torch.randint(len(c2w) - frames + 1, (1,), generator=g))
-    return Walk(house.scene, returning(g, c2w[start : start + frames], 1 / 3))
+    return Walk(house.scene, returning(g, c2w[start : start + frames], back))
 
 
 def _tour(house: House, frames: int, step: float, degrees: float) -> Float[Tensor, "f 4 4"]:
