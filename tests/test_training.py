@@ -74,7 +74,7 @@ def test_training_goes_on_from_a_weights_file(tmp_path):
     for name, value in before.items():
         assert torch.equal(value, after[name]), name
     assert load_weights(tmp_path / "second" / "latest.safetensors")[0]["steps"] == 12
-    with pytest.raises(ValueError, match="another size|other sizes"):
+    with pytest.raises(ValueError, match="other sizes"):
         train(config(tmp_path / "third", start=str(first), network={"width": 96}))
 
 
@@ -146,7 +146,7 @@ def test_clips_mix_rooms_and_houses_and_three_kinds():
     for seed in range(300):
         shown, times = choose(torch.Generator().manual_seed(seed), 6, 20 * CHUNK)
         assert len(shown) == len(times) == 6 * CHUNK
-        assert 0 <= shown.min()
+        assert shown.min() >= 0
         assert shown.max() < 20 * CHUNK
         assert (times.diff() > 0).all(), "time never goes back"
         assert (times.view(6, CHUNK).diff() == 1).all(), "a chunk is whole"
