@@ -93,7 +93,7 @@ def train(cfg: DictConfig) -> Path:
     network = RoomsNetwork(channels=cfg.codec.channels, tokens=side * side, **cfg.network)
     seen = begin(Path(cfg.start), codec, network) if cfg.start else 0
     if cfg.codec.phases and not (out / "codec.safetensors").exists():
-        terms = {k: settings["codec"][k] for k in ("lr", "absolute", "perceptual", "frozen")}
+        terms = {k: settings["codec"][k] for k in ("lr", "absolute", "perceptual", "texture", "frozen")}
         fit("codec", CodecTraining(codec, sum(p.steps for p in cfg.codec.phases), **terms), cfg.codec, cfg, 1, [])
         save_file({k: v.contiguous() for k, v in codec.state_dict().items()}, out / "codec.safetensors")
     if cfg.codec.phases:
@@ -107,7 +107,8 @@ def train(cfg: DictConfig) -> Path:
     )
     samples = SampleGrid(out / "samples", instantiate(cfg.samples, _convert_="all"), model, seen)
     recall = RecallCurve(out / "samples", Scenery(**cfg.world), model, **settings["recall"], seen=seen)
-    fit("denoiser", module, cfg.denoiser, cfg, 2, [samples, recall, EMAWeightAveraging(decay=cfg.denoiser.ema)])
+    if module.steps:
+        fit("denoiser", module, cfg.denoiser, cfg, 2, [samples, recall, EMAWeightAveraging(decay=cfg.denoiser.ema)])
     save_weights(out / "rooms.safetensors", model | {"steps": seen + module.steps}, pack(codec, network))
     return out / "rooms.safetensors"
 

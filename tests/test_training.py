@@ -1,5 +1,7 @@
 """Training as a product: it goes on after a crash as if nothing had happened, and it learns."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ from backbones.rooms import RoomsBackbone, load_weights
 from backbones.rooms_network import RoomsNetwork
 from harness.train import train
 from harness.training.clips import Batches, Phase, Scenery, collate, make_clip
-from harness.training.modules import CodecTraining, DenoiserTraining, pixels, schedule
+from harness.training.modules import CodecTraining, DenoiserTraining, pixels, schedule, texture_error
 from harness.training.teacher import attention
 from harness.training.walks import CHUNK, KINDS, choose
 from tests.conftest import CONF
@@ -95,12 +97,34 @@ def test_a_codec_grows_without_a_change():
         ConvCodec(4, 6).grow(small)
 
 
+def test_texture_is_compared_and_not_its_place():
+    """Noise of half the strength is too smooth by log 2; other noise of the same strength is nearly right, although no pixel is."""
+    noise, other = 0.5 * torch.randn(2, 8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert texture_error(noise, noise) == 0
+    assert texture_error(0.5 * noise, noise).item() == pytest.approx(math.log(2) ** 2, rel=0.01)
+    assert texture_error(other, noise) < 0.1 * math.log(2) ** 2
+    flat = torch.zeros(1, 3, 16, 16, requires_grad=True)
+    texture_error(flat, torch.ones(1, 3, 16, 16)).backward()
+    assert flat.grad is not None
+    assert flat.grad.isfinite().all()
+
+
+def test_a_decoder_is_polished_alone(tmp_path):
+    """Encoder and denoiser stay, bit by bit; the decoder learns."""
+    first = train(config(tmp_path / "first"))
+    second = train(config(tmp_path / "second", start=str(first), codec={"frozen": True, "texture": 0.01}, denoiser={"rounds": 0}))
+    (about, before), (about_second, after) = (load_weights(path) for path in (first, second))
+    assert about["steps"] == about_second["steps"] == 6
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.startswith("codec.decoder.")}
+
+
 def test_the_perceptual_term_has_gradients_and_a_frozen_encoder_stays(tmp_path):
     clip = collate([make_clip(5, 1, 1, Scenery(32, 80.0, 0.12, houses=1.0))])
     losses = {}
     for weight in (0.0, 1.0):
         torch.manual_seed(0)
-        module = CodecTraining(ConvCodec(4, 4), 10, 1e-3, absolute=0.02, perceptual=weight, frozen=True)
+        module = CodecTraining(ConvCodec(4, 4), 10, 1e-3, absolute=0.02, perceptual=weight, texture=0.0, frozen=True)
         module.log = lambda *a, **k: None
         before = module.codec.encode(pixels(clip)).detach()
         statistics = module.codec.norm.running_mean.clone()
