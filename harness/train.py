@@ -22,7 +22,8 @@ from backbones.codecs import ConvCodec  # noqa: E402
 from backbones.rooms import pack, save_weights  # noqa: E402
 from backbones.rooms_network import RoomsNetwork  # noqa: E402
 from harness.training.clips import CHUNK, Batches, Clips, Phase, Scenery, collate  # noqa: E402
-from harness.training.modules import CodecTraining, DenoiserTraining  # noqa: E402
+from harness.training.codec import CodecTraining, DecoderTraining, Terms  # noqa: E402
+from harness.training.modules import DenoiserTraining  # noqa: E402
 from harness.training.recall import RecallCurve  # noqa: E402
 from harness.training.samples import SampleGrid  # noqa: E402
 from harness.training.start import begin  # noqa: E402
@@ -31,14 +32,25 @@ from harness.worlds.rooms import SEEDS  # noqa: E402
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
-def fit(name: str, module: L.LightningModule, stage: DictConfig, cfg: DictConfig, optimizers: int, callbacks: list[L.Callback]) -> None:
-    """Run one stage to its end, from its last checkpoint if there is one.
+def length(stage: DictConfig) -> int:
+    """Steps of a stage."""
+    return sum(p.steps for p in stage.phases) * stage.get("rounds", 1)
+
+
+def fit(
+    name: str, module: L.LightningModule, stage: DictConfig, cfg: DictConfig, optimizers: int, callbacks: list[L.Callback], result: torch.nn.Module
+) -> None:
+    """Run one stage to its end, from its last checkpoint if there is one. What was learned is in `result`, and in a file of the stage's name.
 
     Lightning counts every optimizer's step, so its step is `optimizers` times ours.
     """
+    finished = Path(cfg.out) / f"{name}.safetensors"
+    if finished.exists():
+        result.load_state_dict(load_file(finished))
+        return
     folder = Path(cfg.out) / name
     phases = [Phase(**p) for p in stage.phases] * stage.get("rounds", 1)
-    steps = sum(p.steps for p in phases)
+    steps = length(stage)
     last = folder / "last.ckpt"
     done = torch.load(last, map_location="cpu", weights_only=False)["global_step"] // optimizers if last.exists() else 0
     scenery = Scenery(**cfg.world)
@@ -69,6 +81,7 @@ def fit(name: str, module: L.LightningModule, stage: DictConfig, cfg: DictConfig
         enable_model_summary=False,
     )
     trainer.fit(module, train, validation, ckpt_path=str(last) if last.exists() else None, weights_only=False)
+    save_file({k: v.contiguous() for k, v in result.state_dict().items()}, finished)
 
 
 def _logger(name: str, cfg: DictConfig, done: int) -> CSVLogger | WandbLogger:
@@ -79,7 +92,7 @@ def _logger(name: str, cfg: DictConfig, done: int) -> CSVLogger | WandbLogger:
 
 
 def train(cfg: DictConfig) -> Path:
-    """Both stages, each from where it was left; returns the weights file."""
+    """All stages, each from where it was left; returns the weights file."""
     L.seed_everything(cfg.seed, verbose=False)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
@@ -92,23 +105,20 @@ def train(cfg: DictConfig) -> Path:
     side = cfg.world.size // 8
     network = RoomsNetwork(channels=cfg.codec.channels, tokens=side * side, **cfg.network)
     seen = begin(Path(cfg.start), codec, network) if cfg.start else 0
-    if cfg.codec.phases and not (out / "codec.safetensors").exists():
-        terms = {k: settings["codec"][k] for k in ("lr", "absolute", "perceptual", "texture", "frozen")}
-        fit("codec", CodecTraining(codec, sum(p.steps for p in cfg.codec.phases), **terms), cfg.codec, cfg, 1, [])
-        save_file({k: v.contiguous() for k, v in codec.state_dict().items()}, out / "codec.safetensors")
+    terms = Terms(**settings["terms"])
     if cfg.codec.phases:
-        codec.load_state_dict(load_file(out / "codec.safetensors"))
+        fit("codec", CodecTraining(codec, length(cfg.codec), cfg.codec.lr, terms), cfg.codec, cfg, 1, [], codec)
     if cfg.compile:
         network.compile()
     model = {"grid": [side, side], "chunk": CHUNK, "levels": settings["denoiser"]["levels"], "codec": codec_sizes, "network": settings["network"]}
     keys = ("levels", "level_weights", "context_noise", "warmup", "decay", "lr_muon", "lr_adam")
-    module = DenoiserTraining(
-        network, codec, steps=sum(p.steps for p in cfg.denoiser.phases) * cfg.denoiser.rounds, **{k: settings["denoiser"][k] for k in keys}
-    )
-    samples = SampleGrid(out / "samples", instantiate(cfg.samples, _convert_="all"), model, seen)
-    recall = RecallCurve(out / "samples", Scenery(**cfg.world), model, **settings["recall"], seen=seen)
+    module = DenoiserTraining(network, codec, steps=length(cfg.denoiser), **{k: settings["denoiser"][k] for k in keys})
     if module.steps:
-        fit("denoiser", module, cfg.denoiser, cfg, 2, [samples, recall, EMAWeightAveraging(decay=cfg.denoiser.ema)])
+        samples = SampleGrid(out / "samples", instantiate(cfg.samples, _convert_="all"), model, seen)
+        recall = RecallCurve(out / "samples", Scenery(**cfg.world), model, **settings["recall"], seen=seen)
+        fit("denoiser", module, cfg.denoiser, cfg, 2, [samples, recall, EMAWeightAveraging(decay=cfg.denoiser.ema)], network)
+    if cfg.decoder.phases:
+        fit("decoder", DecoderTraining(module, length(cfg.decoder), cfg.decoder.lr, terms), cfg.decoder, cfg, 1, [], codec)
     save_weights(out / "rooms.safetensors", model | {"steps": seen + module.steps}, pack(codec, network))
     return out / "rooms.safetensors"
 

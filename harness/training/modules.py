@@ -1,8 +1,7 @@
-"""The two Lightning modules: the codec, and the denoiser that learns in its latents."""
+"""The Lightning module of the denoiser, which learns in the codec's latents, and what it shares with the codec's."""
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,8 +10,6 @@ from backbones.rooms_network import RoomsNetwork, ray_features, ray_positions
 from harness.training.clips import CHUNK, Clip
 from harness.training.teacher import TeacherForcing
 from harness.worlds.poses import rays
-from metrics.drift import local_contrast
-from metrics.frame import LPIPS
 
 
 def decibel(error: Tensor) -> Tensor:
@@ -31,72 +28,9 @@ def by_scenery(clip: Clip) -> list[tuple[str, Clip]]:
     return [(name, Clip(*(x[chosen] for x in clip))) for name, chosen in parts if chosen.any()]
 
 
-def texture_error(a: Float[Tensor, "n 3 y x"], b: Float[Tensor, "n 3 y x"], window: int = 8) -> Float[Tensor, ""]:
-    """Mean squared log ratio of the standard deviations within tiles that overlap by half: 0 where `a` is as rough as `b`.
-
-    0.01 is added to both in quadrature, so that what is flat in both costs nothing.
-    """
-
-    def roughness(x: Tensor) -> Tensor:
-        variance = F.avg_pool2d(x.square(), window, window // 2) - F.avg_pool2d(x, window, window // 2).square()
-        return 0.5 * (variance.clamp(min=0) + 1e-4).log()
-
-    return (roughness(a) - roughness(b)).square().mean()
-
-
 def schedule(step: int, steps: int, warmup: int, decay: float) -> float:
     """Learning-rate factor: linear warm-up, constant, linear decay to zero over the last `decay` of the run."""
     return min(1.0, (step + 1) / max(1, warmup), (steps - step) / max(1.0, decay * steps))
-
-
-class CodecTraining(L.LightningModule):
-    """Error of the reconstruction through noisy latents: squared, absolute, perceptual (LPIPS) and of texture (see `texture_error`).
-
-    absolute, perceptual, texture: weights beside the squared error. The last two bring back what squared error averages away.
-    frozen: the encoder stays as it is, so that a denoiser that learned in its latents stays valid.
-    """
-
-    def __init__(self, codec: ConvCodec, steps: int, lr: float, absolute: float, perceptual: float, texture: float, frozen: bool) -> None:
-        super().__init__()
-        self.codec, self.steps, self.lr = codec.to(memory_format=torch.channels_last), steps, lr
-        self.absolute, self.perceptual, self.texture = absolute, perceptual, texture
-        self.frozen = frozen
-        codec.encoder.requires_grad_(not frozen)
-        self.lpips = LPIPS() if perceptual else None
-
-    def training_step(self, clip: Clip, index: int) -> Tensor:
-        torch.manual_seed(self.global_step)  # noise is a function of the step: a resumed run repeats it
-        self.codec.norm.train(not self.frozen)
-        images = pixels(clip).contiguous(memory_format=torch.channels_last)
-        restored = self.codec(images).float()
-        error = restored - images
-        self.log("train/codec_psnr", decibel(error.square().mean()), prog_bar=True)
-        loss = error.square().mean() + self.absolute * error.abs().mean()
-        if self.lpips is not None:
-            distance = self.lpips.distance(restored, images).mean()
-            self.log("train/codec_lpips", distance, prog_bar=True)
-            loss = loss + self.perceptual * distance
-        if self.texture:
-            loss = loss + self.texture * texture_error(restored, images)
-        return loss
-
-    def validation_step(self, clip: Clip, index: int) -> None:
-        for name, some in by_scenery(clip):
-            images = pixels(some)
-            with torch.autocast(images.device.type, enabled=False):
-                restored = self.codec.decode(self.codec.encode(images)).clamp(0, 1)
-            values = {
-                "psnr": decibel((restored - images).square().mean((1, 2, 3))).mean(),
-                "contrast": local_contrast(restored).mean() / local_contrast(images).mean(),
-            }
-            if self.lpips is not None:
-                values["lpips"] = self.lpips.distance(restored, images).mean()
-            self.log_dict({f"val/codec_{k}_{name}": v for k, v in values.items()}, batch_size=len(images))
-
-    def configure_optimizers(self):
-        optimizer = torch.optim.AdamW([p for p in self.codec.parameters() if p.requires_grad], lr=self.lr, weight_decay=1e-4)
-        factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: schedule(s, self.steps, 50, 0.5))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
 
 class DenoiserTraining(L.LightningModule):
@@ -144,15 +78,30 @@ class DenoiserTraining(L.LightningModule):
         chosen = torch.multinomial(torch.tensor(self.level_weights), b * (f // CHUNK - 1), replacement=True, generator=g)
         level = torch.tensor(self.levels)[chosen].view(b, -1).repeat_interleave(CHUNK, 1).to(latents)
         noisy = torch.lerp(target, torch.randn(target.shape, generator=g).to(latents), level[..., None, None])
-        seam = TeacherForcing(positions, CHUNK * latents.shape[2])
-        x = torch.cat([past, noisy], 1)
-        levels = torch.cat([torch.zeros_like(level), level], 1)
-        rays_ = torch.cat([features[:, :-CHUNK], features[:, CHUNK:]], 1)
-        x0 = self.network(x, levels, rays_, seam)[:, f - CHUNK :]
-        error = (x0.float() - target).square().mean((2, 3))
+        x0 = self.predict(past, noisy, level, features, positions)
+        error = (x0 - target).square().mean((2, 3))
         top = level == max(self.levels)
         parts = {name: error[chosen & top] for name, chosen in (("rooms", ~clip.house[:, None]), ("houses", clip.house[:, None]))}
         return error.mean(), {f"loss_pure_noise_{name}": part.mean().detach() for name, part in parts.items() if len(part)}
+
+    def predict(self, past: Tensor, noisy: Tensor, level: Tensor, features: Tensor, positions: Tensor) -> Float[Tensor, "b f s c"]:
+        """x0 of all chunks but the first, every one given the clean chunks before it. level: b f, features and positions: of all chunks."""
+        seam = TeacherForcing(positions, CHUNK * past.shape[2])
+        rays_ = torch.cat([features[:, :-CHUNK], features[:, CHUNK:]], 1)
+        x0 = self.network(torch.cat([past, noisy], 1), torch.cat([torch.zeros_like(level), level], 1), rays_, seam)
+        return x0[:, past.shape[1] :].float()
+
+    @torch.no_grad()
+    def sample(self, clip: Clip, g: torch.Generator) -> Float[Tensor, "b f s c"]:
+        """What the model makes of every chunk but the first, given the true chunks before it: all passes, as in a rollout."""
+        latents, features, positions = self.inputs(clip)
+        past, shape = latents[:, :-CHUNK], latents[:, CHUNK:].shape
+        x = x0 = torch.randn(shape, generator=g).to(latents)
+        for number, t in enumerate(self.levels):
+            if number:
+                x = torch.lerp(x0, torch.randn(shape, generator=g).to(latents), t)
+            x0 = self.predict(past, x, torch.full(shape[:2], t).to(latents), features, positions)
+        return x0
 
     def training_step(self, clip: Clip, index: int) -> None:
         step = int(self.step)
