@@ -22,7 +22,7 @@ from backbones.codecs import ConvCodec  # noqa: E402
 from backbones.rooms import pack, save_weights  # noqa: E402
 from backbones.rooms_network import RoomsNetwork  # noqa: E402
 from harness.training.clips import CHUNK, Batches, Clips, Phase, Scenery, collate  # noqa: E402
-from harness.training.codec import CodecTraining, DecoderTraining, Terms  # noqa: E402
+from harness.training.codec import CodecTraining, Terms  # noqa: E402
 from harness.training.modules import DenoiserTraining  # noqa: E402
 from harness.training.recall import RecallCurve  # noqa: E402
 from harness.training.samples import SampleGrid  # noqa: E402
@@ -92,7 +92,7 @@ def _logger(name: str, cfg: DictConfig, done: int) -> CSVLogger | WandbLogger:
 
 
 def train(cfg: DictConfig) -> Path:
-    """All stages, each from where it was left; returns the weights file."""
+    """Both stages, each from where it was left; returns the weights file."""
     L.seed_everything(cfg.seed, verbose=False)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
@@ -107,7 +107,7 @@ def train(cfg: DictConfig) -> Path:
     seen = begin(Path(cfg.start), codec, network) if cfg.start else 0
     terms = Terms(**settings["terms"])
     if cfg.codec.phases:
-        fit("codec", CodecTraining(codec, length(cfg.codec), cfg.codec.lr, terms), cfg.codec, cfg, 1, [], codec)
+        fit("codec", CodecTraining(codec, length(cfg.codec), cfg.codec.lr, terms, cfg.codec.frozen), cfg.codec, cfg, 1, [], codec)
     if cfg.compile:
         network.compile()
     model = {"grid": [side, side], "chunk": CHUNK, "levels": settings["denoiser"]["levels"], "codec": codec_sizes, "network": settings["network"]}
@@ -117,8 +117,6 @@ def train(cfg: DictConfig) -> Path:
         samples = SampleGrid(out / "samples", instantiate(cfg.samples, _convert_="all"), model, seen)
         recall = RecallCurve(out / "samples", Scenery(**cfg.world), model, **settings["recall"], seen=seen)
         fit("denoiser", module, cfg.denoiser, cfg, 2, [samples, recall, EMAWeightAveraging(decay=cfg.denoiser.ema)], network)
-    if cfg.decoder.phases:
-        fit("decoder", DecoderTraining(module, length(cfg.decoder), cfg.decoder.lr, terms), cfg.decoder, cfg, 1, [], codec)
     save_weights(out / "rooms.safetensors", model | {"steps": seen + module.steps}, pack(codec, network))
     return out / "rooms.safetensors"
 

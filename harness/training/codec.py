@@ -1,4 +1,4 @@
-"""Training of the codec: first the whole of it on images, then its decoder on what the denoiser makes."""
+"""Training of the codec, or of its decoder alone."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from backbones.codecs import ConvCodec
 from harness.training.clips import Clip
-from harness.training.modules import DenoiserTraining, by_scenery, decibel, pixels, schedule
-from harness.training.walks import CHUNK
+from harness.training.modules import by_scenery, decibel, pixels, schedule
 from metrics.drift import local_contrast
 from metrics.frame import LPIPS
 
@@ -67,15 +66,20 @@ class Restoration(nn.Module):
 
 
 class CodecTraining(L.LightningModule):
-    """Reconstruction of images through noisy latents."""
+    """Reconstruction of images through noisy latents.
 
-    def __init__(self, codec: ConvCodec, steps: int, lr: float, terms: Terms) -> None:
+    frozen: the encoder stays as it is, so that a denoiser that learned in its latents stays valid.
+    """
+
+    def __init__(self, codec: ConvCodec, steps: int, lr: float, terms: Terms, frozen: bool) -> None:
         super().__init__()
         self.codec, self.steps, self.lr = codec.to(memory_format=torch.channels_last), steps, lr
-        self.restoration = Restoration(terms)
+        self.restoration, self.frozen = Restoration(terms), frozen
+        codec.encoder.requires_grad_(not frozen)
 
     def training_step(self, clip: Clip, index: int) -> Tensor:
         torch.manual_seed(self.global_step)  # noise is a function of the step: a resumed run repeats it
+        self.codec.norm.train(not self.frozen)
         images = pixels(clip).contiguous(memory_format=torch.channels_last)
         restored = self.codec(images).float()
         self.log("train/codec_psnr", decibel((restored.detach() - images).square().mean()), prog_bar=True)
@@ -90,51 +94,7 @@ class CodecTraining(L.LightningModule):
             self.log_dict({f"val/codec_{k}_{name}": v for k, v in numbers.items()}, batch_size=len(images))
 
     def configure_optimizers(self):
-        return adam(list(self.codec.parameters()), self.lr, self.steps)
-
-
-class DecoderTraining(L.LightningModule):
-    """The decoder learns to show what the denoiser makes, beside what the encoder makes: it forgives the errors that this denoiser has.
-
-    Encoder and denoiser stay as they are, so every latent means what it meant.
-    """
-
-    def __init__(self, denoiser: DenoiserTraining, steps: int, lr: float, terms: Terms) -> None:
-        super().__init__()
-        self.denoiser = denoiser.eval().requires_grad_(False)
-        self.codec, self.steps, self.lr = denoiser.codec, steps, lr
-        self.codec.decoder.requires_grad_(True)
-        self.restoration = Restoration(terms)
-
-    def latents(self, clip: Clip, g: torch.Generator) -> tuple[Float[Tensor, "n c y x"], Float[Tensor, "n c y x"], Float[Tensor, "n 3 y x"]]:
-        """Latents of the denoiser and of the encoder, and the images that both stand for: all chunks of the clips but the first."""
-        images = clip.frames[:, CHUNK:].flatten(0, 1).float() / 255
-        grid = (images.shape[-2] // 8, images.shape[-1] // 8)
-        with torch.no_grad():
-            made = self.denoiser.sample(clip, g).flatten(0, 1).transpose(1, 2).unflatten(2, grid)
-            return made, self.codec.encode(images).float(), images
-
-    def training_step(self, clip: Clip, index: int) -> Tensor:
-        self.denoiser.eval()
-        made, true, images = self.latents(clip, torch.Generator().manual_seed(self.global_step))
-        restored = self.codec.decode(torch.cat([made, true])).float()
-        self.log("train/decoder_psnr", decibel((restored[: len(images)].detach() - images).square().mean()), prog_bar=True)
-        return self.restoration(restored, torch.cat([images, images]))
-
-    def validation_step(self, clip: Clip, index: int) -> None:
-        for name, some in by_scenery(clip):
-            made, true, images = self.latents(some, torch.Generator().manual_seed(index))
-            with torch.autocast(images.device.type, enabled=False):
-                for source, latents in (("codec", true), ("decoder", made)):
-                    numbers = self.restoration.numbers(self.codec.decode(latents), images)
-                    self.log_dict({f"val/{source}_{k}_{name}": v for k, v in numbers.items()}, batch_size=len(images))
-
-    def configure_optimizers(self):
-        return adam(list(self.codec.decoder.parameters()), self.lr, self.steps)
-
-
-def adam(parameters: list[nn.Parameter], lr: float, steps: int) -> dict:
-    """AdamW with 50 steps of warm-up and a decay over the second half."""
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=1e-4)
-    factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: schedule(s, steps, 50, 0.5))
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+        """AdamW with 50 steps of warm-up and a decay over the second half."""
+        optimizer = torch.optim.AdamW([p for p in self.codec.parameters() if p.requires_grad], lr=self.lr, weight_decay=1e-4)
+        factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: schedule(s, self.steps, 50, 0.5))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}

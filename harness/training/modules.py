@@ -91,18 +91,6 @@ class DenoiserTraining(L.LightningModule):
         x0 = self.network(torch.cat([past, noisy], 1), torch.cat([torch.zeros_like(level), level], 1), rays_, seam)
         return x0[:, past.shape[1] :].float()
 
-    @torch.no_grad()
-    def sample(self, clip: Clip, g: torch.Generator) -> Float[Tensor, "b f s c"]:
-        """What the model makes of every chunk but the first, given the true chunks before it: all passes, as in a rollout."""
-        latents, features, positions = self.inputs(clip)
-        past, shape = latents[:, :-CHUNK], latents[:, CHUNK:].shape
-        x = x0 = torch.randn(shape, generator=g).to(latents)
-        for number, t in enumerate(self.levels):
-            if number:
-                x = torch.lerp(x0, torch.randn(shape, generator=g).to(latents), t)
-            x0 = self.predict(past, x, torch.full(shape[:2], t).to(latents), features, positions)
-        return x0
-
     def training_step(self, clip: Clip, index: int) -> None:
         step = int(self.step)
         loss, top = self.loss(clip, torch.Generator().manual_seed(10**6 + step))
