@@ -75,7 +75,7 @@ class Phase:
 
 
 class Clips(Dataset[Clip]):
-    """Clip (phase, i) is a pure function of its index. After `unique` scenes they come again (from memory, other noise)."""
+    """Clip (phase, i) is a pure function of its index. After `unique` scenes they come again (from memory if they are few, other noise)."""
 
     def __init__(self, seeds: range, unique: int, phases: list[Phase], scenery: Scenery) -> None:
         self.seeds, self.unique, self.phases, self.scenery = seeds, unique, phases, scenery
@@ -86,7 +86,7 @@ class Clips(Dataset[Clip]):
         about = (index, p.chunks, p.walk_chunks)
         if about not in self.seen:
             clip = make_clip(self.seeds[index], p.chunks, p.walk_chunks, self.scenery)
-            if len(self.seen) < KEPT:
+            if self.unique <= KEPT:  # more would fill the memory and hardly come again
                 self.seen[about] = clip
             return clip
         return self.seen[about]
