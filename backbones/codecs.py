@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-NOISE = 0.15  # on the latents while training: the decoder learns to forgive what a denoiser leaves
+NOISE = 0.15  # at most, on the latents while training: the decoder learns to forgive what a denoiser leaves
 
 
 class Residual(nn.Module):
@@ -23,33 +23,36 @@ class Residual(nn.Module):
 class ConvCodec(nn.Module):
     """Deterministic autoencoder with unit-variance latents (a batch norm without gain at the bottleneck).
 
-    encode: images in [0, 1], b 3 8y 8x -> b c y x.  decode: the inverse.
+    encode: images in [0, 1], b 3 8y 8x -> b c y x.  decode: the inverse.  blocks: residual blocks at every resolution.
     """
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, blocks: int = 1) -> None:
         super().__init__()
         half, full = width, 2 * width
+
+        def residuals(width: int, more: int = 0) -> list[Residual]:
+            return [Residual(width) for _ in range(blocks + more)]
+
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(2),
             nn.Conv2d(12, half, 3, padding=1),
-            Residual(half),
+            *residuals(half),
             nn.Conv2d(half, full, 4, 2, 1),
-            Residual(full),
+            *residuals(full),
             nn.Conv2d(full, full, 4, 2, 1),
-            Residual(full),
+            *residuals(full),
             nn.Conv2d(full, channels, 1),
         )
         self.norm = nn.BatchNorm2d(channels, affine=False)
         self.decoder = nn.Sequential(
             nn.Conv2d(channels, full, 3, padding=1),
-            Residual(full),
-            Residual(full),
+            *residuals(full, 1),
             nn.Conv2d(full, 4 * full, 1),
             nn.PixelShuffle(2),
-            Residual(full),
+            *residuals(full),
             nn.Conv2d(full, 4 * half, 1),
             nn.PixelShuffle(2),
-            Residual(half),
+            *residuals(half),
             nn.Conv2d(half, 12, 3, padding=1),
             nn.PixelShuffle(2),
         )
@@ -61,9 +64,31 @@ class ConvCodec(nn.Module):
         return self.decoder(latents) + 0.5
 
     def forward(self, images: Float[Tensor, "b 3 py px"]) -> Float[Tensor, "b 3 py px"]:
-        """Reconstruction through noisy latents, for training."""
+        """Reconstruction through latents with noise of a random strength, for training."""
         latents = self.encode(images)
-        return self.decode(latents + NOISE * torch.randn_like(latents))
+        strength = NOISE * torch.rand(len(latents), 1, 1, 1, device=latents.device)
+        return self.decode(latents + strength * torch.randn_like(latents))
+
+    def grow(self, smaller: "ConvCodec") -> None:
+        """Become another codec of the same width with fewer residual blocks: the additional ones start as the identity.
+
+        With another number of channels, the layers at the bottleneck start anew.
+        """
+        same = self.norm.num_features == smaller.norm.num_features
+        for mine, theirs in ((self.encoder, smaller.encoder), (self.decoder, smaller.decoder)):
+            rest = list(theirs)
+            for layer in mine:
+                if not isinstance(layer, Residual):
+                    rest = rest[next(i for i, other in enumerate(rest) if not isinstance(other, Residual)) :]
+                elif not rest or not isinstance(rest[0], Residual):
+                    nn.init.zeros_(layer.outer.weight)
+                    nn.init.zeros_(layer.outer.bias)
+                    continue
+                tensors = rest.pop(0).state_dict()
+                if same or all(v.shape == tensors[k].shape for k, v in layer.state_dict().items()):
+                    layer.load_state_dict(tensors)
+        if same:
+            self.norm.load_state_dict(smaller.norm.state_dict())
 
 
 class PreviewCodec:

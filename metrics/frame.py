@@ -131,6 +131,11 @@ class LPIPS(FrameMetric):
         at = torch.arange(len(a))[None]
         return self.compare(torch.cat([a, b]), at, at + len(a))[0]
 
+    def distance(self, a: Float[Tensor, "n 3 y x"], b: Float[Tensor, "n 3 y x"]) -> Float[Tensor, "n"]:
+        """The score, with gradients: a term of a training loss."""
+        at = torch.arange(len(a))
+        return self._distances(self._features(torch.cat([a, b])), at, at + len(a))
+
     @torch.no_grad()
     def compare(self, images: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """The network sees every image once, as long as the features of all fit into `FEATURES` bytes."""

@@ -1,14 +1,22 @@
 """Training as a product: it goes on after a crash as if nothing had happened, and it learns."""
 
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from backbones.rooms import RoomsBackbone
-from harness.training.clips import Batches, Phase, make_clip
-from harness.training.modules import DenoiserTraining, schedule
+from backbones.codecs import ConvCodec
+from backbones.rooms import RoomsBackbone, load_weights
+from backbones.rooms_network import RoomsNetwork
+from harness.training.clips import Batches, Phase, Scenery, collate, make_clip
+from harness.training.codec import CodecTraining, Terms, texture_error
+from harness.training.modules import DenoiserTraining, pixels, schedule
+from harness.training.teacher import attention
 from harness.training.train import train
+from harness.training.walks import CHUNK, KINDS, choose
 from tests.conftest import CONF
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -17,13 +25,17 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def config(out, **changes) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("experiment/train_rooms")
+    few = {"chunks": 2, "walk_chunks": 3, "batch": 2, "steps": 1}
     small = {
         "out": str(out), "compile": False, "workers": 0, "device": "cpu", "checkpoint_steps": 2, "world": {"size": 16},
-        "codec": {"channels": 4, "width": 4, "unique": 4, "validate_every": 4, "phases": [{"chunks": 2, "walk_chunks": 3, "batch": 2, "steps": 4}]},
+        "codec": {"channels": 4, "width": 4, "blocks": 1, "unique": 4, "validate_every": 4, "validation": few,
+                  "phases": [{"chunks": 2, "walk_chunks": 3, "batch": 2, "steps": 4}]},
+        "terms": {"perceptual": 0.0},
         "network": {"width": 64, "layers": 2, "heads": 2, "mlp": 2},
-        "denoiser": {"unique": 4, "validate_every": 6, "warmup": 2,
+        "denoiser": {"unique": 4, "validate_every": 6, "warmup": 2, "validation": few, "rounds": 1,
                      "phases": [{"chunks": 3, "walk_chunks": 4, "batch": 2, "steps": 4}, {"chunks": 4, "walk_chunks": 5, "batch": 1, "steps": 2}]},
         "samples": {"trajectories": 1, "size": [16, 16]},
+        "recall": {"gaps": [1, 2], "scenes": 1},
     }  # fmt: skip
     return OmegaConf.merge(cfg, small, changes)
 
@@ -47,8 +59,80 @@ def test_a_crash_changes_nothing(crash_at, tmp_path, monkeypatch):
     assert torch.load(tmp_path / "cut/denoiser/last.ckpt", weights_only=False)["global_step"] == 12, "all steps of both optimizers"
     for x, y in zip(a.network.state_dict().values(), b.network.state_dict().values(), strict=True):
         assert torch.equal(x, y)
-    assert (tmp_path / "cut" / "samples").is_dir()
-    assert "val/psnr_guided" in next((tmp_path / "whole" / "denoiser").rglob("metrics.csv")).read_text()
+    log = next((tmp_path / "whole" / "denoiser").rglob("metrics.csv")).read_text()
+    assert all(column in log for column in ("val/psnr_guided", "val/recall_01", "val/recall_02"))
+    recall = (tmp_path / "cut" / "samples" / "recall.csv").read_text()
+    assert recall == (tmp_path / "whole" / "samples" / "recall.csv").read_text()
+    assert [line.split(",")[:3] for line in recall.split()[1:]] == [["6", scenes, gap] for gap in "12" for scenes in ("rooms", "houses")]
+    assert {f.name for f in (tmp_path / "whole" / "samples").iterdir()} == {"000006.png", "recall.csv", "recall.png"}
+
+
+def test_training_goes_on_from_a_weights_file(tmp_path):
+    """Codec and denoiser are the file's, the steps are counted on, and what does not fit says so."""
+    first = train(config(tmp_path / "first"))
+    still = {"lr_muon": 0.0, "lr_adam": 0.0}  # what it begins with, it ends with
+    second = train(config(tmp_path / "second", start=str(first), codec={"phases": []}, denoiser=still))
+    (about, before), (about_second, after) = (load_weights(path) for path in (first, second))
+    assert (about["steps"], about_second["steps"]) == (6, 12)
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert torch.equal(value, after[name]), name
+    assert load_weights(tmp_path / "second" / "latest.safetensors")[0]["steps"] == 12
+    with pytest.raises(ValueError, match="other sizes"):
+        train(config(tmp_path / "third", start=str(first), network={"width": 96}))
+
+
+def test_a_codec_grows_without_a_change():
+    """More residual blocks start as the identity; another number of channels keeps what does not touch the latents."""
+    torch.manual_seed(0)
+    small, images = ConvCodec(4, 4), torch.rand(2, 3, 16, 16)
+    small(images)  # statistics for the norm
+    large, wide = ConvCodec(4, 4, blocks=3), ConvCodec(6, 4, blocks=2)
+    large.grow(small)
+    wide.grow(small)
+    for codec in (small, large, wide):
+        codec.eval()
+    assert torch.equal(small.encode(images), large.encode(images))
+    assert torch.equal(small.decode(small.encode(images)), large.decode(small.encode(images)))
+    assert torch.equal(small.encoder[1].weight, wide.encoder[1].weight)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        ConvCodec(4, 6).grow(small)
+
+
+def test_texture_is_compared_and_not_its_place():
+    """Noise of half the strength is too smooth by log 2; other noise of the same strength is nearly right, although no pixel is."""
+    noise, other = 0.5 * torch.randn(2, 8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert texture_error(noise, noise) == 0
+    assert texture_error(0.5 * noise, noise).item() == pytest.approx(math.log(2) ** 2, rel=0.01)
+    assert texture_error(other, noise) < 0.1 * math.log(2) ** 2
+    flat = torch.zeros(1, 3, 16, 16, requires_grad=True)
+    texture_error(flat, torch.ones(1, 3, 16, 16)).backward()
+    assert flat.grad is not None
+    assert flat.grad.isfinite().all()
+
+
+def test_the_decoder_learns_alone(tmp_path):
+    """With a model that is there: encoder and denoiser stay, bit by bit."""
+    first = train(config(tmp_path / "first"))
+    second = train(config(tmp_path / "second", start=str(first), codec={"frozen": True}, denoiser={"rounds": 0}))
+    (about, before), (about_second, after) = (load_weights(path) for path in (first, second))
+    assert about["steps"] == about_second["steps"] == 6
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.startswith("codec.decoder.")}
+
+
+def test_the_perceptual_term_has_gradients():
+    clip = collate([make_clip(5, 1, 1, Scenery(32, 80.0, 0.12, houses=1.0))])
+    losses, gradients = [], []
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        module = CodecTraining(ConvCodec(4, 4), 10, 1e-3, Terms(0.02, weight, 0.0), frozen=False)
+        loss = module.restoration(module.codec(pixels(clip)), pixels(clip))
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(module.codec.decoder[0].weight.grad.norm().item())
+    assert losses[1] > losses[0] + 0.1
+    assert gradients[1] > 2 * gradients[0]
 
 
 def test_batches_go_on_where_they_were_left():
@@ -60,11 +144,54 @@ def test_batches_go_on_where_they_were_left():
         assert len(Batches(phases, start)) == len(everything), "a resumed epoch goes on counting"
 
 
-def test_clips_are_functions_of_their_seed():
-    a, b = (make_clip(7, 3, 6, 16, 80.0, 0.12) for _ in range(2))
-    assert torch.equal(a.frames, b.frames)
+@pytest.mark.parametrize("houses", [0.0, 1.0])
+def test_clips_are_functions_of_their_seed(houses):
+    scenery = Scenery(16, 80.0, 0.12, houses)
+    a, b = (make_clip(7, 3, 6, scenery) for _ in range(2))
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     assert a.frames.shape == (9, 3, 16, 16)
-    assert not torch.equal(a.frames, make_clip(8, 3, 6, 16, 80.0, 0.12).frames)
+    assert bool(a.house) == bool(houses)
+    assert not torch.equal(a.frames, make_clip(8, 3, 6, scenery).frames)
+    with pytest.raises(ValueError, match="walk_chunks=4"):
+        make_clip(7, 4, 3, scenery)
+    with pytest.raises(ValueError, match="houses=2"):
+        Scenery(16, 80.0, 0.12, 2)
+
+
+def test_clips_mix_rooms_and_houses_and_three_kinds():
+    """The mixture has its shares, and a jump goes where the camera was, while time goes on."""
+    houses = [bool(make_clip(seed, 1, 1, Scenery(8, 80.0, 0.12, 0.5)).house) for seed in range(60)]
+    assert 20 < sum(houses) < 40
+    kinds = {"contiguous": 0, "skipping": 0, "cutting": 0}
+    back = 0
+    for seed in range(300):
+        shown, times = choose(torch.Generator().manual_seed(seed), 6, 20 * CHUNK)
+        assert len(shown) == len(times) == 6 * CHUNK
+        assert shown.min() >= 0
+        assert shown.max() < 20 * CHUNK
+        assert (times.diff() > 0).all(), "time never goes back"
+        assert (times.view(6, CHUNK).diff() == 1).all(), "a chunk is whole"
+        assert (shown.view(6, CHUNK).diff().abs() == 1).all()
+        contiguous = bool((shown == torch.arange(18)).all() and (times == torch.arange(18)).all())
+        kind = "contiguous" if contiguous else "skipping" if torch.equal(shown, times) else "cutting"
+        kinds[kind] += 1
+        back += kind == "cutting" and len(shown.unique()) < len(shown)
+    assert all(abs(count / 300 - KINDS[kind]) < 0.08 for kind, count in kinds.items()), kinds
+    assert back > 0.6 * kinds["cutting"]
+
+
+def test_in_mixed_precision_attention_is_the_same():
+    """Its products one after the other, against torch's fused kernel; forward and backward."""
+    torch.manual_seed(0)
+    rows = [torch.randn(1, 2, n, 32, requires_grad=True) for n in (12, 36, 36)]
+    fused = F.scaled_dot_product_attention(*rows)
+    expected = torch.autograd.grad(fused.square().sum(), rows)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mine = attention(*rows)
+    assert mine.dtype == torch.bfloat16, "the other way is taken"
+    torch.testing.assert_close(mine.float(), fused, atol=2e-2, rtol=0)
+    for got, wanted in zip(torch.autograd.grad(mine.float().square().sum(), rows), expected, strict=True):
+        torch.testing.assert_close(got, wanted, atol=5e-2, rtol=0)
 
 
 def test_schedule():
@@ -76,12 +203,8 @@ def test_schedule():
 
 def test_the_network_learns_to_copy_from_memory():
     """On one clip, overfitted: without the past the last chunk cannot be told from pure noise; with it, it can."""
-    from backbones.codecs import ConvCodec
-    from backbones.rooms_network import RoomsNetwork
-    from harness.training.clips import collate
-
     torch.manual_seed(0)
-    clip = collate([make_clip(3, 3, 3, 16, 80.0, 0.12)])
+    clip = collate([make_clip(3, 3, 3, Scenery(16, 80.0, 0.12))])
     codec = ConvCodec(4, 4)
     codec(clip.frames[0].float() / 255)
     module = DenoiserTraining(RoomsNetwork(4, 64, 2, 2, 2, 4), codec, (1.0,), (1.0,), 0.0, 60, 5, 0.4, 0.02, 2e-3)

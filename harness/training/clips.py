@@ -1,74 +1,67 @@
-"""Training clips: random walks through random rooms that come back, in chunks that may be far apart in time."""
+"""Training clips: walks through random rooms and houses, in chunks that may be far apart in time and in place."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
-from torch import Generator, Tensor
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from harness.worlds.poses import integrate, pinhole
-from harness.worlds.rooms import make_room, place, render
+from harness.training.walks import CHUNK, choose, house_walk, room_walk
+from harness.worlds.poses import pinhole, relative
+from harness.worlds.scene import render
 
-CHUNK = 3  # latent frames
+KEPT = 4096  # clips in memory: 48 frames of 64x64 are 0.6 MB
 
 
 class Clip(NamedTuple):
     """A named tuple, which Lightning can move to a device.
 
     frames: images as uint8. c2w: poses relative to the walk's start. times: latent frame of each frame in its walk.
+    house: whether the scene is a house, else a room.
     """
 
     frames: UInt8[Tensor, "f 3 y x"]
     c2w: Float[Tensor, "f 4 4"]
     intrinsics: Float[Tensor, "f 4"]
     times: Float[Tensor, "f"]
+    house: Bool[Tensor, ""]
 
 
-def random_walk(g: Generator, frames: int) -> Float[Tensor, "f 6"]:
-    """Actions made of segments of 2 to 7 frames: turns of 4 to 14 degrees a frame, steps in all four directions, holds."""
-    actions = torch.zeros(frames, 6)
-    at = 1
-    while at < frames:
-        end = at + int(torch.randint(2, 8, (1,), generator=g))
-        turn, walk = (torch.rand(2, generator=g) < torch.tensor([0.75, 0.4])).tolist()
-        if turn:
-            sign = 1 if torch.rand(1, generator=g) < 0.5 else -1
-            actions[at:end, 4] = sign * (4 + 10 * torch.rand(1, generator=g))
-        if walk:
-            actions[at:end, int(torch.randint(4, (1,), generator=g))] = 1
-        at = end
-    return actions
+@dataclass(frozen=True)
+class Scenery:
+    """What clips show. size: pixels a side. fov: degrees. step: metres a frame in a room. houses: their share, the rest are rooms.
 
-
-def random_poses(g: Generator, frames: int, step: float) -> Float[Tensor, "f 4 4"]:
-    """A walk of `frames` poses; two in three walk back the way they came, so that early views return late."""
-    if torch.rand(1, generator=g) < 2 / 3:
-        out = integrate(random_walk(g, frames // 2 + 1), step)
-        return torch.cat([out, out.flip(0)[1:]])[:frames]
-    return integrate(random_walk(g, frames), step)
-
-
-def make_clip(seed: int, chunks: int, walk_chunks: int, size: int, fov: float, step: float) -> Clip:
-    """The clip of a seed: `chunks` chunks out of a walk of `walk_chunks`, contiguous from its start in half of the cases.
-
-    Skipping chunks shows the model windows with holes and late times, as every cache policy will make them: no policy's
-    windows are then out of distribution.
+    Raises ValueError for a share outside [0, 1].
     """
+
+    size: int
+    fov: float
+    step: float
+    houses: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.houses <= 1:
+            raise ValueError(f"world.houses={self.houses} is a share of the clips; use 0 (rooms alone) to 1 (houses alone)")
+
+
+def make_clip(seed: int, chunks: int, walk_chunks: int, scenery: Scenery) -> Clip:
+    """The clip of a seed: `chunks` chunks that show frames of a walk of `walk_chunks` chunks, see `walks.choose`.
+
+    Raises ValueError for a walk that is shorter than its clip.
+    """
+    if walk_chunks < chunks:
+        raise ValueError(f"a clip of {chunks} chunks does not fit a walk of {walk_chunks}; set walk_chunks={chunks} or more")
     g = torch.Generator().manual_seed(seed)
-    room = make_room(seed)
-    c2w = random_poses(g, walk_chunks * CHUNK, step)
-    chosen = torch.arange(chunks)
-    if torch.rand(1, generator=g) < 0.5:
-        chosen = torch.randperm(walk_chunks, generator=g)[:chunks].sort().values
-    times = (chosen[:, None] * CHUNK + torch.arange(CHUNK)).flatten()
-    c2w = c2w[times]
-    world, c2w = place(g, room, c2w)
-    intrinsics = pinhole(fov, (size, size), len(times))
-    frames = render(room, world, intrinsics, (size, size))
-    return Clip((frames * 255).round().byte(), c2w, intrinsics, times.float())
+    house = bool(torch.rand(1, generator=g) < scenery.houses)
+    walk = (house_walk if house else room_walk)(seed, g, walk_chunks * CHUNK, scenery.step)
+    shown, times = choose(g, chunks, len(walk.c2w))
+    size, c2w = (scenery.size, scenery.size), walk.c2w[shown]
+    intrinsics = pinhole(scenery.fov, size, len(times))
+    frames = render(walk.scene, c2w, intrinsics, size)
+    return Clip((frames * 255).round().byte(), relative(c2w, walk.c2w[0]), intrinsics, times.float(), torch.tensor(house))
 
 
 @dataclass(frozen=True)
@@ -82,19 +75,21 @@ class Phase:
 
 
 class Clips(Dataset[Clip]):
-    """Clip (phase, i) is a pure function of its index. After `unique` scenes they come again (from memory, other noise)."""
+    """Clip (phase, i) is a pure function of its index. After `unique` scenes they come again (from memory if they are few, other noise)."""
 
-    def __init__(self, seeds: range, unique: int, phases: list[Phase], size: int, fov: float, step: float) -> None:
-        self.seeds, self.unique, self.phases = seeds, unique, phases
-        self.world = (size, fov, step)
-        self.seen: dict[tuple[int, int], Clip] = {}
+    def __init__(self, seeds: range, unique: int, phases: list[Phase], scenery: Scenery) -> None:
+        self.seeds, self.unique, self.phases, self.scenery = seeds, unique, phases, scenery
+        self.seen: dict[tuple[int, int, int], Clip] = {}
 
     def __getitem__(self, key: tuple[int, int]) -> Clip:
-        phase, index = key[0], key[1] % self.unique
-        if (phase, index) not in self.seen:
-            p = self.phases[phase]
-            self.seen[phase, index] = make_clip(self.seeds[index], p.chunks, p.walk_chunks, *self.world)
-        return self.seen[phase, index]
+        p, index = self.phases[key[0]], key[1] % self.unique
+        about = (index, p.chunks, p.walk_chunks)
+        if about not in self.seen:
+            clip = make_clip(self.seeds[index], p.chunks, p.walk_chunks, self.scenery)
+            if self.unique <= KEPT:  # more would fill the memory and hardly come again
+                self.seen[about] = clip
+            return clip
+        return self.seen[about]
 
 
 class Batches(Sampler[list[tuple[int, int]]]):
@@ -117,4 +112,4 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
 
 def collate(clips: list[Clip]) -> Clip:
-    return Clip(*(torch.stack([getattr(c, name) for c in clips]) for name in ("frames", "c2w", "intrinsics", "times")))
+    return Clip(*(torch.stack([getattr(c, name) for c in clips]) for name in Clip._fields))

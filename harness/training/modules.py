@@ -1,4 +1,4 @@
-"""The two Lightning modules: the codec, and the denoiser that learns in its latents."""
+"""The Lightning module of the denoiser, which learns in the codec's latents, and what it shares with the codec's."""
 
 import lightning as L
 import torch
@@ -17,34 +17,20 @@ def decibel(error: Tensor) -> Tensor:
     return -10 * torch.log10(error.clamp(min=1e-10))
 
 
+def pixels(clip: Clip) -> Float[Tensor, "n 3 y x"]:
+    """All images of a batch of clips, in [0, 1]."""
+    return clip.frames.flatten(0, 1).float() / 255
+
+
+def by_scenery(clip: Clip) -> list[tuple[str, Clip]]:
+    """The clips of a batch in rooms and those in houses, where there are any."""
+    parts = (("rooms", ~clip.house), ("houses", clip.house))
+    return [(name, Clip(*(x[chosen] for x in clip))) for name, chosen in parts if chosen.any()]
+
+
 def schedule(step: int, steps: int, warmup: int, decay: float) -> float:
     """Learning-rate factor: linear warm-up, constant, linear decay to zero over the last `decay` of the run."""
     return min(1.0, (step + 1) / max(1, warmup), (steps - step) / max(1.0, decay * steps))
-
-
-class CodecTraining(L.LightningModule):
-    """Mean squared plus a little absolute error of the reconstruction through noisy latents."""
-
-    def __init__(self, codec: ConvCodec, steps: int, lr: float) -> None:
-        super().__init__()
-        self.codec, self.steps, self.lr = codec, steps, lr
-
-    def training_step(self, clip: Clip, index: int) -> Tensor:
-        torch.manual_seed(self.global_step)  # noise is a function of the step: a resumed run repeats it
-        images = clip.frames.flatten(0, 1).float() / 255
-        error = self.codec(images) - images
-        self.log("train/codec_psnr", decibel(error.square().mean()), prog_bar=True)
-        return error.square().mean() + 0.02 * error.abs().mean()
-
-    def validation_step(self, clip: Clip, index: int) -> None:
-        images = clip.frames.flatten(0, 1).float() / 255
-        restored = self.codec.decode(self.codec.encode(images)).clamp(0, 1)
-        self.log("val/codec_psnr", decibel((restored - images).square().mean((1, 2, 3))).mean(), batch_size=len(images))
-
-    def configure_optimizers(self):
-        optimizer = torch.optim.AdamW(self.codec.parameters(), lr=self.lr, weight_decay=1e-4)
-        factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: schedule(s, self.steps, 50, 0.5))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
 
 class DenoiserTraining(L.LightningModule):
@@ -74,15 +60,16 @@ class DenoiserTraining(L.LightningModule):
     def inputs(self, clip: Clip) -> tuple[Float[Tensor, "b f s c"], Float[Tensor, "b f s r"], Float[Tensor, "b f s 3"]]:
         """Latents, ray features and RoPE positions of a batch of clips."""
         with torch.no_grad():
-            latents = self.codec.encode(clip.frames.flatten(0, 1).float() / 255)
+            latents = self.codec.encode(pixels(clip)).float()
         grid = (latents.shape[-2], latents.shape[-1])
         tokens = latents.flatten(2).transpose(1, 2).unflatten(0, clip.times.shape)
-        origin, direction = rays(clip.c2w.flatten(0, 1), clip.intrinsics.flatten(0, 1), grid, grid[0] / clip.frames.shape[-2])
-        features = ray_features(origin, direction).unflatten(0, clip.times.shape)
-        return tokens, features, ray_positions(clip.times.flatten(), direction).unflatten(0, clip.times.shape)
+        with torch.autocast(latents.device.type, enabled=False):  # geometry is not for bfloat16
+            origin, direction = rays(clip.c2w.flatten(0, 1), clip.intrinsics.flatten(0, 1), grid, grid[0] / clip.frames.shape[-2])
+            features = ray_features(origin, direction).unflatten(0, clip.times.shape)
+            return tokens, features, ray_positions(clip.times.flatten(), direction).unflatten(0, clip.times.shape)
 
-    def loss(self, clip: Clip, g: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Mean squared error of x0 over all noisy chunks, and at the highest level alone (what memory has to explain)."""
+    def loss(self, clip: Clip, g: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean squared error of x0 over all noisy chunks, and at the highest level alone (what memory has to explain) by scenery."""
         latents, features, positions = self.inputs(clip)
         b, f = clip.times.shape
         noise = torch.randn(latents.shape, generator=g).to(latents)
@@ -91,14 +78,18 @@ class DenoiserTraining(L.LightningModule):
         chosen = torch.multinomial(torch.tensor(self.level_weights), b * (f // CHUNK - 1), replacement=True, generator=g)
         level = torch.tensor(self.levels)[chosen].view(b, -1).repeat_interleave(CHUNK, 1).to(latents)
         noisy = torch.lerp(target, torch.randn(target.shape, generator=g).to(latents), level[..., None, None])
-        seam = TeacherForcing(positions, CHUNK * latents.shape[2])
-        x = torch.cat([past, noisy], 1)
-        levels = torch.cat([torch.zeros_like(level), level], 1)
-        rays_ = torch.cat([features[:, :-CHUNK], features[:, CHUNK:]], 1)
-        x0 = self.network(x, levels, rays_, seam)[:, f - CHUNK :]
-        error = (x0.float() - target).square().mean((2, 3))
+        x0 = self.predict(past, noisy, level, features, positions)
+        error = (x0 - target).square().mean((2, 3))
         top = level == max(self.levels)
-        return error.mean(), (error * top).sum() / top.sum().clamp(min=1)
+        parts = {name: error[chosen & top] for name, chosen in (("rooms", ~clip.house[:, None]), ("houses", clip.house[:, None]))}
+        return error.mean(), {f"loss_pure_noise_{name}": part.mean().detach() for name, part in parts.items() if len(part)}
+
+    def predict(self, past: Tensor, noisy: Tensor, level: Tensor, features: Tensor, positions: Tensor) -> Float[Tensor, "b f s c"]:
+        """x0 of all chunks but the first, every one given the clean chunks before it. level: b f, features and positions: of all chunks."""
+        seam = TeacherForcing(positions, CHUNK * past.shape[2])
+        rays_ = torch.cat([features[:, :-CHUNK], features[:, CHUNK:]], 1)
+        x0 = self.network(torch.cat([past, noisy], 1), torch.cat([torch.zeros_like(level), level], 1), rays_, seam)
+        return x0[:, past.shape[1] :].float()
 
     def training_step(self, clip: Clip, index: int) -> None:
         step = int(self.step)
@@ -115,11 +106,11 @@ class DenoiserTraining(L.LightningModule):
         for optimizer in optimizers:
             optimizer.step()
         self.step += 1
-        self.log_dict({"train/loss": loss, "train/loss_pure_noise": top}, prog_bar=True)
+        self.log_dict({"train/loss": loss, **{f"train/{k}": v for k, v in top.items()}}, prog_bar=True)
 
     def validation_step(self, clip: Clip, index: int) -> None:
         loss, top = self.loss(clip, torch.Generator().manual_seed(index))
-        self.log_dict({"val/loss": loss, "val/loss_pure_noise": top}, batch_size=len(clip.times), prog_bar=True)
+        self.log_dict({"val/loss": loss, **{f"val/{k}": v for k, v in top.items()}}, batch_size=len(clip.times), prog_bar=True)
 
     def configure_optimizers(self):
         linear = (".qkv.weight", ".out.weight", ".up.weight", ".down.weight")

@@ -14,32 +14,47 @@ from torch.utils.data import DataLoader
 from backbones.codecs import ConvCodec
 from backbones.rooms import pack, save_weights
 from backbones.rooms_network import RoomsNetwork
-from harness.training.clips import CHUNK, Batches, Clips, Phase, collate
-from harness.training.modules import CodecTraining, DenoiserTraining
+from harness.training.clips import CHUNK, Batches, Clips, Phase, Scenery, collate
+from harness.training.codec import CodecTraining, Terms
+from harness.training.modules import DenoiserTraining
+from harness.training.recall import RecallCurve
 from harness.training.samples import SampleGrid
+from harness.training.start import begin
 from harness.worlds.rooms import SEEDS
 
 
-def fit(name: str, module: L.LightningModule, stage: DictConfig, cfg: DictConfig, optimizers: int, callbacks: list[L.Callback]) -> None:
-    """Run one stage to its end, from its last checkpoint if there is one.
+def length(stage: DictConfig) -> int:
+    """Steps of a stage."""
+    return sum(p.steps for p in stage.phases) * stage.get("rounds", 1)
+
+
+def fit(
+    name: str, module: L.LightningModule, stage: DictConfig, cfg: DictConfig, optimizers: int, callbacks: list[L.Callback], result: torch.nn.Module
+) -> None:
+    """Run one stage to its end, from its last checkpoint if there is one. What was learned is in `result`, and in a file of the stage's name.
 
     Lightning counts every optimizer's step, so its step is `optimizers` times ours.
     """
+    finished = Path(cfg.out) / f"{name}.safetensors"
+    if finished.exists():
+        result.load_state_dict(load_file(finished))
+        return
     folder = Path(cfg.out) / name
-    phases = [Phase(**p) for p in stage.phases]
-    steps = sum(p.steps for p in phases)
+    phases = [Phase(**p) for p in stage.phases] * stage.get("rounds", 1)
+    steps = length(stage)
     last = folder / "last.ckpt"
     done = torch.load(last, map_location="cpu", weights_only=False)["global_step"] // optimizers if last.exists() else 0
+    scenery = Scenery(**cfg.world)
     scenes = SEEDS["train"][cfg.seed * 10**6 : (cfg.seed + 1) * 10**6]
     train = DataLoader(
-        Clips(scenes, stage.unique, phases, **cfg.world),
+        Clips(scenes, stage.unique, phases, scenery),
         batch_sampler=Batches(phases, done),
         collate_fn=collate,
         num_workers=cfg.workers,
         persistent_workers=cfg.workers > 0,
     )
-    fixed = [Phase(phases[0].chunks, phases[0].walk_chunks, 8, 2)]
-    validation = DataLoader(Clips(SEEDS["validation"], 16, fixed, **cfg.world), batch_sampler=Batches(fixed, 0), collate_fn=collate)
+    fixed = [Phase(stage.validation.chunks, stage.validation.walk_chunks, stage.validation.batch, stage.validation.steps)]
+    validation = DataLoader(Clips(SEEDS["validation"], 10**6, fixed, scenery), batch_sampler=Batches(fixed, 0), collate_fn=collate)
     # by steps: with manual optimisation Lightning ignores a time interval, without a word
     saving = ModelCheckpoint(folder, "last", every_n_train_steps=cfg.checkpoint_steps * optimizers, enable_version_counter=False)
     trainer = L.Trainer(
@@ -57,6 +72,7 @@ def fit(name: str, module: L.LightningModule, stage: DictConfig, cfg: DictConfig
         enable_model_summary=False,
     )
     trainer.fit(module, train, validation, ckpt_path=str(last) if last.exists() else None, weights_only=False)
+    save_file({k: v.contiguous() for k, v in result.state_dict().items()}, finished)
 
 
 def _logger(name: str, cfg: DictConfig, done: int) -> CSVLogger | WandbLogger:
@@ -75,20 +91,22 @@ def train(cfg: DictConfig) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     settings = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(settings, dict)
-    codec_sizes = {k: settings["codec"][k] for k in ("channels", "width")}
+    codec_sizes = {k: settings["codec"][k] for k in ("channels", "width", "blocks")}
     codec = ConvCodec(**codec_sizes)
-    if not (out / "codec.safetensors").exists():
-        fit("codec", CodecTraining(codec, sum(p.steps for p in cfg.codec.phases), cfg.codec.lr), cfg.codec, cfg, 1, [])
-        save_file(codec.state_dict(), out / "codec.safetensors")
-    codec.load_state_dict(load_file(out / "codec.safetensors"))
     side = cfg.world.size // 8
     network = RoomsNetwork(channels=cfg.codec.channels, tokens=side * side, **cfg.network)
+    seen = begin(Path(cfg.start), codec, network) if cfg.start else 0
+    terms = Terms(**settings["terms"])
+    if cfg.codec.phases:
+        fit("codec", CodecTraining(codec, length(cfg.codec), cfg.codec.lr, terms, cfg.codec.frozen), cfg.codec, cfg, 1, [], codec)
     if cfg.compile:
         network.compile()
     model = {"grid": [side, side], "chunk": CHUNK, "levels": settings["denoiser"]["levels"], "codec": codec_sizes, "network": settings["network"]}
     keys = ("levels", "level_weights", "context_noise", "warmup", "decay", "lr_muon", "lr_adam")
-    module = DenoiserTraining(network, codec, steps=sum(p.steps for p in cfg.denoiser.phases), **{k: settings["denoiser"][k] for k in keys})
-    samples = SampleGrid(out / "samples", instantiate(cfg.samples, _convert_="all"), model)
-    fit("denoiser", module, cfg.denoiser, cfg, 2, [samples, EMAWeightAveraging(decay=cfg.denoiser.ema)])
-    save_weights(out / "rooms.safetensors", model, pack(codec, network))
+    module = DenoiserTraining(network, codec, steps=length(cfg.denoiser), **{k: settings["denoiser"][k] for k in keys})
+    if module.steps:
+        samples = SampleGrid(out / "samples", instantiate(cfg.samples, _convert_="all"), model, seen)
+        recall = RecallCurve(out / "samples", Scenery(**cfg.world), model, **settings["recall"], seen=seen)
+        fit("denoiser", module, cfg.denoiser, cfg, 2, [samples, recall, EMAWeightAveraging(decay=cfg.denoiser.ema)], network)
+    save_weights(out / "rooms.safetensors", model | {"steps": seen + module.steps}, pack(codec, network))
     return out / "rooms.safetensors"
