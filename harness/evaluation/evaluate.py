@@ -8,16 +8,21 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
+from harness.backbone import Backbone
+from harness.cache.stores import PackedStore
+from harness.policy import CachePolicy
 from harness.reporting.pictures import experiment_pictures, run_pictures
 from harness.reporting.table import Run, headline
 from harness.reporting.terminal import comparison, console
@@ -29,7 +34,9 @@ from harness.settings.nested import flatten
 from harness.settings.policy_line import policy_line
 from harness.snapshot.snapshot import is_saved
 from harness.system.files import write_atomic
-from metrics.metric_set import MetricSet
+
+if TYPE_CHECKING:
+    from metrics.metric_set import MetricSet
 
 COMPARABLE = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone
 
@@ -61,10 +68,13 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
     if results is None or fresh:
         folder.create()
         write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+        parts = _parts(cfg, settings)
+        from metrics.metric_set import MetricSet
+
         metrics = MetricSet.of(instantiate(m, _convert_="all") for m in cfg.metric.values())
         for name, why in metrics.left_out.items():
             out.print(f"{name} is left out: {why}", markup=False, highlight=False, soft_wrap=True)
-        rollouts = _predict(cfg, settings, folder, world, done, metrics)
+        rollouts = _predict(cfg, settings, folder, world, done, metrics, parts)
         run = {
             "label": label,
             **{k: choices[k] for k in ("policy", "world", "store")},
@@ -103,7 +113,7 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
     return results
 
 
-def _of_run(folder: RunFolder, metrics: MetricSet) -> dict[str, dict]:
+def _of_run(folder: RunFolder, metrics: "MetricSet") -> dict[str, dict]:
     """Summary entries of the rollout metrics. Raises ValueError when trajectories finished without their features."""
     names = sorted(folder.done())
     if metrics.rollout and (without := folder.without_features(names)):
@@ -113,18 +123,30 @@ def _of_run(folder: RunFolder, metrics: MetricSet) -> dict[str, dict]:
     return metrics.of_run(features, len(names))
 
 
-def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: set[str], metrics: MetricSet) -> float:
-    """Roll out the trajectories that have no record yet. Returns the seconds of the rollouts, if one process makes them all."""
-    device, alone = _device(settings), cfg.devices == 1
+class _Parts(NamedTuple):
+    """What a rollout is made of. make_backbone: on a device."""
+
+    make_backbone: Callable[[str], Backbone]
+    policy: CachePolicy
+    store: PackedStore
+    snapshot: Snapshot
+
+
+def _parts(cfg: DictConfig, settings: dict) -> _Parts:
+    """Build them, so that what cannot work is said before the imports that take seconds. Raises ValueError."""
     snapshot = _snapshot(settings)
-    store = instantiate(cfg.store, _convert_="all")
-    policy = instantiate(cfg.policy, _convert_="all")
+    store, policy = instantiate(cfg.store, _convert_="all"), instantiate(cfg.policy, _convert_="all")
     make_backbone = partial(_build, settings["backbone"])
-    if alone:  # what cannot work is said before the imports that take seconds
-        backbone = make_backbone("cuda:0" if device.type == "cuda" else "cpu")
+    if cfg.devices == 1:
+        backbone = make_backbone("cuda:0" if _device(settings).type == "cuda" else "cpu")
         policy.reset(backbone.geometry)
         make_backbone = partial(_made, backbone)
+    return _Parts(make_backbone, policy, store, snapshot)
 
+
+def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: set[str], metrics: "MetricSet", parts: _Parts) -> float:
+    """Roll out the trajectories that have no record yet. Returns the seconds of the rollouts, if one process makes them all."""
+    device, alone, store = _device(settings), cfg.devices == 1, parts.store
     import lightning as L
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
@@ -137,7 +159,8 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
     store.settle(folder.path / "bank")
     progress = ChunkProgress(len(world.names), len(done), cfg.progress and alone)
     observe = progress.observe if alone else _ignore
-    module = EvalModule(make_backbone, policy, store, world, metrics, cfg.seed, observe, snapshot, Probes(**settings["probes"]))
+    probes = Probes(**settings["probes"])
+    module = EvalModule(parts.make_backbone, parts.policy, store, world, metrics, cfg.seed, observe, parts.snapshot, probes)
     callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos)]
     if alone:
         callbacks.append(progress)

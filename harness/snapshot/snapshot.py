@@ -44,7 +44,12 @@ def write_snapshot(folder: Path, about: Mapping[str, object], geometry: Geometry
     Raises ValueError for a state that cannot be written, OSError when the disk is full; an older snapshot then stays.
     """
     tensors: dict[str, Tensor] = {}
-    record: dict[str, Any] = {"schema": SCHEMA, "about": _about(about, geometry), "stored": [], "state": encode(state, tensors, "session")}
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "about": _about(about, geometry),
+        "stored": [],
+        "state": {name: encode(part, tensors, name) for name, part in state.items()},
+    }
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}.partial")
     try:
         (temporary / "pages").mkdir(parents=True)
@@ -69,7 +74,9 @@ def read_snapshot(folder: Path, about: Mapping[str, object], geometry: Geometry)
         tensors = load((folder / "tensors.safetensors").read_bytes())
         assert record["schema"] == SCHEMA, f"schema {record['schema']}, this version reads {SCHEMA}"
         _check_same(folder, record["about"], json.loads(json.dumps(_about(about, geometry))))
-        return Saved(record["about"], decode(record["state"], tensors, geometry.device), _pages(folder, record["stored"]))
+        return Saved(
+            record["about"], {name: decode(node, tensors, geometry.device) for name, node in record["state"].items()}, _pages(folder, record["stored"])
+        )
     except (SafetensorError, AssertionError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"the snapshot {folder} is damaged or of another version ({error}); {DAMAGED}") from error
 

@@ -44,7 +44,10 @@ def options(arguments: Sequence[str]) -> Options:
     ours = dict(a.split("=", 1) for a in arguments if a.startswith(("jobs=", "count=")))
     files = [a for a in arguments if "=" not in a]
     given = [a for a in arguments if "=" in a and a.split("=")[0] not in ours]
-    if len(files) != 1 or {"-h", "--help"} & set(files):
+    if {"-h", "--help"} & set(files):
+        print(__doc__)
+        raise SystemExit(0)
+    if len(files) != 1:
         raise SystemExit(__doc__)
     if wrong := [f"{k}={v}" for k, v in ours.items() if not v.isdigit() or int(v) < 1]:
         raise SystemExit(f"error: {wrong[0]}: give a whole number from 1")

@@ -55,9 +55,10 @@ def log_to_wandb(folder: RunFolder, results: dict, config: dict, mode: str, labe
     """
     chosen = _mode(mode)
     attempts: tuple[Mode, ...] = ("online", "offline") if chosen == "online" else (chosen,)
-    for attempt in attempts:
+    # an upload that failed late keeps the folder's id in use until this process ends: the last attempt takes a new one
+    for attempt, own in [*((attempt, True) for attempt in attempts), (attempts[-1], False)]:
         try:
-            return _mirror(folder, results, config, attempt, label)
+            return _mirror(folder, results, config, attempt, label, _run_id(folder.path) if own else None)
         except Exception as error:  # noqa: BLE001  (tracking must never cost a result)
             log.warning("W&B was not told of this run %s (%s: %s)", attempt, type(error).__name__, str(error).strip().splitlines()[:1])
     log.warning("everything is in %s", folder.path)
@@ -104,7 +105,7 @@ def _mode(wanted: str) -> Mode:
     return "online"
 
 
-def _mirror(folder: RunFolder, results: dict, config: dict, mode: Mode, label: Label) -> str:
+def _mirror(folder: RunFolder, results: dict, config: dict, mode: Mode, label: Label, run_id: str | None) -> str:
     about = results["run"]
     protocol = f", {about['protocol']}" if about.get("protocol") else ""
     settings = wandb.Settings(
@@ -131,7 +132,7 @@ def _mirror(folder: RunFolder, results: dict, config: dict, mode: Mode, label: L
             mode=mode,
             dir=folder.path,
             reinit="finish_previous",
-            id=_run_id(folder.path),  # of a run that is there already W&B replaces all that it has
+            id=run_id,  # of a run that is there already W&B replaces all that it has
             tags=list(dict.fromkeys(str(t)[:64] for t in (config["policy"], config["world"], config["backbone"], *label.tags))),
             notes=label.notes or f"{about['trajectories']} trajectories of {about['world']}{protocol}; {folder.path.resolve()}",
             settings=settings,
