@@ -191,7 +191,7 @@ def test_a_frame_is_unreachable_once_most_heads_lost_it(roll, backbone):
 @pytest.mark.parametrize(
     ("name", "override", "message"),
     [
-        ("h2o", "policy.sink=4", "sink=4 frames is not a whole number of chunks of 3; use 3"),
+        ("h2o", "policy.sink=-1", "sink=-1 frames; give 0 or more"),
         ("h2o", "policy.budget=-1", "budget=-1"),
         ("h2o", "policy.scorer.decay=2", "decay=2"),
         ("snapkv", "policy.scorer.kernel=4", "use an odd kernel"),

@@ -183,7 +183,7 @@ def test_release_selects_by_its_own_formula(roll, trajectory):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("policy.sink=4", "sink=4 frames is not a whole number of chunks of 3; use 3"),
+        ("policy.sink=-1", "sink=-1 frames; give 0 or more"),
         ("policy.retrieved=-1", "retrieved=-1"),
         ("policy.unit=pages", "use one of equivalents, frames, tokens, bytes"),
         ("policy.compressor.ratio=1.5", "ratio=1.5"),

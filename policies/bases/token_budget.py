@@ -1,7 +1,7 @@
 """A pool of tokens between the sink and the recent frames, under one fixed budget."""
 
 from dataclasses import dataclass
-from math import ceil, inf, isfinite
+from math import ceil, floor, inf, isfinite
 
 import torch
 from jaxtyping import Int
@@ -13,6 +13,7 @@ from harness.datatypes import KV, Chunk, Geometry, Plan, Site
 from harness.policy import CachePolicy
 from policies.parts.score.base import Scorer
 from policies.parts.split.base import Split
+from policies.parts.window import refuse_negative
 
 
 @dataclass
@@ -37,10 +38,7 @@ class TokenBudgetPolicy(CachePolicy):
     realign: str = "none"
 
     def reset(self, geometry: Geometry) -> None:
-        size = geometry.chunk
-        for name in ("sink", "recent"):
-            if (value := getattr(self, name)) < 0 or value % size:
-                raise ValueError(f"token_budget: {name}={value} frames is not a whole number of chunks of {size}; use {value - value % size}")
+        refuse_negative("token_budget", sink=self.sink, recent=self.recent)
         if self.budget < 0 or self.realign not in ("none", "sink", "all"):
             raise ValueError(f"token_budget: budget={self.budget}, realign={self.realign!r}; use 0 or more frames (inf: no limit), and none, sink or all")
         if self.realign == "all" and not self.scorer.drops:
@@ -50,7 +48,7 @@ class TokenBudgetPolicy(CachePolicy):
         self.raw_keys = self.scorer.raw_keys or self.realign != "none"
         self.needs_attention_scores, self._geometry, self._reachable = True, geometry, frozenset()
         self._born: dict[int, Tensor] = {}  # page -> l n h, of which frame each row is; -1: absent
-        self._budget = int(self.budget * geometry.tokens) if isfinite(self.budget) else inf
+        self._budget = floor(round(self.budget * geometry.tokens, 6)) if isfinite(self.budget) else inf
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         pool, rows = self._pool(chunk.start, bank), {}

@@ -28,7 +28,7 @@ class Selector(ABC):
 
     def takers(self, candidates: list[int], count: int) -> dict[int, Bool[Tensor, "l h"]]:
         """After `order`, for selectors whose layers or heads choose by themselves: the chunks that any of them takes, and which
-        do, each taking `count`. {}: all take the same, the first of `order`."""
+        do, each taking `count`; by falling relevance. {}: all take the same, the first of `order`."""
         return {}
 
 

@@ -65,4 +65,5 @@ class QuerySelector(Selector):
             return {}
         scores = self._scores if self.per == "head" else self._scores.mean(2, keepdim=True).expand_as(self._scores)
         rank = scores.argsort(dim=0, descending=True, stable=True).argsort(0)
-        return {c: r < count for c, r in zip(candidates, rank, strict=True) if (r < count).any()}
+        takers = {c: r < count for c, r in zip(candidates, rank, strict=True) if (r < count).any()}
+        return {c: takers[c] for c in by_score(self._scores.mean((1, 2)).tolist(), candidates) if c in takers}

@@ -1,0 +1,64 @@
+"""Which frames a window shows in any case, which chunks may come back, and what they cost: whole numbers throughout."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import floor, inf
+
+from harness.cache.bank import KVBank
+from harness.datatypes import Geometry
+
+UNITS = ("equivalents", "frames", "tokens", "bytes")
+
+
+@dataclass(frozen=True)
+class Window:
+    """`sink` first frames and `recent` newest ones, in chunks of `size`; the `blind` frames before the recent ones can never be
+    chosen. None of them need be whole chunks: of a chunk that the sink or the recent frames reach into, the other frames count."""
+
+    sink: int
+    recent: int
+    size: int
+    blind: int = 0
+
+    def fixed(self, start: int) -> tuple[list[int], list[int]]:
+        """The sink's and the recent frames of a chunk that starts at frame `start`."""
+        return list(range(min(self.sink, start))), list(range(max(self.sink, start - self.recent), start))
+
+    def past(self, start: int) -> range:
+        """The frames in between."""
+        return range(self.sink, max(self.sink, start - self.recent - self.blind))
+
+    def chunks(self, start: int) -> range:
+        """Chunks with frames in between."""
+        past = self.past(start)
+        return range(past.start // self.size, -(-past.stop // self.size) if past else past.start // self.size)
+
+    def part(self, chunk: int, start: int) -> range:
+        """The frames in between of a chunk."""
+        past = self.past(start)
+        return range(max(past.start, chunk * self.size), min(past.stop, (chunk + 1) * self.size))
+
+    def leaving(self, chunk: int) -> int:
+        """The newest chunk of which the sink or recent frames of the chunk after `chunk` show nothing."""
+        return chunk - -(-(self.recent + self.blind) // self.size)
+
+
+def refuse_negative(policy: str, **frames: float) -> None:
+    """Raises ValueError for a negative number of frames."""
+    for name, value in frames.items():
+        if value < 0:
+            raise ValueError(f"{policy}: {name}={value} frames; give 0 or more")
+
+
+def limit_of(retrieved: float, unit: str, g: Geometry) -> float:
+    """A budget in rows of single heads of single layers (in frames for unit=frames): whole numbers, which sums do not change."""
+    if retrieved == inf:
+        return inf
+    heads = g.layers * g.heads
+    return floor(round(retrieved * {"equivalents": g.tokens * heads, "frames": 1, "tokens": heads, "bytes": heads / g.row_bytes}[unit], 6))
+
+
+def head_rows(frames: Iterable[int], bank: KVBank) -> int:
+    """Rows that single heads of single layers hold of `frames`; absent ones do not count."""
+    heads = bank.geometry.layers * bank.geometry.heads
+    return sum(round(bank.held(f) * heads) for f in frames)
