@@ -90,7 +90,8 @@ class Plan:
 
     frames: pages in the order of the window. times: temporal position of each of them; None keeps their own.
     start: temporal position of the chunk's first frame; None keeps its own. rows: for frames that are only attended to in
-    part, which of their stored rows, per layer or per head (-1: none); the others stay in the bank. seen: for frames that only some
+    part, which of their stored rows, per layer or per head (-1: none); the others stay in the bank. pools: for frames whose rows are
+    taken together with those of other frames, these frames, itself the first: `rows` then counts over the rows of all. seen: for frames that only some
     layers or heads attend to, which ones; the others pass over the frame's rows. candidates: frames that could have been
     chosen but were not; what is in neither is reported as unreachable history. retrieved: the part of `frames` that a
     selector chose, for the trace. Frames that the bank remembers by their latents alone are encoded again for the plan, each
@@ -101,6 +102,7 @@ class Plan:
     times: tuple[float, ...] | None = None
     start: float | None = None
     rows: Mapping[int, Int[Tensor, "l n *h"]] = field(default_factory=dict)
+    pools: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     seen: Mapping[int, Bool[Tensor, "l h"]] = field(default_factory=dict)
     candidates: frozenset[int] = frozenset()
     retrieved: tuple[int, ...] = ()
@@ -112,6 +114,8 @@ class Plan:
             raise ValueError(f"a plan of {len(self.frames)} frames has {len(self.times)} times: give one time per frame")
         if unknown := (self.rows.keys() | self.seen.keys()) - set(self.frames):
             raise ValueError(f"a plan names rows or heads of frames {sorted(unknown)}, which it does not attend to")
+        if wrong := [f for f, frames in self.pools.items() if f not in self.rows or frames[0] != f or len(set(frames) & set(self.frames)) > 1]:
+            raise ValueError(f"a plan takes frames {sorted(wrong)} together with others; name rows for each, itself first, and the others nowhere else")
 
     @staticmethod
     def of_frames(frames: list[int] | tuple[int, ...], candidates: set[int] | frozenset[int] = frozenset()) -> "Plan":

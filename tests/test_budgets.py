@@ -171,7 +171,7 @@ def test_a_budget_is_never_exceeded_and_the_rest_is_gone(name, roll, backbone):
     budget, fixed = int(policy.budget * g.tokens), (policy.sink + policy.recent + 3) * g.tokens
     stats = roll(policy).stats
     assert max(s.attended_rows for s in stats) == budget + fixed, "the budget is used up, and not exceeded"
-    rows = 27 * g.tokens if name == "quest" else budget  # Quest drops nothing: chunks 1 to 9 are in the bank
+    rows = 24 * g.tokens if name == "quest" else budget  # Quest drops nothing: chunks 1 to 8 are in the bank, chunk 9 in the window
     kept = stats[-1].bank_bytes_gpu - (g.layers * rows * g.heads * 12 if name != "quest" else 0)  # rows of heads bring their positions
     if policy.raw_keys:
         kept -= (policy.sink + policy.recent) * g.tokens * g.row_bytes
@@ -428,3 +428,13 @@ def test_a_long_rollout_stays_within_its_budget(backbone, roll):
     stats = roll(make_policy("snapkv_pyramid"), path=path).stats
     assert len(stats) > 15
     assert len({s.bank_bytes_gpu for s in stats[10:]}) == 1 and len({s.attended_rows for s in stats[10:]}) == 1
+
+
+def test_quest_moves_what_it_chose_and_rewrites_nothing(backbone, roll):
+    """Three times as long a past: the bytes that a chunk moves stay those of its window, whatever lies in the bank."""
+    g, path = backbone.geometry, make_world(["R90L90R90L90R90L90R90L90"], degrees=10.0).trajectory(0)
+    policy = make_policy("quest", "policy.scorer.page=2")
+    stats = roll(policy, path=path).stats
+    assert len(stats) > 15 and stats[-1].bank_bytes_gpu >= 2 * stats[8].bank_bytes_gpu
+    assert max(s.bytes_moved for s in stats[8:]) <= (9 + 3) * g.frame_bytes, "at most the pool that is chosen, and the frames that leave the window"
+    assert len({s.window_bytes for s in stats[8:]}) == 1

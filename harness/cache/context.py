@@ -42,6 +42,7 @@ class ContextBuffer(Store):
         self._times: dict[int, float | None] = {}  # frame -> temporal position it was rotated at (None: its own)
         self._part: dict[int, Tensor] = {}  # frame -> the part of its stored rows that is here, if not all
         self._positions: dict[int, Tensor] = {}
+        self._pools: dict[int, tuple[int, ...]] = {}  # frame -> the frames that its rows are of, if not its own alone
         self._tables: tuple[dict, ...] = (self._slots, self._times, self._positions, self._part, self._masses, self._seen)
         self._tail, self._length = slice(0, 0), 0
         self.rows_rotated = 0
@@ -52,7 +53,7 @@ class ContextBuffer(Store):
         Raises ValueError for a plan that names a frame the bank does not have, or that moves rows whose keys are kept
         rotated.
         """
-        missing = [f for f in plan.frames if not bank.rows(f)]
+        missing = [f for p in plan.frames for f in plan.pools.get(p, (p,)) if not bank.rows(f)]
         if missing:
             raise ValueError(f"chunk {chunk.index}: the plan attends to frames {missing}, the bank has {bank.frames}; plan only remembered frames")
         if (plan.times is not None or plan.start is not None) and not bank.raw_keys:
@@ -61,12 +62,12 @@ class ContextBuffer(Store):
         for frame in [f for f in self._slots if f not in rows or not self._stays(f, times[f], rows[f], plan)]:
             bank.demote(frame)
         self._lay_out(rows, len(condition.positions))
+        self._pools = dict(plan.pools)
         for frame in plan.frames:
             if frame not in self._times:
-                page = bank.page(frame)
+                page = bank.part(plan.pools.get(frame, (frame,)), plan.rows[frame]) if frame in plan.rows else bank.page(frame)
                 if frame in plan.rows:
                     self._part[frame] = plan.rows[frame]
-                    page = page.keep(plan.rows[frame])
                 self._load(frame, page, times[frame], bank.raw_keys)
         self._mark(plan)
         self._begin(plan, chunk, condition, policy)
@@ -75,11 +76,12 @@ class ContextBuffer(Store):
     def absent(self, plan: Plan, bank: KVBank) -> list[int]:
         """Which of the planned frames assembly will load."""
         times, rows = bank.placed(plan)
-        return [f for f in plan.frames if f not in self._slots or not self._stays(f, times[f], rows[f], plan)]
+        coming = [f for f in plan.frames if f not in self._slots or not self._stays(f, times[f], rows[f], plan)]
+        return [f for p in coming for f in plan.pools.get(p, (p,))]
 
     def _stays(self, frame: int, time: float | None, rows: int, plan: Plan) -> bool:
         """Whether the rows of a frame that is here are the planned ones, at their planned position."""
-        if self._times[frame] != time or len(self._slots[frame]) != rows:
+        if self._times[frame] != time or len(self._slots[frame]) != rows or self._pools.get(frame) != plan.pools.get(frame):
             return False
         here, wanted = self._part.get(frame), plan.rows.get(frame)
         return here is wanted or (wanted is not None and here is not None and torch.equal(wanted, here))
@@ -206,7 +208,13 @@ class ContextBuffer(Store):
     def state(self) -> dict:
         """Between chunks: these rows and whose they are. Slots are kept, since their order decides the order of sums."""
         at = np.concatenate([*self._slots.values(), np.empty(0, dtype=np.int64)])
-        return {"size": self._k.shape[2], "at": at, "rows": [x[:, :, at] for x in (self._k, self._v, self._bias)], "tables": list(self._tables)}
+        return {
+            "size": self._k.shape[2],
+            "at": at,
+            "rows": [x[:, :, at] for x in (self._k, self._v, self._bias)],
+            "tables": list(self._tables),
+            "pools": self._pools,
+        }
 
     def restore(self, state: dict) -> None:
         self.reset(self.geometry.device)
@@ -214,6 +222,7 @@ class ContextBuffer(Store):
         self._bias = self._bias.repeat(1, state["rows"][2].shape[1], 1)
         for x, rows in zip((self._k, self._v, self._bias), state["rows"], strict=True):
             x[:, :, state["at"]] = rows
+        self._pools = state["pools"]
         for table, saved in zip(self._tables, state["tables"], strict=True):
             table |= saved
 

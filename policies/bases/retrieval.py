@@ -91,12 +91,9 @@ class RetrievalPolicy(CachePolicy):
 
     def _within_budget(self, order: Iterable[int], start: int, bank: KVBank) -> list[int]:
         """The longest prefix of `order` whose cost fits; absent rows cost nothing."""
-        g, chosen = self._geometry, []
-        left = limit_of(self.retrieved, self.unit, g)
+        window, chosen, left = self._window, [], limit_of(self.retrieved, self.unit, self._geometry)
         for slot, c in enumerate(order):
-            pages, part = self._pages(c, start, bank), self._parts(c, slot)
-            taken = sum(int((rows >= 0).sum()) * (g.heads if rows.dim() == 2 else 1) for rows in part.values())
-            left -= len(self._window.part(c, start)) if self.unit == "frames" else taken + head_rows((f for f in pages if f not in part), bank)
+            left -= len(window.part(c, start)) if self.unit == "frames" else head_rows(self._pages(c, start, bank), bank, self._parts(c, slot))
             if left < 0:
                 break
             chosen.append(c)

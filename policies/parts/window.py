@@ -1,8 +1,11 @@
 """Which frames a window shows in any case, which chunks may come back, and what they cost: whole numbers throughout."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import floor, inf
+
+from jaxtyping import Int
+from torch import Tensor
 
 from harness.cache.bank import KVBank
 from harness.datatypes import Geometry
@@ -58,7 +61,8 @@ def limit_of(retrieved: float, unit: str, g: Geometry) -> float:
     return floor(round(retrieved * {"equivalents": g.tokens * heads, "frames": 1, "tokens": heads, "bytes": heads / g.row_bytes}[unit], 6))
 
 
-def head_rows(frames: Iterable[int], bank: KVBank) -> int:
-    """Rows that single heads of single layers hold of `frames`; absent ones do not count."""
-    heads = bank.geometry.layers * bank.geometry.heads
-    return sum(round(bank.held(f) * heads) for f in frames)
+def head_rows(frames: Iterable[int], bank: KVBank, parts: Mapping[int, Int[Tensor, "l n *h"]]) -> int:
+    """Rows that single heads of single layers hold of `frames`, or take of those in `parts`; absent ones do not count."""
+    layers, heads = bank.geometry.layers, bank.geometry.heads
+    each = ((parts[f] >= 0).sum().item() * (heads if parts[f].dim() == 2 else 1) if f in parts else round(bank.held(f) * layers * heads) for f in frames)
+    return int(sum(each))
