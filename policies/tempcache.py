@@ -49,7 +49,7 @@ class TempCachePolicy(CachePolicy):
         if self.limit * geometry.tokens < 1:
             raise ValueError(f"tempcache: limit={self.limit} frames; give at least one representative, 1/{geometry.tokens} (inf for no limit)")
         self._most = self.limit if self.limit == inf else int(self.limit * geometry.tokens)
-        self.raw_keys, self._next = True, self.sink
+        self.raw_keys, self.pooled, self.rewritable, self._next = True, True, False, self.sink
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         return Plan.of_frames(bank.frames, candidates=set(range(self.sink, self._next)))

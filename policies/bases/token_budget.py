@@ -47,6 +47,7 @@ class TokenBudgetPolicy(CachePolicy):
         self.scorer.reset(geometry)
         self.split.reset(geometry)
         self.raw_keys = self.scorer.raw_keys or self.realign != "none"
+        self.pooled = True
         self.needs_attention_scores, self._geometry, self._reachable = True, geometry, frozenset()
         self._born: dict[int, Tensor] = {}  # page -> l n h, of which frame each row is; -1: absent
         self._budget = floor(round(self.budget * geometry.tokens, 6)) if isfinite(self.budget) else inf

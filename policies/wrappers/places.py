@@ -59,6 +59,11 @@ class PlacesPolicy(PolicyWrapper):
             self._last = fresh
 
     def _settle(self, chunk: int, bank: KVBank) -> None:
+        for founder, members in list(self._places.items()):
+            self._places[founder] = [c for c in members if any(map(bank.rows, range(c * self._size, (c + 1) * self._size)))]
+            if not self._places[founder]:  # a wrapper forgot them all
+                del self._places[founder]
+                self.likeness.forget(founder)
         founders = sorted(self._places)
         like = self.likeness.to(chunk, founders)
         best = max(range(len(founders)), key=lambda i: (like[i], -i), default=None)

@@ -29,10 +29,13 @@ class ReencodePolicy(PolicyWrapper):
     inner: CachePolicy
     sink: int = 3
     recent: int = 3
+    rewritable = False
 
     def reset(self, geometry: Geometry) -> None:
         refuse_negative("reencode", sink=self.sink, recent=self.recent)
         super().reset(geometry)
+        if self.inner.pooled or not self.inner.rewritable:
+            raise ValueError(f"reencode: {type(self.inner).__name__} cuts or joins the pages that it stores, and whole chunks are encoded again; wrap another")
         self._size = geometry.chunk
         self._kept: list[int] = []  # chunks whose K/V go once none of their frames is recent
 
