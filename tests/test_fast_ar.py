@@ -12,6 +12,7 @@ from harness.cache.stores import GpuStore
 from harness.datatypes import Geometry, Site
 from harness.rollout import rollout
 from policies.full import FullPolicy
+from policies.parts.members import nearest
 from policies.tempcache import TempCachePolicy
 from policies.wrappers.ann import Hashing
 from policies.wrappers.annca import AnnCaPolicy
@@ -208,3 +209,49 @@ def test_annca_acts_on_a_model_with_a_prompt():
     assert torch.equal(same, full)
     assert (all_open - full).abs().max() < SECOND_ROUTE * full.abs().max()
     assert (half - full).abs().max() > 1e-4
+
+
+def test_matching_in_blocks_is_matching():
+    new, old = F.normalize(normal(4, 30, 8), dim=-1), F.normalize(normal(4, 50, 8, seed=1), dim=-1)
+    there, hashing = normal(4, 50, seed=2) > -0.5, Hashing(bits=2, tables=2)
+    whole = nearest(new, old, there, hashing)
+    for numbers in (1, 4 * 50 * 7, 4 * 50 * 30):
+        for a, b in zip(nearest(new, old, there, hashing, numbers), whole, strict=True):
+            assert torch.allclose(a.float(), b.float(), atol=1e-6)
+    alone = max(float(F.cosine_similarity(new[2, 5], old[2, j], dim=0)) for j in range(50) if there[2, j] and _share(hashing, new[2, 5], old[2, j]))
+    assert whole[0][2, 5] == pytest.approx(alone, abs=1e-6)
+
+
+def _share(hashing, a, b):
+    return bool((hashing.codes(a[None]) == hashing.codes(b[None])).any())
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_a_limit_says_which_frames_it_lost(joint, backbone, roll):
+    """Every row's group followed by hand: a frame is reported once no row of it lives in most layers (or layers and heads)."""
+    policy = make_policy("tempcache", "policy.limit=2", "policy.threshold=0.997", f"policy.joint={str(joint).lower()}")
+    homes, gone = {}, []
+
+    class Watched(type(policy)):
+        def _take_in(self, pool, new):
+            homes.setdefault(3, [{i: i for i in range(6)} for _ in range(3 if joint else 6)])
+            return super()._take_in(pool, new)
+
+        def _limited(self, page, target):
+            homes[self._next] = [dict(enumerate(x)) for x in target.tolist()]
+            out = super()._limited(page, target)
+            for frame in homes:
+                for g, rows in enumerate(homes[frame]):
+                    v = (page.v[g, 0].flatten(1), out.v[g, 0].flatten(1)) if joint else (page.v[g // 2, 0, :, g % 2], out.v[g // 2, 0, :, g % 2])
+                    at = [next((j for j in range(len(v[1])) if torch.equal(v[1][j], row) and row.any()), None) for row in v[0]]
+                    homes[frame][g] = {i: at[n] for i, n in rows.items() if at[n] is not None}
+            return out
+
+        def plan(self, chunk, bank):
+            gone.append({f for f, groups in homes.items() if sum(bool(rows) for rows in groups) < 0.5 * len(groups)})
+            return super().plan(chunk, bank)
+
+    watched = Watched(**{f: getattr(policy, f) for f in ("sink", "recent", "threshold", "representative", "joint", "limit", "hashing")})
+    stats = roll(watched).stats
+    assert gone[-1], "nothing was lost: the path tests nothing"
+    assert [set(s.unreachable) for s in stats] == [lost - {3} for lost in gone], "the pool lies under frame 3"
