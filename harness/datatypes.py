@@ -173,6 +173,7 @@ class ChunkStats:
     bank_bytes_disk: int = 0
     host_bytes: int = 0  # resident memory of the process after the chunk, whatever it is used for; 0: unknown
     open_files: int = 0
+    scratch_bytes: int = 0  # what the policy keeps beside window and bank: scores, summaries, descriptors
 
     @property
     def seconds(self) -> float:

@@ -16,6 +16,7 @@ from harness.datatypes import Chunk, ChunkStats, Geometry, Plan, Rollout, Trajec
 from harness.policy import CachePolicy
 from harness.session import FrameBuffer, Session
 from harness.snapshot.snapshot import NO_SNAPSHOT, Snapshot
+from harness.snapshot.state_bytes import state_bytes
 from harness.system.meters import Clock, PeakMemory, host_bytes, open_files
 
 TRACED = 1500  # latent frames; the trace of every past frame at every chunk grows with their square
@@ -91,7 +92,7 @@ def rollout(
         changed = {"bytes_moved": bank.bytes_moved - moved, "rows_rotated": context.rows_rotated - rotated}
         about = {"chunk": chunk.index, "start": chunk.start, "frames": g.chunk, "frames_px": len(frames), "forced": is_forced}
         session.stats.append(
-            ChunkStats(**about, **changed, **_held(bank, context, backbone, peak), **clock.take(chunk.index), **_seen(plan, taken, stored, chunk))
+            ChunkStats(**about, **changed, **_held(bank, context, backbone, policy, peak), **clock.take(chunk.index), **_seen(plan, taken, stored, chunk))
         )
         observe(session.stats[-1])
         plan = coming
@@ -101,14 +102,16 @@ def rollout(
     return Rollout(video, generated, tuple(session.stats), session.noise, session.latents.made)
 
 
-def _held(bank: KVBank, context: ContextBuffer, backbone: Backbone, peak: PeakMemory) -> dict[str, int]:
+def _held(bank: KVBank, context: ContextBuffer, backbone: Backbone, policy: CachePolicy, peak: PeakMemory) -> dict[str, int]:
     """Columns of what is held after a chunk."""
     bank_bytes = {f"bank_bytes_{tier}": bank.nbytes(tier) for tier in ("gpu", "cpu", "disk")}
+    scratch = state_bytes(policy)
     return bank_bytes | {
+        "scratch_bytes": scratch,
         "attended_rows": context.attended_rows,
         "window_bytes": context.rows * backbone.geometry.row_bytes,
         "state_bytes": backbone.state_bytes,
-        "peak_bytes": peak.read(context.nbytes + bank.nbytes("gpu") + backbone.state_bytes),
+        "peak_bytes": peak.read(context.nbytes + bank.nbytes("gpu") + backbone.state_bytes + scratch),
         "host_bytes": host_bytes(),
         "open_files": open_files(),
     }

@@ -1,5 +1,6 @@
 """Windows and budgets in rows: chunks of any size, sinks that end within a chunk, token counts whose shares are no binary fractions."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from harness.cache.bank import KVBank
 from harness.cache.stores import GpuStore
 from harness.datatypes import KV, Chunk, Geometry
 from harness.rollout import rollout
+from harness.worlds.poses import integrate, pinhole
 from policies.parts.compress.base import share_of
 from tests.conftest import make_policy, make_world
 
@@ -33,8 +35,8 @@ def run(backbone, path, name, *overrides):
     return rollout(backbone, make_policy(name, *overrides), GpuStore(), path, 0, backbone.encode(path.images)[: backbone.geometry.chunk])
 
 
-def committed(policy, geometry, chunks):
-    """A policy after chunks of noise, and its bank."""
+def committed(policy, geometry, chunks, turn=0.0, seconds=None):
+    """A policy after chunks of noise, turning `turn` degrees a frame, its bank and the next chunk. seconds: of the last commits."""
 
     class Nowhere(GpuStore):
         tier = "window"
@@ -45,11 +47,20 @@ def committed(policy, geometry, chunks):
     window = Nowhere()
     window.reset(geometry.device)
     policy.reset(geometry)
-    bank, size, poses = KVBank(geometry, window, GpuStore(), policy.raw_keys), geometry.chunk, torch.eye(4).repeat(geometry.chunk, 1, 1)
-    made = [Chunk(i, i * size, poses, torch.ones(size, 4), torch.zeros(size, 6)) for i in range(chunks + 1)]
+    bank, size, frames = KVBank(geometry, window, GpuStore(), policy.raw_keys), geometry.chunk, geometry.chunk * (chunks + 1)
+    actions = torch.zeros(frames, 6)
+    actions[:, 4] = turn
+    c2w, intrinsics = integrate(actions, 0.1), pinhole(80.0, (64, 64), frames)
+    parts = [slice(i * size, (i + 1) * size) for i in range(chunks + 1)]
+    made = [Chunk(i, i * size, c2w[at], intrinsics[at], actions[at]) for i, at in enumerate(parts)]
+    k, raw, v = torch.randn(3, geometry.layers, 1, size * geometry.tokens, geometry.heads, geometry.head_dim)
     for chunk in made[:-1]:
-        k, raw, v = torch.randn(3, geometry.layers, 1, size * geometry.tokens, geometry.heads, geometry.head_dim)
+        if seconds is not None:
+            policy.plan(chunk, bank)
+        start = time.process_time()
         policy.commit(chunk, KV(k, raw, v, torch.zeros(size * geometry.tokens, 3)), bank)
+        if seconds is not None:
+            seconds.append(time.process_time() - start)
     return policy, bank, made[-1]
 
 

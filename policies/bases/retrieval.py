@@ -1,6 +1,5 @@
 """World Retrieval and World Compression: a retrieval policy composed of a selector, a compressor and a placement."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -11,7 +10,7 @@ from harness.policy import CachePolicy
 from policies.parts.compress.base import Compressor, Into, Kept
 from policies.parts.place.base import Placement
 from policies.parts.select.base import Selector
-from policies.parts.window import UNITS, Window, head_rows, limit_of, refuse_negative
+from policies.parts.window import UNITS, Window, affordable, head_rows, limit_of, refuse_negative
 
 
 @dataclass
@@ -47,7 +46,7 @@ class RetrievalPolicy(CachePolicy):
                 raise ValueError(f"retrieval: {name}={value!r}; use one of {', '.join(known)}")
         if self.retrieved < 0:
             raise ValueError(f"retrieval: retrieved={self.retrieved}; give 0 or more (inf for no limit)")
-        self._geometry, self._kept, self._into = geometry, {}, {}
+        self._geometry, self._kept, self._into, self._observed = geometry, {}, {}, set[int]()
         self.raw_keys, self.needs_attention_scores = self.placement.moves, self.selector.needs_attention_scores or self.compressor.needs_attention_scores
         self.selector.reset(geometry)
         self.compressor.reset(geometry)
@@ -60,10 +59,14 @@ class RetrievalPolicy(CachePolicy):
         window, size = self._window, self._geometry.chunk
         sink, recent = window.fixed(chunk.start)
         banked = {f // size for f in bank.frames}  # a wrapper may have dropped chunks
+        for gone in self._observed - banked:
+            self.selector.forget(gone)
+        self._observed &= banked
         candidates = [c for c in window.chunks(chunk.start) if c in banked]
         if self.fallback and not candidates:
             return Plan.of_frames(bank.frames)
-        chosen = self._within_budget(self.selector.order(chunk, candidates, [*sink, *recent]), chunk.start, bank)
+        order, limit = self.selector.order(chunk, candidates, [*sink, *recent]), limit_of(self.retrieved, self.unit, self._geometry)
+        chosen = affordable(order, limit, lambda c, slot: self._cost(c, slot, chunk.start, bank))
         takers = self.selector.takers(candidates, len(chosen))
         chosen = list(takers) or chosen
         pages = {c: self._pages(c, chunk.start, bank) for c in chosen}
@@ -89,15 +92,11 @@ class RetrievalPolicy(CachePolicy):
             return {}
         return {f: rows for frames, rows in self._kept[chunk][slot % len(self._kept[chunk])] for f in frames}
 
-    def _within_budget(self, order: Iterable[int], start: int, bank: KVBank) -> list[int]:
-        """The longest prefix of `order` whose cost fits; absent rows cost nothing."""
-        window, chosen, left = self._window, [], limit_of(self.retrieved, self.unit, self._geometry)
-        for slot, c in enumerate(order):
-            left -= len(window.part(c, start)) if self.unit == "frames" else head_rows(self._pages(c, start, bank), bank, self._parts(c, slot))
-            if left < 0:
-                break
-            chosen.append(c)
-        return chosen
+    def _cost(self, chunk: int, slot: int, start: int, bank: KVBank) -> int:
+        """What a chunk at a place in the order takes of the limit; absent rows cost nothing."""
+        if self.unit == "frames":
+            return len(self._window.part(chunk, start))
+        return head_rows(self._pages(chunk, start, bank), bank, self._parts(chunk, slot))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         if not site.cross:
@@ -108,6 +107,7 @@ class RetrievalPolicy(CachePolicy):
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
         bank.append(chunk, kv)
         self.selector.observe(chunk, kv)
+        self._observed.add(chunk.index)
         if chunk.start >= self.sink:
             self._kept[chunk.index] = [self.compressor.keep(chunk, kv, slot) for slot in range(self.compressor.slots)]
             self._into[chunk.index] = self.compressor.into(chunk, kv, self._kept[chunk.index][0])

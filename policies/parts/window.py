@@ -1,6 +1,6 @@
 """Which frames a window shows in any case, which chunks may come back, and what they cost: whole numbers throughout."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import floor, inf
 
@@ -66,3 +66,14 @@ def head_rows(frames: Iterable[int], bank: KVBank, parts: Mapping[int, Int[Tenso
     layers, heads = bank.geometry.layers, bank.geometry.heads
     each = ((parts[f] >= 0).sum().item() * (heads if parts[f].dim() == 2 else 1) if f in parts else round(bank.held(f) * layers * heads) for f in frames)
     return int(sum(each))
+
+
+def affordable(order: Iterable[int], limit: float, cost: Callable[[int, int], int]) -> list[int]:
+    """The longest prefix of `order` whose costs fit the limit. cost: of a chunk, and its place in the order."""
+    chosen: list[int] = []
+    for chunk in order:
+        limit -= cost(chunk, len(chosen))
+        if limit < 0:
+            break
+        chosen.append(chunk)
+    return chosen

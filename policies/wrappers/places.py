@@ -65,7 +65,7 @@ class PlacesPolicy(PolicyWrapper):
                 del self._places[founder]
                 self.likeness.forget(founder)
         founders = sorted(self._places)
-        like = self.likeness.to(chunk, founders)
+        like = self.likeness.to(chunk, founders, self.theta)
         best = max(range(len(founders)), key=lambda i: (like[i], -i), default=None)
         if best is not None and like[best] > self.theta:
             founder = founders[best]

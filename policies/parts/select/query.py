@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from harness.datatypes import KV, Chunk, Geometry, Site
+from policies.parts.chunk_table import ChunkTable
 from policies.parts.select.base import Selector, by_score
 
 
@@ -37,7 +38,8 @@ class QuerySelector(Selector):
         if self.parts < 1 or (geometry.chunk * geometry.tokens) % self.parts:
             raise ValueError(f"query selector: parts={self.parts} does not divide the {geometry.chunk * geometry.tokens} rows of a chunk")
         self._chunk, self._layers = geometry.chunk, geometry.layers
-        self._keys: dict[int, Tensor] = {}  # chunk -> [mean] or [least, greatest] key of its frames: e l f h d
+        self._keys = ChunkTable()
+        self._keys.reset()
         self._queries: dict[int, Tensor] = {}  # layer -> p h d
 
     def look(self, q: Tensor, site: Site) -> None:
@@ -47,13 +49,16 @@ class QuerySelector(Selector):
     def observe(self, chunk: Chunk, kv: KV) -> None:
         k = kv.k.unflatten(2, (self._chunk, -1)).float()  # l b f s h d
         summary = [k.mean(3)] if self.bound == "mean" else [k.amin(3), k.amax(3)]
-        self._keys[chunk.index] = torch.stack(summary).mean(2)
+        self._keys.put(chunk.index, torch.stack(summary).mean(2))
+
+    def forget(self, chunk: int) -> None:
+        self._keys.forget(chunk)
 
     def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
         if not candidates:
             return []
         q = torch.stack([self._queries[layer] for layer in range(self._layers)])
-        k = torch.stack([self._keys[c] for c in candidates])
+        (k,) = self._keys.take(candidates)
         # the greatest logit that keys between the two summaries can give: each sign of q takes the extreme that serves it
         logits = torch.einsum("lphd,clfhd->cflhp", q.clamp(max=0), k[:, 0]) + torch.einsum("lphd,clfhd->cflhp", q.clamp(min=0), k[:, -1])
         best = logits.amax(1) / q.shape[-1] ** 0.5
