@@ -46,7 +46,8 @@ class Chunk:
     """What is known of a chunk before it is generated. Poses are one per latent frame, OpenCV camera-to-world.
 
     overlap: share of each frame's view that is truly co-visible with every frame of the trajectory; only worlds with
-    geometry have it, and only the `oracle` selector may read it.
+    geometry have it, and only the `oracle` selector may read it. probing: the plan that is asked for is that of the probe pass, which
+    shows a policy the chunk's own queries before it plans (`CachePolicy.probes`).
     """
 
     index: int
@@ -55,6 +56,7 @@ class Chunk:
     intrinsics: Float[Tensor, "f 4"]
     actions: Float[Tensor, "f 6"]
     overlap: Float[Tensor, "f g"] | None = None
+    probing: bool = False
 
     @property
     def frames(self) -> tuple[int, ...]:
@@ -134,6 +136,7 @@ class Site:
     cross: bool = False  # cross-attention: the rows are a prompt's tokens, none of them context
     bias: Float[Tensor, "*h n"] | None = None  # log of the rows' masses, to be added to their logits; None: all are one
     groups: tuple[tuple[Int[Tensor, "g"], Int[Tensor, "r"]], ...] = ()  # heads that see the same rows, and these rows; (): all see all
+    probe: bool = False  # the pass before planning: nothing of it is kept but what a policy notes of its queries
     slots: Mapping[int, np.ndarray] = field(default_factory=dict)  # where among k and v each frame's rows lie, the chunk's own included
 
 

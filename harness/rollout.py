@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -54,15 +55,7 @@ def rollout(
         stored = tuple(bank.rows(f) for f in range(chunk.start)) if latent_frames <= TRACED else None
         moved, rotated = bank.bytes_moved, context.rows_rotated
         clock.start()
-        if plan is None:
-            plan = policy.plan(chunk, bank)
-            clock.lap(chunk.index, "plan")
-            bank.prefetch(context.absent(plan, bank))
-        reencoder.serve(plan, policy)
-        condition = backbone.condition(trajectory, chunk)
-        taken = context.assemble(plan, bank, chunk, condition, policy)
-        clock.lap(chunk.index, "assemble")
-        is_forced = chunk.index < given
+        is_forced, draws = chunk.index < given, []
         if is_forced:
             assert forced is not None
             x0 = forced[chunk.start : chunk.start + g.chunk][None].to(g.device, torch.float32)
@@ -70,7 +63,27 @@ def rollout(
             rng = _generator(seed, trajectory.name, chunk.index)
             draws = [backbone.noise(rng) for _ in backbone.timesteps]  # all before the first pass: a copy to the GPU waits for it
             session.drew(draws[0])
-            x0 = x = draws[0]
+            x0 = draws[0]
+        condition = backbone.condition(trajectory, chunk)
+        if policy.probes and chunk.start:
+            sketch = policy.plan(replace(chunk, probing=True), bank)
+            clock.lap(chunk.index, "plan")
+            reencoder.serve(sketch, policy)
+            context.assemble(sketch, bank, chunk, condition, policy)
+            clock.lap(chunk.index, "assemble")
+            context.begin_pass(0, clean=False, probe=True)
+            # given latents at the least noisy level: a pass at t = 0 would move some backbones' own caches on
+            backbone.denoise(x0, backbone.timesteps[-1 if is_forced else 0], condition, context)
+            clock.lap(chunk.index, "passes")
+        if plan is None:
+            plan = policy.plan(chunk, bank)
+            clock.lap(chunk.index, "plan")
+            bank.prefetch(context.absent(plan, bank))
+        reencoder.serve(plan, policy)
+        taken = context.assemble(plan, bank, chunk, condition, policy)
+        clock.lap(chunk.index, "assemble")
+        if not is_forced:
+            x = x0
             for step, t in enumerate(backbone.timesteps):
                 context.begin_pass(step, clean=False)
                 x0 = backbone.denoise(x, t, condition, context)
@@ -82,7 +95,7 @@ def rollout(
         policy.commit(chunk, context.chunk_kv(x0), bank)
         clock.lap(chunk.index, "commit")
         coming = None
-        if policy.plans_ahead and chunk.index + 1 < len(chunks):  # its pages come while this chunk is decoded
+        if policy.plans_ahead and not policy.probes and chunk.index + 1 < len(chunks):  # its pages come while this chunk is decoded
             coming = policy.plan(chunks[chunk.index + 1], bank)
             clock.lap(chunk.index + 1, "plan")
             bank.prefetch(context.absent(coming, bank))

@@ -156,10 +156,10 @@ class ContextBuffer(Store):
         if self._masses or self._seen:
             self._sites = [bias_and_groups(bias, self.geometry.heads) for bias in self._bias[..., : self._length]]
             self.attended_rows = round((self._bias[..., : self._length] > -torch.inf).float().mean().item() * self._length)
-        self._step, self._clean, self._adopted = 0, False, 0
+        self._step, self._clean, self._probe, self._adopted = 0, False, False, 0
 
-    def begin_pass(self, step: int, clean: bool) -> None:
-        self._step, self._clean = step, clean
+    def begin_pass(self, step: int, clean: bool, probe: bool = False) -> None:
+        self._step, self._clean, self._probe = step, clean, probe
         self._raw = []
 
     def kv(self, layer: int, q: Float[Tensor, "b m h d"], k: Float[Tensor, "b m h d"], v: Float[Tensor, "b m h d"]) -> Float[Tensor, "b m h d"]:
@@ -170,13 +170,13 @@ class ContextBuffer(Store):
             self._raw.append(k)
         n = self._length
         bias, groups = self._sites[layer] if self._sites else (None, ())
-        site = Site(layer, self._step, self._clean, n - k.shape[1], self._chunk, False, bias, groups, self._where)
+        site = Site(layer, self._step, self._clean, n - k.shape[1], self._chunk, False, bias, groups, self._probe, self._where)
         return self._policy.attend(self._rotate(q), self._k[layer][:, :n], self._v[layer][:, :n], site)
 
     __call__ = kv  # a backbone is handed the buffer itself
 
     def cross(self, layer: int, q: Float[Tensor, "b m h d"], k: Float[Tensor, "b n h d"], v: Float[Tensor, "b n h d"]) -> Float[Tensor, "b m h d"]:
-        return self._policy.attend(q, k, v, Site(layer, self._step, self._clean, 0, self._chunk, cross=True))
+        return self._policy.attend(q, k, v, Site(layer, self._step, self._clean, 0, self._chunk, cross=True, probe=self._probe))
 
     def chunk_kv(self, latents: Float[Tensor, "b f s c"] | None = None) -> KV:
         """K/V of the chunk after its clean pass on `latents`; k and v are views of the tail."""

@@ -50,6 +50,7 @@ class RetrievalPolicy(CachePolicy):
         self.raw_keys, self.needs_attention_scores = self.placement.moves, self.selector.needs_attention_scores or self.compressor.needs_attention_scores
         self.selector.reset(geometry)
         self.compressor.reset(geometry)
+        self.probes = self.selector.probes
         if self.compress == "store" and self.compressor.slots > 1:
             raise ValueError("retrieval: compressor.rotate follows the order of retrieval; it needs compress=retrieve")
         if self.compress == "retrieve" and self.compressor.joint:
@@ -58,6 +59,8 @@ class RetrievalPolicy(CachePolicy):
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         window, size = self._window, self._geometry.chunk
         sink, recent = window.fixed(chunk.start)
+        if chunk.probing:
+            return Plan((*sink, *recent), self.placement.times(sink, [], recent, chunk.start, size))
         banked = {f // size for f in bank.frames}  # a wrapper may have dropped chunks
         for gone in self._observed - banked:
             self.selector.forget(gone)
@@ -69,7 +72,7 @@ class RetrievalPolicy(CachePolicy):
         chosen = affordable(order, limit, lambda c, slot: self._cost(c, slot, chunk.start, bank))
         takers = self.selector.takers(candidates, len(chosen))
         chosen = list(takers) or chosen
-        pages = {c: self._pages(c, chunk.start, bank) for c in chosen}
+        pages = {c: window.pages(c, chunk.start, bank) for c in chosen}
         rows = {f: r for slot, c in enumerate(chosen) for f, r in self._parts(c, slot).items()}
         seen = {f: heads for c, heads in takers.items() for f in pages[c]}
         retrieved = [pages[c] for c in (chosen if self.placement.by_similarity else sorted(chosen))]
@@ -83,9 +86,6 @@ class RetrievalPolicy(CachePolicy):
     def _window(self) -> Window:
         return Window(self.sink, self.recent, self._geometry.chunk, self.blind)
 
-    def _pages(self, chunk: int, start: int, bank: KVBank) -> list[int]:
-        return [f for f in self._window.part(chunk, start) if bank.rows(f)]
-
     def _parts(self, chunk: int, slot: int) -> dict[int, Tensor]:
         """Which rows of a chunk's frames the window takes, when they are chosen at retrieval."""
         if self.compress == "store" or chunk not in self._kept:
@@ -96,7 +96,7 @@ class RetrievalPolicy(CachePolicy):
         """What a chunk at a place in the order takes of the limit; absent rows cost nothing."""
         if self.unit == "frames":
             return len(self._window.part(chunk, start))
-        return head_rows(self._pages(chunk, start, bank), bank, self._parts(chunk, slot))
+        return head_rows(self._window.pages(chunk, start, bank), bank, self._parts(chunk, slot))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         if not site.cross:

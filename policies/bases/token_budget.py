@@ -47,7 +47,7 @@ class TokenBudgetPolicy(CachePolicy):
         self.scorer.reset(geometry)
         self.split.reset(geometry)
         self.raw_keys = self.scorer.raw_keys or self.realign != "none"
-        self.pooled = True
+        self.pooled, self.probes = True, self.scorer.probes
         self.needs_attention_scores, self._geometry, self._reachable = True, geometry, frozenset()
         self._born: dict[int, Tensor] = {}  # page -> l n h, of which frame each row is; -1: absent
         self._budget = floor(round(self.budget * geometry.tokens, 6)) if isfinite(self.budget) else inf
@@ -55,7 +55,9 @@ class TokenBudgetPolicy(CachePolicy):
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         pool, rows, pools = self._pool(chunk.start, bank), {}, {}
         reachable = self._reachable if self.scorer.drops else frozenset(pool)
-        frames = bank.frames if self._budget else [f for f in bank.frames if f not in pool]
+        frames = bank.frames if self._budget and not chunk.probing else [f for f in bank.frames if f not in pool]
+        if chunk.probing:
+            pool = ()
         if not self.scorer.drops and sum(map(bank.rows, pool)) > self._budget > 0:
             used, best = sources(pool, [bank.rows(f) for f in pool], self._best(pool, bank))
             frames = [f for f in frames if f not in pool or f == used[0]]

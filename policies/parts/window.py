@@ -41,6 +41,10 @@ class Window:
         past = self.past(start)
         return range(max(past.start, chunk * self.size), min(past.stop, (chunk + 1) * self.size))
 
+    def pages(self, chunk: int, start: int, bank: KVBank) -> list[int]:
+        """Those of them that the bank has; a compressor may have joined some."""
+        return [f for f in self.part(chunk, start) if bank.rows(f)]
+
     def leaving(self, chunk: int) -> int:
         """The newest chunk of which the sink or recent frames of the chunk after `chunk` show nothing."""
         return chunk - -(-(self.recent + self.blind) // self.size)

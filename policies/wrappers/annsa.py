@@ -40,7 +40,7 @@ class AnnSaPolicy(PolicyWrapper):
             raise ValueError(f"annsa: block={self.block} queries; give 1 or more")
         if self.needs_attention_scores:
             raise ValueError(f"annsa: {type(self.inner).__name__} keeps scores of whole attention calls, which this would cut short; wrap another policy")
-        self._sides: dict[int, tuple[int, Tensor]] = {}  # layer -> chunk, hash bits of its context's keys
+        self._sides: dict[int, tuple[tuple[int, bool], Tensor]] = {}  # layer -> chunk, hash bits of its context's keys
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         n = site.context_rows
@@ -57,9 +57,9 @@ class AnnSaPolicy(PolicyWrapper):
 
     def _context(self, k: Float[Tensor, "b n h d"], site: Site) -> Bool[Tensor, "n t b"]:
         """Hash bits of the context's keys, once a chunk: its passes share them."""
-        if site.layer not in self._sides or self._sides[site.layer][0] != site.chunk:
+        if site.layer not in self._sides or self._sides[site.layer][0] != (site.chunk, site.probe):
             keys = k[0].flatten(1)
-            self._sides[site.layer] = site.chunk, self.hashing.sides(keys - keys.mean(0))
+            self._sides[site.layer] = (site.chunk, site.probe), self.hashing.sides(keys - keys.mean(0))
         return self._sides[site.layer][1]
 
     def _near(self, q: Float[Tensor, "b m h d"], sides: Bool[Tensor, "n t b"]) -> Int[Tensor, "r"]:

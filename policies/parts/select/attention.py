@@ -12,19 +12,28 @@ from policies.parts.select.base import Selector, by_score
 
 @dataclass
 class AttentionSelector(Selector):
-    """WorldKV's other signal (appendix C): the queries of the last chunk's clean pass, pooled over its rows, against the
-    pooled keys of every banked frame; averaged over layers and heads, best frame of a chunk."""
+    """WorldKV's other signal (appendix C): the chunk's queries, pooled over its rows, against the pooled keys of every banked
+    frame; averaged over layers and heads, best frame of a chunk.
 
-    needs_attention_scores = True
+    queries: `current` (of a probe pass over sink and recent frames, see the `query` selector) or `last` (the last chunk's clean
+    pass). Uncertain: the appendix's numbers and when it takes the queries are not known.
+    """
+
+    needs_attention_scores = True  # without annotation: not a field
+
+    queries: str = "current"
 
     def reset(self, geometry: Geometry) -> None:
+        if self.queries not in ("current", "last"):
+            raise ValueError(f"attention selector: queries={self.queries!r}; use current or last")
+        self.probes = self.queries == "current"
         self._chunk, self._layers = geometry.chunk, geometry.layers
         self._keys = ChunkTable()
         self._keys.reset()
         self._queries: dict[int, Tensor] = {}
 
     def look(self, q: Tensor, site: Site) -> None:
-        if site.clean:
+        if site.probe if self.probes else site.clean:
             self._queries[site.layer] = q.mean((0, 1))
 
     def observe(self, chunk: Chunk, kv: KV) -> None:

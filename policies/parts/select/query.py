@@ -15,8 +15,10 @@ class QuerySelector(Selector):
     """Query retrieval without poses: mean(q) . mean(k) of every frame (MoC, arXiv 2508.21058; MemFlow, arXiv 2512.14699), or
     Quest's upper bound from each channel's least and greatest key (arXiv 2406.10774), a frame as the page.
 
-    The queries are those of the last chunk's clean pass, pooled over `parts` consecutive runs of its rows, because a plan
-    is made once and before the first pass; they are rotated, so the scores are the logits of absolute placement. heads:
+    queries: `current` (the chunk's own, of a probe pass over sink and recent frames: its first pass, noisy, and once more than
+    without; the choice is then frozen for the other passes) or `last` (the last chunk's clean pass, which looks where the
+    camera was). They are pooled over `parts` consecutive runs of the chunk's rows and rotated, so that the scores are the logits
+    of absolute placement. heads:
     `sum` adds the logits of all layers and heads, `vote` lets each softmax over the candidates first, so that none
     outweighs the rest. per: whether all layers share one choice, or each layer, or each head chooses by itself; the window
     then holds what any of them takes, and each attends to its own. Uncertain: MemFlow chooses per head and MoC per query
@@ -28,11 +30,15 @@ class QuerySelector(Selector):
     bound: str = "mean"
     heads: str = "vote"
     parts: int = 1
+    queries: str = "current"
     per: str = "shared"
 
     def reset(self, geometry: Geometry) -> None:
         if self.bound not in ("mean", "quest") or self.heads not in ("sum", "vote"):
             raise ValueError(f"query selector: bound={self.bound!r}, heads={self.heads!r}; use mean or quest, sum or vote")
+        if self.queries not in ("current", "last"):
+            raise ValueError(f"query selector: queries={self.queries!r}; use current or last")
+        self.probes = self.queries == "current"
         if self.per not in ("shared", "layer", "head"):
             raise ValueError(f"query selector: per={self.per!r}; use shared, layer or head")
         if self.parts < 1 or (geometry.chunk * geometry.tokens) % self.parts:
@@ -43,7 +49,7 @@ class QuerySelector(Selector):
         self._queries: dict[int, Tensor] = {}  # layer -> p h d
 
     def look(self, q: Tensor, site: Site) -> None:
-        if site.clean:
+        if site.probe if self.probes else site.clean:
             self._queries[site.layer] = q.unflatten(1, (self.parts, -1)).float().mean((0, 2))
 
     def observe(self, chunk: Chunk, kv: KV) -> None:
