@@ -1,12 +1,13 @@
 """FAST-AR's three methods against second routes: exact search, explicit groups, dense attention."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from backbones import lingbot
 from harness.benchmark.measure import there_and_back
-from harness.cache.attention import dense, reference
+from harness.cache.attention import dense, groups_of, reference
 from harness.cache.page import Page
 from harness.cache.stores import GpuStore
 from harness.datatypes import Geometry, Site
@@ -192,7 +193,7 @@ def test_annca_keeps_the_prompt_tokens_near_a_frames_queries():
     assert torch.equal(policy.attend(q, k, v, own), dense(q, k, v)), "self-attention is the inner policy's"
 
 
-@pytest.mark.parametrize("override", ["policy.density=0", "policy.block=0", "policy.hashing.bits=-1"])
+@pytest.mark.parametrize("override", ["policy.density=0", "policy.block=-1", "policy.hashing.bits=-1"])
 def test_wrong_fields_are_refused(override, backbone):
     with pytest.raises(Exception, match="annsa|hashing"):
         make_policy("annsa", override).reset(backbone.geometry)
@@ -255,3 +256,33 @@ def test_a_limit_says_which_frames_it_lost(joint, backbone, roll):
     stats = roll(watched).stats
     assert gone[-1], "nothing was lost: the path tests nothing"
     assert [set(s.unreachable) for s in stats] == [lost - {3} for lost in gone], "the pool lies under frame 3"
+
+
+def test_annsa_acts_where_heads_see_different_rows_and_the_chunk_lies_in_a_hole():
+    """Against masks in float64: of the rows that a head sees, the chunk's own (wherever they are) and the nearest share of the others."""
+    q, k, v = normal(1, 6, 3, 8), normal(1, 24, 3, 8, seed=1), normal(1, 24, 3, 8, seed=2)
+    own = torch.arange(24).ge(8) & torch.arange(24).lt(14)  # rows 8 to 13: the hole that an evicted chunk left
+    seen = torch.ones(3, 24, dtype=torch.bool)
+    seen[0, :5] = False
+    groups, bias = groups_of(seen), normal(3, 24, seed=3).abs()
+    policy = AnnSaPolicy(FullPolicy(), density=0.3, block=6, hashing=Hashing(bits=8, tables=4))
+    policy.reset(Geometry(layers=1, heads=3, head_dim=8, tokens=2, chunk=3))
+    slots = {3 * c + i: np.arange(24)[torch.where(own, 1, 0).eq(c == 9).numpy()][2 * i : 2 * i + 2] for c in (9,) for i in range(3)}
+    out = policy.attend(q, k, v, Site(0, 0, False, 18, 9, bias=bias, groups=groups, slots=slots))
+    for heads, rows in groups:
+        keys, past = k[0][rows][:, heads].flatten(1), (~own[rows]).nonzero()[:, 0]
+        planes = torch.randn(keys.shape[1], 32, generator=torch.Generator().manual_seed(0))
+        sides = (keys[past] - keys[past].mean(0)) @ planes > 0
+        equal = (sides == (q[0][:, heads].flatten(1).mean(0) @ planes > 0)).sum(1).tolist()
+        best = sorted(range(len(past)), key=lambda i: (-equal[i], i))[: -(-3 * len(past) // 10)]  # noqa: B023
+        shown = torch.cat([rows[past[best]], own.nonzero()[:, 0]])
+        for h in heads.tolist():
+            logits = q[0, :, h].double() @ k[0, shown, h].double().T / 8**0.5 + bias[h, shown].double()
+            assert torch.allclose(out[0, :, h].double(), logits.softmax(-1) @ v[0, shown, h].double(), atol=1e-5)
+
+
+def test_fast_ar_is_sparse_in_every_layer(roll):
+    """TempCache's layers hold different rows: a tenth of the window must not give what all of it gives."""
+    whole, tenth = (roll(make_policy("fast_ar", f"policy.density={d}")).latents for d in (1, 0.1))
+    dense_ = roll(make_policy("tempcache")).latents
+    assert torch.equal(whole, dense_) and (tenth - dense_).abs().max() > 1e-3
