@@ -47,7 +47,8 @@ class Geometry:
 class Chunk:
     """What is known of a chunk before it is generated. Poses are one per latent frame, OpenCV camera-to-world.
 
-    covisible: computes `overlap`, when it is read.
+    covisible: computes `overlap`, when it is read. probing: the plan that is asked for is that of the probe pass, which
+    shows a policy the chunk's own queries before it plans (`CachePolicy.probes`).
     """
 
     index: int
@@ -56,6 +57,7 @@ class Chunk:
     intrinsics: Float[Tensor, "f 4"]
     actions: Float[Tensor, "f 6"]
     covisible: Callable[[], Float[Tensor, "f g"]] | None = None
+    probing: bool = False
 
     @property
     def overlap(self) -> Float[Tensor, "f g"] | None:
@@ -97,7 +99,8 @@ class Plan:
 
     frames: pages in the order of the window. times: temporal position of each of them; None keeps their own.
     start: temporal position of the chunk's first frame; None keeps its own. rows: for frames that are only attended to in
-    part, which of their stored rows, per layer or per head (-1: none); the others stay in the bank. seen: for frames that only some
+    part, which of their stored rows, per layer or per head (-1: none); the others stay in the bank. pools: for frames whose rows are
+    taken together with those of other frames, these frames, itself the first: `rows` then counts over the rows of all. seen: for frames that only some
     layers or heads attend to, which ones; the others pass over the frame's rows. candidates: frames that could have been
     chosen but were not; what is in neither is reported as unreachable history. retrieved: the part of `frames` that a
     selector chose, for the trace. Frames that the bank remembers by their latents alone are encoded again for the plan, each
@@ -108,6 +111,7 @@ class Plan:
     times: tuple[float, ...] | None = None
     start: float | None = None
     rows: Mapping[int, Int[Tensor, "l n *h"]] = field(default_factory=dict)
+    pools: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     seen: Mapping[int, Bool[Tensor, "l h"]] = field(default_factory=dict)
     candidates: frozenset[int] = frozenset()
     retrieved: tuple[int, ...] = ()
@@ -119,6 +123,8 @@ class Plan:
             raise ValueError(f"a plan of {len(self.frames)} frames has {len(self.times)} times: give one time per frame")
         if unknown := (self.rows.keys() | self.seen.keys()) - set(self.frames):
             raise ValueError(f"a plan names rows or heads of frames {sorted(unknown)}, which it does not attend to")
+        if wrong := [f for f, frames in self.pools.items() if f not in self.rows or frames[0] != f or len(set(frames) & set(self.frames)) > 1]:
+            raise ValueError(f"a plan takes frames {sorted(wrong)} together with others; name rows for each, itself first, and the others nowhere else")
 
     @staticmethod
     def of_frames(frames: list[int] | tuple[int, ...], candidates: set[int] | frozenset[int] = frozenset()) -> "Plan":
@@ -137,6 +143,7 @@ class Site:
     cross: bool = False  # cross-attention: the rows are a prompt's tokens, none of them context
     bias: Float[Tensor, "*h n"] | None = None  # log of the rows' masses, to be added to their logits; None: all are one
     groups: tuple[tuple[Int[Tensor, "g"], Int[Tensor, "r"]], ...] = ()  # heads that see the same rows, and these rows; (): all see all
+    probe: bool = False  # the pass before planning: nothing of it is kept but what a policy notes of its queries
     slots: Mapping[int, np.ndarray] = field(default_factory=dict)  # where among k and v each frame's rows lie, the chunk's own included
 
 
@@ -176,6 +183,7 @@ class ChunkStats:
     bank_bytes_disk: int = 0
     host_bytes: int = 0  # resident memory of the process after the chunk, whatever it is used for; 0: unknown
     open_files: int = 0
+    scratch_bytes: int = 0  # what the policy keeps beside window and bank: scores, summaries, descriptors
 
     @property
     def seconds(self) -> float:

@@ -26,6 +26,7 @@ from harness.datatypes import Chunk, ChunkStats, Condition, Plan, Rollout, Traje
 from harness.policy import CachePolicy
 from harness.snapshot.plain_values import restore, state_of
 from harness.snapshot.snapshot import check_same_path, read_snapshot, write_snapshot
+from harness.snapshot.state_bytes import state_bytes
 from harness.system.frame_buffer import FrameBuffer
 from harness.worlds.chunks import chunk_at, chunk_count, led_back, led_on
 
@@ -102,26 +103,30 @@ class Session:
         self._whole = False
         stored = tuple(cache.bank.rows(f) for f in range(chunk.start)) if self._traced and chunk.start <= TRACED else None
         self._account.open(cache)
+        is_forced = (chunk.index + 1) * g.chunk <= len(self.forced)
+        given = self.forced[None, chunk.start : chunk.start + g.chunk].to(g.device, torch.float32) if is_forced else None
+        draws = [] if is_forced else self._noise(chunk)
+        condition = self.backbone.condition(self.path, chunk)
+        if policy.probes and chunk.start:
+            self._probe(chunk, condition, draws[0] if given is None else given)
         plan, self._coming = self._coming, None
         if plan is None:
             plan = self._plan(chunk)
         cache.reencode(plan, policy, self._conditioned)
-        condition = self.backbone.condition(self.path, chunk)
         taken = cache.assemble(plan, chunk, condition, policy)
         clock.lap(chunk.index, "assemble")
-        is_forced = (chunk.index + 1) * g.chunk <= len(self.forced)
-        x0 = self.forced[None, chunk.start : chunk.start + g.chunk].to(g.device, torch.float32) if is_forced else self._denoised(chunk, condition)
+        x0 = self._denoised(draws, condition) if given is None else given
         cache.window.begin_pass(len(self.backbone.timesteps), clean=True)
         self.backbone.denoise(x0, 0.0, condition, cache.window)
         clock.lap(chunk.index, "passes")
         policy.commit(chunk, cache.window.chunk_kv(x0), cache.bank)
         clock.lap(chunk.index, "commit")
-        if policy.plans_ahead and chunk.index + 1 < self.known:  # its pages come while this chunk is decoded
+        if policy.plans_ahead and not policy.probes and chunk.index + 1 < self.known:  # its pages come while this chunk is decoded
             self._coming = self._plan(self._chunk(chunk.index + 1))
         frames = self.backbone.decode(x0[0])
         clock.lap(chunk.index, "decode")
         self._keep(chunk, frames, x0[0])
-        self.stats.append(self._account.close(chunk, plan, taken, stored, len(frames), is_forced, cache, self.backbone))
+        self.stats.append(self._account.close(chunk, plan, taken, stored, len(frames), is_forced, cache, self.backbone, state_bytes(policy)))
         self._whole = True
         return frames, self.stats[-1]
 
@@ -237,12 +242,32 @@ class Session:
         self.cache.prefetch(plan)
         return plan
 
-    def _denoised(self, chunk: Chunk, condition: Condition) -> Float[Tensor, "1 f s c"]:
+    def _noise(self, chunk: Chunk) -> list[Float[Tensor, "1 f s c"]]:
+        """Of every level, drawn before the first pass: a copy to the GPU waits for it."""
+        rng = generator(self.seed, self.path.name, chunk.index)
+        draws = [self.backbone.noise(rng) for _ in self.backbone.timesteps]
+        self.noise = hashlib.sha256(self.noise.encode() + draws[0].cpu().numpy().tobytes()).hexdigest()[:16]
+        return draws
+
+    def _probe(self, chunk: Chunk, condition: Condition, x: Float[Tensor, "1 f s c"]) -> None:
+        """The chunk's first pass before it is planned, over the window that the policy gives for it, so that it sees the chunk's own queries.
+
+        Given latents go in at the least noisy level: a pass at t = 0 would move some backbones' own caches on.
+        """
+        backbone, cache, clock = self.backbone, self.cache, self._account.clock
+        sketch = self.policy.plan(replace(chunk, probing=True), cache.bank)
+        clock.lap(chunk.index, "plan")
+        cache.reencode(sketch, self.policy, self._conditioned)
+        cache.assemble(sketch, chunk, condition, self.policy)
+        clock.lap(chunk.index, "assemble")
+        cache.window.begin_pass(0, clean=False, probe=True)
+        forced = (chunk.index + 1) * backbone.geometry.chunk <= len(self.forced)
+        backbone.denoise(x, backbone.timesteps[-1 if forced else 0], condition, cache.window)
+        clock.lap(chunk.index, "passes")
+
+    def _denoised(self, draws: list[Float[Tensor, "1 f s c"]], condition: Condition) -> Float[Tensor, "1 f s c"]:
         """The denoising passes."""
         backbone, window, levels = self.backbone, self.cache.window, self.backbone.timesteps
-        rng = generator(self.seed, self.path.name, chunk.index)
-        draws = [backbone.noise(rng) for _ in levels]  # all before the first pass: a copy to the GPU waits for it
-        self.noise = hashlib.sha256(self.noise.encode() + draws[0].cpu().numpy().tobytes()).hexdigest()[:16]
         x0 = x = draws[0]
         for step, t in enumerate(levels):
             window.begin_pass(step, clean=False)

@@ -58,6 +58,7 @@ def cost(rollout: "Rollout") -> dict[str, float]:
         "rows_rotated": np.mean([s.rows_rotated for s in chunks]),
         "unreachable_frames": np.mean([s.unreachable_frames for s in chunks]),
         "state_bytes": last.state_bytes,
+        "scratch_bytes": max(s.scratch_bytes for s in chunks),
         "peak_bytes": max(s.peak_bytes for s in chunks),
     }
     columns |= {f"share_{part}": sum(_part(s, part) for s in chunks) / total for part in PARTS}

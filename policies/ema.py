@@ -29,7 +29,8 @@ class EmaPolicy(CachePolicy):
     recent: int = 10
     long: float = 0.01
     short: float = 0.1
-    raw_keys = True
+    raw_keys = pooled = True
+    rewritable = False
 
     def reset(self, geometry: Geometry) -> None:
         if min(self.sink, self.recent) < 0:

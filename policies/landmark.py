@@ -6,6 +6,7 @@ from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy
 from policies.parts.likeness import Likeness
+from policies.parts.window import Window, refuse_negative
 
 
 @dataclass
@@ -13,12 +14,13 @@ class LandmarkPolicy(CachePolicy):
     """Our reading of WorldTrace's Landmark writer (NVIDIA SIL project page, 2026): recent frames, and slots that hold verbatim
     traces of scenes at positions that stay within the trained range. Nothing is selected: every slot is attended to.
 
-    A chunk that leaves the recent frames is a landmark if its likeness (mutual view overlap, or likeness of content where
-    there are no poses, see `policies.parts.likeness`) to every landmark and to the sink is at most theta; else it is dropped and
-    the one it resembles most counts as seen. A landmark takes the first free slot. When all are used it takes that of the
-    most redundant landmark: of greatest likeness to any other, to the sink or to the newcomer; of equals, the one least
-    recently seen. Positions: sink from 0, slot i at sink + i * chunk, then recent frames, then the chunk, always at
-    sink + slots * chunk + recent, however many slots are used; keys are kept un-rotated.
+    A chunk that leaves the recent frames is a landmark if its likeness (mutual view overlap, or likeness of content where there are
+    no poses, see `policies.parts.likeness`) to every landmark and to the sink is at most theta; else it is dropped and the one it
+    resembles most counts as seen. A landmark takes the first free slot. When all are used it takes that of the most redundant
+    landmark: of greatest likeness to any other, to the sink or to the newcomer; of equals, the one least recently seen. A chunk
+    that the sink reaches into is no landmark: its other frames go when it leaves the recent ones. Positions: sink from 0, slot i at
+    sink + i * chunk, then recent frames, then the chunk, always at sink + slots * chunk + recent, however many slots are used; keys
+    are kept un-rotated.
 
     Uncertain: the page gives neither the test of novelty, nor the rule of replacement, nor sizes; whether there is a sink.
     """
@@ -31,14 +33,11 @@ class LandmarkPolicy(CachePolicy):
     raw_keys = True
 
     def reset(self, geometry: Geometry) -> None:
-        size = geometry.chunk
-        for name in ("sink", "recent"):
-            if (value := getattr(self, name)) < 0 or value % size:
-                raise ValueError(f"landmark: {name}={value} frames is not a whole number of chunks of {size}; use {value - value % size}")
+        refuse_negative("landmark", sink=self.sink, recent=self.recent)
         if self.slots < 1 or self.theta < 0:
             raise ValueError(f"landmark: slots={self.slots}, theta={self.theta}; use at least one slot and a theta of 0 or more")
         self.likeness.reset(geometry)
-        self._size = size
+        self._size = geometry.chunk
         self._slots: dict[int, int] = {}  # slot -> chunk
         self._seen: dict[int, int] = {}  # slot -> the last chunk that showed it
 
@@ -53,30 +52,35 @@ class LandmarkPolicy(CachePolicy):
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
         bank.append(chunk, kv)
         self.likeness.observe(chunk, kv)
-        leaving = chunk.index - self.recent // self._size
+        leaving = Window(self.sink, self.recent, self._size).leaving(chunk.index)
         if leaving * self._size >= self.sink:
             self._settle(leaving, bank)
+        elif leaving >= 0:  # the sink shows the rest of it
+            self._drop(range(self.sink, (leaving + 1) * self._size), bank)
 
     def _settle(self, chunk: int, bank: KVBank) -> None:
-        sink, slots = list(range(self.sink // self._size)), list(self._slots)
+        sink, slots = list(range(-(-self.sink // self._size))), list(self._slots)
         like = self.likeness.to(chunk, [*sink, *(self._slots[s] for s in slots)])
         best = max(range(len(like)), key=lambda i: (like[i], -i), default=None)
         if best is not None and like[best] > self.theta:
-            self._drop(chunk, bank)
+            self._forget(chunk, bank)
             if best >= len(sink):
                 self._seen[slots[best - len(sink)]] = chunk
             return
         slot = next((s for s in range(self.slots) if s not in self._slots), None)
         if slot is None:
             slot = max(slots, key=lambda s: (self._redundancy(s, [*sink, chunk]), -self._seen[s]))
-            self._drop(self._slots[slot], bank)
+            self._forget(self._slots[slot], bank)
         self._slots[slot] = self._seen[slot] = chunk
 
     def _redundancy(self, slot: int, others: list[int]) -> float:
         """The greatest likeness of a landmark to the others."""
         return max(self.likeness.to(self._slots[slot], [*others, *(c for s, c in self._slots.items() if s != slot)]))
 
-    def _drop(self, chunk: int, bank: KVBank) -> None:
+    def _forget(self, chunk: int, bank: KVBank) -> None:
         self.likeness.forget(chunk)
-        for frame in range(chunk * self._size, (chunk + 1) * self._size):
+        self._drop(range(chunk * self._size, (chunk + 1) * self._size), bank)
+
+    def _drop(self, frames: range, bank: KVBank) -> None:
+        for frame in frames:
             bank.drop(frame)

@@ -1,17 +1,18 @@
 """TempCache: rows that stand for one another over time become one."""
 
 from dataclasses import dataclass, field, replace
-from math import inf
+from math import floor, inf
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from harness.cache.bank import KVBank
 from harness.cache.page import Page
 from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy
+from policies.parts.members import Members, nearest
 from policies.wrappers.ann import Hashing
 
 
@@ -26,7 +27,8 @@ class TempCachePolicy(CachePolicy):
 
     representative: `newest` (the key and position of the last row that joined; of one frame's rows, the most similar) or
     `mean` (the members' mean key, at the newest position). joint: match the heads of a layer together, or each for itself.
-    limit: representatives a head may hold, in frames' worth; beyond it the lightest go, of equals the oldest.
+    limit: representatives a head may hold, in frames' worth; beyond it the lightest go, of equals the oldest. A frame is then
+    unreachable once none of its rows is in a group any more in most layers and heads.
 
     Uncertain, since no code is public: summaries look up each token's *query* among the last frame's keys, here its key is
     looked up among all representatives, un-rotated (rotated keys confuse time with content); the paper's thresholds, bits and
@@ -48,11 +50,13 @@ class TempCachePolicy(CachePolicy):
             raise ValueError(f"tempcache: representative={self.representative!r}; use newest or mean")
         if self.limit * geometry.tokens < 1:
             raise ValueError(f"tempcache: limit={self.limit} frames; give at least one representative, 1/{geometry.tokens} (inf for no limit)")
-        self._most = self.limit if self.limit == inf else int(self.limit * geometry.tokens)
-        self.raw_keys, self._next = True, self.sink
+        self._most = self.limit if self.limit == inf else floor(round(self.limit * geometry.tokens, 6))
+        self._members, self._heads = Members(), geometry.heads
+        self._members.reset()
+        self.raw_keys, self.pooled, self.rewritable, self._next = True, True, False, self.sink
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
-        return Plan.of_frames(bank.frames, candidates=set(range(self.sink, self._next)))
+        return Plan.of_frames(bank.frames, candidates=set(range(self.sink, self._next)) - set(self._members.lost))
 
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
         """The representatives live as one page, under the first frame after the sink."""
@@ -61,40 +65,50 @@ class TempCachePolicy(CachePolicy):
             if self._next > self.sink:
                 bank.write(self.sink, self._take_in(bank.page(self.sink), bank.page(self._next)))
                 bank.drop(self._next)
+            elif self.limit < inf:
+                first = bank.page(self.sink)
+                self._members.join(self.sink, self._groups(torch.arange(first.rows, device=first.k.device).expand(len(first.k), -1)))
             self._next += 1
 
     def _take_in(self, pool: Page, new: Page) -> Page:
         """A frame's rows join representatives or become some. `g`: layers, or layers and heads."""
         there = torch.ones(pool.positions.shape[:2], dtype=torch.bool) if pool.mass is None else pool.mass.cpu() > 0
-        there = (there if self.joint else _heads_first(there, pool.k.shape[3])).to(pool.k.device)
-        k, old = self._directions(new.k), self._directions(pool.k)
-        near = self.hashing.neighbours(self.hashing.codes(k), self.hashing.codes(old)) & there[..., None, :]
-        best, target = (k @ old.mT).masked_fill(~near, -2.0).max(-1)  # g s
+        there = self._groups(there).to(pool.k.device)
+        per_layer = zip(new.k, pool.k, there.chunk(len(new.k)), strict=True)
+        found = [nearest(self._directions(n), self._directions(p), t, self.hashing) for n, p, t in per_layer]
+        best, target = (torch.cat(x) for x in zip(*found, strict=True))  # g s
         joins = best >= self.threshold
         target = torch.where(joins, target, there.sum(-1, keepdim=True) + (~joins).cumsum(-1) - 1)
         size = max(pool.rows, int(target.max()) + 1)
-        own = torch.arange(pool.rows, device=k.device).expand(*target.shape[:-1], -1)
+        own = torch.arange(pool.rows, device=target.device).expand(len(target), -1)
         order = best.argsort(dim=-1, stable=True)  # the most similar last: it lends its key
-        rank = torch.full((*target.shape[:-1], size), -1, device=k.device).scatter_reduce(-1, target, order.argsort(-1), "amax")
+        rank = torch.full((len(target), size), -1, device=target.device).scatter_reduce(-1, target, order.argsort(-1), "amax")
         lender = pool.rows + order.gather(-1, rank.clamp(min=0))
-        rows = torch.where(rank >= 0, lender, F.pad(own, (0, size - pool.rows)))
-        into = torch.cat([own, target], -1)
-        if not self.joint:
-            rows, into = rows.transpose(1, 2), into.transpose(1, 2)
-        both = Page.joined([pool, new])
+        rows = self._layers(torch.where(rank >= 0, lender, F.pad(own, (0, size - pool.rows))))
+        both, into = Page.joined([pool, new]), self._layers(torch.cat([own, target], -1))
         page = both.merge(rows, into)
         if self.representative == "mean":
             page = replace(page, k=replace(both, k=both.v, v=both.k).merge(rows, into).v)
-        return page if page.rows <= self._most else page.keep(_heaviest(page.mass, int(self._most)))
+        return page if self.limit == inf else self._limited(page, target)
 
-    def _directions(self, k: Float[Tensor, "l 1 n h d"]) -> Float[Tensor, "*g n c"]:
-        rows = k[:, 0].float()
-        return F.normalize(rows.flatten(2) if self.joint else rows.transpose(1, 2), dim=-1)
+    def _limited(self, page: Page, target: Int[Tensor, "g s"]) -> Page:
+        """The heaviest representatives, and what the frames have lost by that."""
+        self._members.join(self._next, target)
+        if page.rows <= self._most:
+            return page
+        rows = _heaviest(page.mass, int(self._most))
+        self._members.keep(self._groups(rows), page.rows)
+        return page.keep(rows)
 
+    def _groups(self, x: Shaped[Tensor, "l n *h"]) -> Shaped[Tensor, "g n"]:
+        return x if self.joint else (x if x.dim() == 3 else x[..., None].expand(-1, -1, self._heads)).transpose(1, 2).flatten(0, 1)
 
-def _heads_first(x: Tensor, heads: int) -> Tensor:
-    """`l n` or `l n h` as `l h n`."""
-    return (x if x.dim() == 3 else x[..., None].expand(-1, -1, heads)).transpose(1, 2)
+    def _layers(self, x: Int[Tensor, "g n"]) -> Int[Tensor, "l n *h"]:
+        return x if self.joint else x.unflatten(0, (-1, self._heads)).transpose(1, 2)
+
+    def _directions(self, k: Float[Tensor, "1 n h d"]) -> Float[Tensor, "g n c"]:
+        rows = k[0].float()
+        return F.normalize(rows.flatten(1)[None] if self.joint else rows.transpose(0, 1), dim=-1)
 
 
 def _heaviest(mass: Float[Tensor, "l n *h"], count: int) -> Int[Tensor, "l c *h"]:

@@ -61,17 +61,23 @@ class Method(Protocol):
 
 
 @torch.no_grad()
-def simulate(backbone, trajectory: Trajectory, method: Method) -> torch.Tensor:
-    """Latents of a rollout under a method, seed 0, the first chunk given."""
+def simulate(backbone, trajectory: Trajectory, method: Method, window: tuple[int, int] | None = None) -> torch.Tensor:
+    """Latents of a rollout under a method, seed 0, the first chunk given. window: the sink's and the recent frames of a pass before
+    the method decides, whose queries it then finds in the ledger."""
     ledger, latents = Ledger(backbone), []
     for chunk in chunks_of(trajectory, backbone.geometry):
         condition = backbone.condition(trajectory, chunk)
-        ledger.start(condition, method.visible(chunk, ledger), method.positions(chunk, ledger))
         x0 = backbone.encode(trajectory.images)[:3][None]
         if chunk.index:
             digest = hashlib.sha256(f"0/{trajectory.name}/{chunk.index}".encode()).digest()
             rng = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
             x = torch.randn(x0.shape, generator=rng)
+            if window is not None:
+                shown = (ledger.frame < window[0]) | (ledger.frame >= chunk.start - window[1])
+                ledger.start(condition, shown.expand(ledger.layers, ledger.heads, -1), None)
+                backbone.denoise(x, backbone.timesteps[0], condition, ledger)
+        ledger.start(condition, method.visible(chunk, ledger), method.positions(chunk, ledger))
+        if chunk.index:
             for i, t in enumerate(backbone.timesteps):
                 x0 = backbone.denoise(x, t, condition, ledger)
                 if i + 1 < len(backbone.timesteps):

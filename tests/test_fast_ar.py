@@ -1,17 +1,19 @@
 """FAST-AR's three methods against second routes: exact search, explicit groups, dense attention."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from backbones import lingbot
 from harness.benchmark.measure import there_and_back
-from harness.cache.attention import dense, reference
+from harness.cache.attention import dense, groups_of, reference
 from harness.cache.page import Page
 from harness.cache.stores import GpuStore
 from harness.datatypes import Geometry, Site
 from harness.rollout import rollout
 from policies.full import FullPolicy
+from policies.parts.members import nearest
 from policies.tempcache import TempCachePolicy
 from policies.wrappers.ann import Hashing
 from policies.wrappers.annca import AnnCaPolicy
@@ -191,7 +193,7 @@ def test_annca_keeps_the_prompt_tokens_near_a_frames_queries():
     assert torch.equal(policy.attend(q, k, v, own), dense(q, k, v)), "self-attention is the inner policy's"
 
 
-@pytest.mark.parametrize("override", ["policy.density=0", "policy.block=0", "policy.hashing.bits=-1"])
+@pytest.mark.parametrize("override", ["policy.density=0", "policy.block=-1", "policy.hashing.bits=-1"])
 def test_wrong_fields_are_refused(override, backbone):
     with pytest.raises(Exception, match="annsa|hashing"):
         make_policy("annsa", override).reset(backbone.geometry)
@@ -208,3 +210,79 @@ def test_annca_acts_on_a_model_with_a_prompt():
     assert torch.equal(same, full)
     assert (all_open - full).abs().max() < SECOND_ROUTE * full.abs().max()
     assert (half - full).abs().max() > 1e-4
+
+
+def test_matching_in_blocks_is_matching():
+    new, old = F.normalize(normal(4, 30, 8), dim=-1), F.normalize(normal(4, 50, 8, seed=1), dim=-1)
+    there, hashing = normal(4, 50, seed=2) > -0.5, Hashing(bits=2, tables=2)
+    whole = nearest(new, old, there, hashing)
+    for numbers in (1, 4 * 50 * 7, 4 * 50 * 30):
+        for a, b in zip(nearest(new, old, there, hashing, numbers), whole, strict=True):
+            assert torch.allclose(a.float(), b.float(), atol=1e-6)
+    alone = max(float(F.cosine_similarity(new[2, 5], old[2, j], dim=0)) for j in range(50) if there[2, j] and _share(hashing, new[2, 5], old[2, j]))
+    assert whole[0][2, 5] == pytest.approx(alone, abs=1e-6)
+
+
+def _share(hashing, a, b):
+    return bool((hashing.codes(a[None]) == hashing.codes(b[None])).any())
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_a_limit_says_which_frames_it_lost(joint, backbone, roll):
+    """Every row's group followed by hand: a frame is reported once no row of it lives in most layers (or layers and heads)."""
+    policy = make_policy("tempcache", "policy.limit=2", "policy.threshold=0.997", f"policy.joint={str(joint).lower()}")
+    homes, gone = {}, []
+
+    class Watched(type(policy)):
+        def _take_in(self, pool, new):
+            homes.setdefault(3, [{i: i for i in range(6)} for _ in range(3 if joint else 6)])
+            return super()._take_in(pool, new)
+
+        def _limited(self, page, target):
+            homes[self._next] = [dict(enumerate(x)) for x in target.tolist()]
+            out = super()._limited(page, target)
+            for frame in homes:
+                for g, rows in enumerate(homes[frame]):
+                    v = (page.v[g, 0].flatten(1), out.v[g, 0].flatten(1)) if joint else (page.v[g // 2, 0, :, g % 2], out.v[g // 2, 0, :, g % 2])
+                    at = [next((j for j in range(len(v[1])) if torch.equal(v[1][j], row) and row.any()), None) for row in v[0]]
+                    homes[frame][g] = {i: at[n] for i, n in rows.items() if at[n] is not None}
+            return out
+
+        def plan(self, chunk, bank):
+            gone.append({f for f, groups in homes.items() if sum(bool(rows) for rows in groups) < 0.5 * len(groups)})
+            return super().plan(chunk, bank)
+
+    watched = Watched(**{f: getattr(policy, f) for f in ("sink", "recent", "threshold", "representative", "joint", "limit", "hashing")})
+    stats = roll(watched).stats
+    assert gone[-1], "nothing was lost: the path tests nothing"
+    assert [set(s.unreachable) for s in stats] == [lost - {3} for lost in gone], "the pool lies under frame 3"
+
+
+def test_annsa_acts_where_heads_see_different_rows_and_the_chunk_lies_in_a_hole():
+    """Against masks in float64: of the rows that a head sees, the chunk's own (wherever they are) and the nearest share of the others."""
+    q, k, v = normal(1, 6, 3, 8), normal(1, 24, 3, 8, seed=1), normal(1, 24, 3, 8, seed=2)
+    own = torch.arange(24).ge(8) & torch.arange(24).lt(14)  # rows 8 to 13: the hole that an evicted chunk left
+    seen = torch.ones(3, 24, dtype=torch.bool)
+    seen[0, :5] = False
+    groups, bias = groups_of(seen), normal(3, 24, seed=3).abs()
+    policy = AnnSaPolicy(FullPolicy(), density=0.3, block=6, hashing=Hashing(bits=8, tables=4))
+    policy.reset(Geometry(layers=1, heads=3, head_dim=8, tokens=2, chunk=3))
+    slots = {3 * c + i: np.arange(24)[torch.where(own, 1, 0).eq(c == 9).numpy()][2 * i : 2 * i + 2] for c in (9,) for i in range(3)}
+    out = policy.attend(q, k, v, Site(0, 0, False, 18, 9, bias=bias, groups=groups, slots=slots))
+    for heads, rows in groups:
+        keys, past = k[0][rows][:, heads].flatten(1), (~own[rows]).nonzero()[:, 0]
+        planes = torch.randn(keys.shape[1], 32, generator=torch.Generator().manual_seed(0))
+        sides = (keys[past] - keys[past].mean(0)) @ planes > 0
+        equal = (sides == (q[0][:, heads].flatten(1).mean(0) @ planes > 0)).sum(1).tolist()
+        best = sorted(range(len(past)), key=lambda i: (-equal[i], i))[: -(-3 * len(past) // 10)]  # noqa: B023
+        shown = torch.cat([rows[past[best]], own.nonzero()[:, 0]])
+        for h in heads.tolist():
+            logits = q[0, :, h].double() @ k[0, shown, h].double().T / 8**0.5 + bias[h, shown].double()
+            assert torch.allclose(out[0, :, h].double(), logits.softmax(-1) @ v[0, shown, h].double(), atol=1e-5)
+
+
+def test_fast_ar_is_sparse_in_every_layer(roll):
+    """TempCache's layers hold different rows: a tenth of the window must not give what all of it gives."""
+    whole, tenth = (roll(make_policy("fast_ar", f"policy.density={d}")).latents for d in (1, 0.1))
+    dense_ = roll(make_policy("tempcache")).latents
+    assert torch.equal(whole, dense_) and (tenth - dense_).abs().max() > 1e-3

@@ -5,6 +5,7 @@ import torch
 
 from harness.cache.stores import PinnedStore
 from tests.conftest import CONF, make_policy, make_world
+from tests.tolerances import SECOND_ROUTE
 
 INF = float("inf")
 # name, the most frame-equivalents a chunk may attend to (its own 3 included), whether anything may become unreachable
@@ -29,6 +30,7 @@ MATRIX = [
     ("coverage", 18, False),
     ("latent", 18, False),
     ("query", 18, False),
+    ("query_last", 18, False),
     ("worldkv_slot", 18, False),
     ("worldkv_clamped", 18, False),
     ("full_clamped", INF, False),
@@ -109,7 +111,11 @@ def test_invariants(name, budget, forgets, roll, backbone, trajectory):
 @pytest.mark.parametrize("name", ["worldkv", "retrieval_only", "random", "recency", "oracle", "attention", "fov", "coverage", "latent", "query"])
 def test_unlimited_budget_equals_full(name, roll):
     policy = make_policy(name, "policy.retrieved=inf", "policy/compressor=none")
-    assert same(roll(policy), roll(make_policy("full")))
+    mine, full = roll(policy), roll(make_policy("full"))
+    if policy.probes:  # the pass before planning leaves other slots free: the same rows in another order
+        assert (mine.latents - full.latents).abs().max() < SECOND_ROUTE * full.latents.abs().max()
+    else:
+        assert same(mine, full)
 
 
 @pytest.mark.parametrize("name", ["worldkv", "retrieval_only", "random", "recency", "oracle", "attention", "fov", "coverage", "latent", "query"])
@@ -183,7 +189,7 @@ def test_release_selects_by_its_own_formula(roll, trajectory):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("policy.sink=4", "sink=4 frames is not a whole number of chunks of 3; use 3"),
+        ("policy.sink=-1", "sink=-1 frames; give 0 or more"),
         ("policy.retrieved=-1", "retrieved=-1"),
         ("policy.unit=pages", "use one of equivalents, frames, tokens, bytes"),
         ("policy.compressor.ratio=1.5", "ratio=1.5"),

@@ -146,7 +146,7 @@ def test_make_table_runs_what_its_table_is_made_of():
     [
         (["policy=worldvk"], ["worldvk", "worldkv", "sliding"]),
         (["policy=worldkv", "policy.retreived=6"], ["policy.retreived", "Did you mean: policy.retrieved"]),
-        (["policy=worldkv", "policy.sink=4"], ["sink=4 frames is not a whole number of chunks", "use 3"]),
+        (["policy=worldkv", "policy.sink=-1"], ["sink=-1 frames", "give 0 or more"]),
         (
             ["backbone=rooms", "backbone.weights=missing.safetensors", "metric=default", "world=rooms"],
             ["no weights at missing.safetensors", "harness/train.py"],

@@ -84,7 +84,7 @@ def test_coverage_against_every_set(again, backbone):
         s = watched(CoverageSelector(grid=3, shells=2, again=again), past, backbone.geometry)
         window = [0, 1, 2]
         views = [np.concatenate([np.sum([seen_by_loops(target, i, c, j, s) for j in range(3)], 0) for i in range(3)]) for c in past]
-        order = s.order(target, [1, 2, 3, 4, 5, 6], window)
+        order = list(s.order(target, [1, 2, 3, 4, 5, 6], window))
         assert sorted(order) == [1, 2, 3, 4, 5, 6]
         for size in (1, 2, 3):
             mine = worth([views[c] for c in order[:size]], views[0], again)
@@ -108,9 +108,9 @@ def test_coverage_leaves_duplicates_for_later(backbone):
     fov = watched(FovSelector(), past, backbone.geometry)
     coverage = watched(CoverageSelector(), past, backbone.geometry)
     assert fov.order(target, [0, 1, 2], []) == [0, 1, 2]
-    assert coverage.order(target, [0, 1, 2], []) == [0, 2, 1]
-    assert coverage.order(target, [1, 2], [0]) == [2, 1], "what the window shows already counts less"
-    assert watched(CoverageSelector(again=1.0), past, backbone.geometry).order(target, [0, 1, 2], []) == [0, 1, 2]
+    assert list(coverage.order(target, [0, 1, 2], [])) == [0, 2, 1]
+    assert list(coverage.order(target, [1, 2], [0])) == [2, 1], "what the window shows already counts less"
+    assert list(watched(CoverageSelector(again=1.0), past, backbone.geometry).order(target, [0, 1, 2], [])) == [0, 1, 2]
 
 
 def test_a_view_sees_itself_whole_and_nothing_behind(backbone):

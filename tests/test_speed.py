@@ -1,11 +1,17 @@
 """Cost over the rollout, and the price of retrieval, on the shipped model."""
 
+import time
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from backbones.rooms import RoomsBackbone
 from harness.cache.stores import GpuStore
+from harness.datatypes import Geometry
 from harness.rollout import rollout
 from tests.conftest import make_policy, make_world
+from tests.test_windows import committed
 
 
 def test_cost_grows_for_full_and_is_flat_for_windows(roll):
@@ -38,3 +44,32 @@ def test_retrieval_costs_at_most_a_tenth():
     ratio = total["worldkv"] / total["sink_recent"]
     print(f"worldkv takes {ratio:.3f} of sink_recent's chunk time")
     assert ratio <= 1.10
+
+
+@pytest.fixture(scope="module")
+def passes():
+    """Processor seconds of the passes of one generated chunk of the shipped model, in a window of 18 frames."""
+    backbone = RoomsBackbone(device="cpu")
+    trajectory = make_world(["R180_L180"], size=(64, 64), degrees=10.0, move_frames=6).trajectory(0)
+    seconds = []
+    for chunks in (7, 9):
+        part = replace(trajectory, **{name: getattr(trajectory, name)[: 3 * chunks] for name in ("c2w", "intrinsics", "actions")}, pairs=())
+        start = time.process_time()
+        rollout(backbone, make_policy("sink_recent"), GpuStore(), part, 0, backbone.encode(trajectory.images)[:3])
+        seconds.append(time.process_time() - start)
+    return (seconds[1] - seconds[0]) / 2
+
+
+@pytest.mark.parametrize("name", ["worldkv", "coverage", "fov", "latent", "places"])
+def test_planning_stays_small_over_a_thousand_chunks(name, passes):
+    """Plan and commit after a thousand chunks round the same place; the cache is tiny, so that only a policy's own work counts."""
+    commits: list[float] = []
+    policy, bank, chunk = committed(make_policy(name), Geometry(1, 1, 2, 4, 3), 1000, turn=10.0, seconds=commits if name == "places" else None)
+    seconds = []
+    for _ in range(5):
+        start = time.process_time()
+        policy.plan(chunk, bank)
+        seconds.append(time.process_time() - start)
+    share = (min(seconds) + min(commits[-10:], default=0.0)) / passes
+    print(f"{name}: {100 * share:.2f} % of the passes")
+    assert share <= 0.02

@@ -27,9 +27,19 @@ class Account:
         self.clock.start()
 
     def close(
-        self, chunk: Chunk, plan: Plan, taken: dict[int, int], stored: tuple[int, ...] | None, frames_px: int, forced: bool, cache: KVCache, backbone: Backbone
+        self,
+        chunk: Chunk,
+        plan: Plan,
+        taken: dict[int, int],
+        stored: tuple[int, ...] | None,
+        frames_px: int,
+        forced: bool,
+        cache: KVCache,
+        backbone: Backbone,
+        scratch: int,
     ) -> ChunkStats:
-        """A chunk has ended. taken: rows that the window took of each frame. stored: rows of every past frame, if the trace is kept."""
+        """A chunk has ended. taken: rows that the window took of each frame. stored: rows of every past frame, if the trace is kept.
+        scratch: bytes that the policy keeps beside window and bank."""
         window, bank = cache.window, cache.bank
         return ChunkStats(
             chunk=chunk.index,
@@ -46,7 +56,8 @@ class Account:
             rows_rotated=window.rows_rotated - self._rotated,
             unreachable_frames=chunk.start - len(plan.candidates) - sum(f not in plan.candidates for f in plan.frames),
             state_bytes=backbone.state_bytes,
-            peak_bytes=self._peak.read(window.nbytes + bank.nbytes("gpu") + backbone.state_bytes),
+            peak_bytes=self._peak.read(window.nbytes + bank.nbytes("gpu") + backbone.state_bytes + scratch),
+            scratch_bytes=scratch,
             **PARTS | self.clock.take(chunk.index),
             retrieved=plan.retrieved,
             attended=plan.frames,

@@ -163,6 +163,15 @@ class KVBank:
             return self._codec.unpack(self._below.fetch(frame))
         return self._window.get(frame)
 
+    def part(self, frames: tuple[int, ...], rows: Int[Tensor, "l n *h"]) -> Page:
+        """`rows` of the concatenated rows of `frames`, as `Page.keep` gives them. On the backbone's device only these are read;
+        pages that lie elsewhere come whole, and count so."""
+        moved = self._moved
+        page = Page.joined([self.page(f) for f in frames]) if len(frames) > 1 else self.page(frames[0])
+        if self._below.tier == "gpu":
+            self._moved = moved + round((self._moved - moved) * int((rows >= 0).sum()) / (page.rows * rows[:, 0].numel()))
+        return page.keep(rows)
+
     @property
     def row_table(self) -> dict[int, int]:
         """Rows by remembered frame. Raises ValueError where frames are remembered by their latents."""

@@ -43,6 +43,7 @@ class ContextBuffer(Store):
         self._times: dict[int, float | None] = {}  # frame -> temporal position it was rotated at (None: its own)
         self._part: dict[int, Tensor] = {}  # frame -> the part of its stored rows that is here, if not all
         self._positions: dict[int, Tensor] = {}
+        self._pools: dict[int, tuple[int, ...]] = {}  # frame -> the frames that its rows are of, if not its own alone
         self._tables: tuple[dict, ...] = (self._slots, self._times, self._positions, self._part, self._masses, self._seen)
         self._tail, self._length = slice(0, 0), 0
         self.rows_rotated = 0
@@ -53,7 +54,7 @@ class ContextBuffer(Store):
         Raises ValueError for a plan that names a frame the bank does not have, or that moves rows whose keys are kept
         rotated.
         """
-        missing = [f for f in plan.frames if not bank.rows(f)]
+        missing = [f for p in plan.frames for f in plan.pools.get(p, (p,)) if not bank.rows(f)]
         if missing:
             raise ValueError(f"chunk {chunk.index}: the plan attends to frames {missing}, the bank has {bank.frames}; plan only remembered frames")
         if (plan.times is not None or plan.start is not None) and not bank.raw_keys:
@@ -62,12 +63,12 @@ class ContextBuffer(Store):
         for frame in [f for f in self._slots if f not in rows or not self._stays(f, times[f], rows[f], plan)]:
             bank.demote(frame)
         self._lay_out(rows, len(condition.positions))
+        self._pools = dict(plan.pools)
         for frame in plan.frames:
             if frame not in self._times:
-                page = bank.page(frame)
+                page = bank.part(plan.pools.get(frame, (frame,)), plan.rows[frame]) if frame in plan.rows else bank.page(frame)
                 if frame in plan.rows:
                     self._part[frame] = plan.rows[frame]
-                    page = page.keep(plan.rows[frame])
                 self._load(frame, page, times[frame], bank.raw_keys)
         self._mark(plan)
         self._begin(plan, chunk, condition, policy)
@@ -76,11 +77,12 @@ class ContextBuffer(Store):
     def absent(self, plan: Plan, bank: KVBank) -> list[int]:
         """Which of the planned frames assembly will load."""
         times, rows = bank.placed(plan)
-        return [f for f in plan.frames if f not in self._slots or not self._stays(f, times[f], rows[f], plan)]
+        coming = [f for f in plan.frames if f not in self._slots or not self._stays(f, times[f], rows[f], plan)]
+        return [f for p in coming for f in plan.pools.get(p, (p,))]
 
     def _stays(self, frame: int, time: float | None, rows: int, plan: Plan) -> bool:
         """Whether the rows of a frame that is here are the planned ones, at their planned position."""
-        if self._times[frame] != time or len(self._slots[frame]) != rows:
+        if self._times[frame] != time or len(self._slots[frame]) != rows or self._pools.get(frame) != plan.pools.get(frame):
             return False
         here, wanted = self._part.get(frame), plan.rows.get(frame)
         return here is wanted or (wanted is not None and here is not None and torch.equal(wanted, here))
@@ -155,10 +157,10 @@ class ContextBuffer(Store):
         if self._masses or self._seen:
             self._sites = [bias_and_groups(bias, self.geometry.heads) for bias in self._bias[..., : self._length]]
             self.attended_rows = round((self._bias[..., : self._length] > -torch.inf).float().mean().item() * self._length)
-        self._step, self._clean, self._adopted = 0, False, 0
+        self._step, self._clean, self._probe, self._adopted = 0, False, False, 0
 
-    def begin_pass(self, step: int, clean: bool) -> None:
-        self._step, self._clean = step, clean
+    def begin_pass(self, step: int, clean: bool, probe: bool = False) -> None:
+        self._step, self._clean, self._probe = step, clean, probe
         self._raw = []
 
     def kv(self, layer: int, q: Float[Tensor, "b m h d"], k: Float[Tensor, "b m h d"], v: Float[Tensor, "b m h d"]) -> Float[Tensor, "b m h d"]:
@@ -169,13 +171,13 @@ class ContextBuffer(Store):
             self._raw.append(k)
         n = self._length
         bias, groups = self._sites[layer] if self._sites else (None, ())
-        site = Site(layer, self._step, self._clean, n - k.shape[1], self._chunk, False, bias, groups, self._where)
+        site = Site(layer, self._step, self._clean, n - k.shape[1], self._chunk, False, bias, groups, self._probe, self._where)
         return self._policy.attend(self._rotate(q), self._k[layer][:, :n], self._v[layer][:, :n], site)
 
     __call__ = kv  # a backbone is handed the buffer itself
 
     def cross(self, layer: int, q: Float[Tensor, "b m h d"], k: Float[Tensor, "b n h d"], v: Float[Tensor, "b n h d"]) -> Float[Tensor, "b m h d"]:
-        return self._policy.attend(q, k, v, Site(layer, self._step, self._clean, 0, self._chunk, cross=True))
+        return self._policy.attend(q, k, v, Site(layer, self._step, self._clean, 0, self._chunk, cross=True, probe=self._probe))
 
     def chunk_kv(self, latents: Float[Tensor, "b f s c"] | None = None) -> KV:
         """K/V of the chunk after its clean pass on `latents`; k and v are views of the tail."""
@@ -215,7 +217,13 @@ class ContextBuffer(Store):
     def state(self) -> dict:
         """Between chunks: these rows and whose they are. Slots are kept, since their order decides the order of sums."""
         at = np.concatenate([*self._slots.values(), np.empty(0, dtype=np.int64)])
-        return {"size": self._k.shape[2], "at": at, "rows": [x[:, :, at] for x in (self._k, self._v, self._bias)], "tables": list(self._tables)}
+        return {
+            "size": self._k.shape[2],
+            "at": at,
+            "rows": [x[:, :, at] for x in (self._k, self._v, self._bias)],
+            "tables": list(self._tables),
+            "pools": self._pools,
+        }
 
     def restore(self, state: dict) -> None:
         self.reset(self.geometry.device)
@@ -223,6 +231,7 @@ class ContextBuffer(Store):
         self._bias = self._bias.repeat(1, state["rows"][2].shape[1], 1)
         for x, rows in zip((self._k, self._v, self._bias), state["rows"], strict=True):
             x[:, :, state["at"]] = rows
+        self._pools = state["pools"]
         for table, saved in zip(self._tables, state["tables"], strict=True):
             table |= saved
 

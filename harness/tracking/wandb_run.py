@@ -56,7 +56,8 @@ def log_to_wandb(folder: RunFolder, results: dict, config: dict, mode: str, labe
     chosen = _mode(mode)
     attempts: tuple[Mode, ...] = ("online", "offline") if chosen == "online" else (chosen,)
     # an upload that failed late keeps the folder's id in use until this process ends: the last attempt takes a new one
-    for attempt, own in [*((attempt, True) for attempt in attempts), (attempts[-1], False)]:
+    tries: list[tuple[Mode, bool]] = [*((attempt, True) for attempt in attempts), (attempts[-1], False)]
+    for attempt, own in tries:
         try:
             return _mirror(folder, results, config, attempt, label, _run_id(folder.path) if own else None)
         except Exception as error:  # noqa: BLE001  (tracking must never cost a result)

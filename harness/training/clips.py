@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Sampler
 
 from harness.training.walks import CHUNK, choose, house_walk, room_walk
 from harness.worlds.poses import pinhole, relative
-from harness.worlds.scene import render
+from harness.worlds.render import render
 
 KEPT = 4096  # clips in memory: 48 frames of 64x64 are 0.6 MB
 

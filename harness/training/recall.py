@@ -16,8 +16,8 @@ from harness.training.clips import Scenery
 from harness.training.modules import DenoiserTraining, decibel
 from harness.training.walks import CHUNK, house_walk, room_walk
 from harness.worlds.poses import pinhole
+from harness.worlds.render import render
 from harness.worlds.rooms import SEEDS
-from harness.worlds.scene import render
 from policies.full import FullPolicy
 
 matplotlib.use("Agg")

@@ -1,7 +1,7 @@
 """A pool of tokens between the sink and the recent frames, under one fixed budget."""
 
 from dataclasses import dataclass
-from math import ceil, inf, isfinite
+from math import ceil, floor, inf, isfinite
 
 import torch
 from jaxtyping import Int
@@ -11,8 +11,10 @@ from harness.cache.bank import KVBank
 from harness.cache.page import Page
 from harness.datatypes import KV, Chunk, Geometry, Plan, Site
 from harness.policy import CachePolicy
+from policies.parts.pool import best_rows, contiguous, sources
 from policies.parts.score.base import Scorer
 from policies.parts.split.base import Split
+from policies.parts.window import refuse_negative
 
 
 @dataclass
@@ -21,7 +23,7 @@ class TokenBudgetPolicy(CachePolicy):
 
     A chunk that leaves the recent window joins the pool, one page from the first overflow on: the scorer says what every row
     is worth, `split` how many each layer keeps (`budget` is the average), and the best stay, in temporal order, ties to the
-    older. Scorers that do not drop rows (Quest) leave the whole pool in the bank, and the plan takes the best of it.
+    older. Scorers that do not drop rows (Quest) leave the pool in the bank, frame by frame, and the plan takes the best of it.
     per_head: every head keeps its own rows, as in all sources; else scores are averaged over heads. A frame is unreachable
     once most heads hold none of its rows. realign: `none` (rows stay at their own times), `sink` (it ends where the pool would
     begin if the window were contiguous: Deep Forcing's re-alignment) or `all` (the pool too is re-numbered contiguously);
@@ -37,10 +39,7 @@ class TokenBudgetPolicy(CachePolicy):
     realign: str = "none"
 
     def reset(self, geometry: Geometry) -> None:
-        size = geometry.chunk
-        for name in ("sink", "recent"):
-            if (value := getattr(self, name)) < 0 or value % size:
-                raise ValueError(f"token_budget: {name}={value} frames is not a whole number of chunks of {size}; use {value - value % size}")
+        refuse_negative("token_budget", sink=self.sink, recent=self.recent)
         if self.budget < 0 or self.realign not in ("none", "sink", "all"):
             raise ValueError(f"token_budget: budget={self.budget}, realign={self.realign!r}; use 0 or more frames (inf: no limit), and none, sink or all")
         if self.realign == "all" and not self.scorer.drops:
@@ -48,17 +47,24 @@ class TokenBudgetPolicy(CachePolicy):
         self.scorer.reset(geometry)
         self.split.reset(geometry)
         self.raw_keys = self.scorer.raw_keys or self.realign != "none"
+        self.pooled, self.probes = True, self.scorer.probes
         self.needs_attention_scores, self._geometry, self._reachable = True, geometry, frozenset()
         self._born: dict[int, Tensor] = {}  # page -> l n h, of which frame each row is; -1: absent
-        self._budget = int(self.budget * geometry.tokens) if isfinite(self.budget) else inf
+        self._budget = floor(round(self.budget * geometry.tokens, 6)) if isfinite(self.budget) else inf
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
-        pool, rows = self._pool(chunk.start, bank), {}
+        pool, rows, pools = self._pool(chunk.start, bank), {}, {}
+        reachable = self._reachable if self.scorer.drops else frozenset(pool)
+        frames = bank.frames if self._budget and not chunk.probing else [f for f in bank.frames if f not in pool]
+        if chunk.probing:
+            pool = ()
         if not self.scorer.drops and sum(map(bank.rows, pool)) > self._budget > 0:
-            rows = {pool[0]: self._best(pool, bank)}
-        frames = bank.frames if self._budget else [f for f in bank.frames if f not in pool]
+            used, best = sources(pool, [bank.rows(f) for f in pool], self._best(pool, bank))
+            frames = [f for f in frames if f not in pool or f == used[0]]
+            rows, pools, pool = {used[0]: best}, {used[0]: used}, used[:1]
         span = ceil(sum(rows[f].shape[1] if f in rows else bank.rows(f) for f in pool) / self._geometry.tokens)
-        return Plan(tuple(frames), self._times(frames, pool, chunk.start, span), rows=rows, candidates=self._reachable)
+        times = None if self.realign == "none" else contiguous(frames, pool, self.sink, self.recent, chunk.start, span, self.realign == "all")
+        return Plan(tuple(frames), times, rows=rows, pools=pools, candidates=reachable)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         if not site.cross:
@@ -69,6 +75,8 @@ class TokenBudgetPolicy(CachePolicy):
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
         bank.append(chunk, kv)
         self.scorer.observe(chunk, kv)
+        if not self.scorer.drops:
+            return
         shape = self._geometry.layers, self._geometry.tokens, self._geometry.heads
         self._born |= {f: torch.full(shape, f, device=self._geometry.device) for f in chunk.frames}
         pool = self._pool(chunk.frames[-1] + 1, bank)
@@ -78,11 +86,11 @@ class TokenBudgetPolicy(CachePolicy):
     def _shrink(self, pool: tuple[int, ...], bank: KVBank) -> None:
         """Make one page of the pool, of the rows that stay."""
         g = self._geometry
-        if self._budget == 0 and self.scorer.drops:
+        if self._budget == 0:
             for frame in pool:
                 bank.drop(frame)
             return
-        rows = self._best(pool, bank) if self.scorer.drops else torch.arange(sum(map(bank.rows, pool)), device=g.device).expand(g.layers, -1)
+        rows = self._best(pool, bank)
         page = Page.joined([bank.page(f) for f in pool]).keep(rows)
         if self.realign == "all":
             page.positions[..., 0] = pool[0] + (torch.arange(page.rows, device=page.positions.device) // g.tokens).view(-1, *[1] * (rows.dim() - 2))
@@ -99,21 +107,10 @@ class TokenBudgetPolicy(CachePolicy):
         return tuple(f for f in bank.frames if self.sink <= f < start - self.recent)
 
     def _best(self, pool: tuple[int, ...], bank: KVBank) -> Int[Tensor, "l n *h"]:
-        """The rows of the pool that each layer and head can afford, in rising order; -1 first where a layer affords less than others."""
-        born = torch.cat([self._born[f] for f in pool], 1)
-        score = self.scorer.score(pool, bank).to(born.device).masked_fill(born < 0, -inf)
-        counts = self.split.counts(int(self._budget), (born >= 0).sum(1).amin(1).tolist())
-        best = (score if self.per_head else score.mean(2, keepdim=True)).argsort(dim=1, descending=True, stable=True)[:, : max(counts)]
-        late = torch.arange(max(counts))[:, None] >= torch.tensor(counts)[:, None, None]
-        rows = best.masked_fill(late.to(best.device), -1).sort(1).values
-        return rows if self.per_head else rows[..., 0]
-
-    def _times(self, frames: list[int], pool: tuple[int, ...], start: int, span: int) -> tuple[float, ...] | None:
-        """A contiguous window's positions for the sink, and for the pool if it is re-numbered; recent frames stay."""
-        if self.realign == "none":
-            return None
-        first = start - sum(f >= max(self.sink, start - self.recent) for f in frames) - span
-        moved = {f: first - min(self.sink, start) + f for f in frames if f < self.sink}
-        if self.realign == "all" and len(pool) == 1:
-            moved[pool[0]] = first
-        return tuple(float(moved.get(f, f)) for f in frames)
+        """The rows of the pool that each layer and head can afford."""
+        score = self.scorer.score(pool, bank)
+        caps = [score.shape[1]] * len(score)
+        if self.scorer.drops:
+            born = torch.cat([self._born[f] for f in pool], 1)
+            score, caps = score.to(born.device).masked_fill(born < 0, -inf), (born >= 0).sum(1).amin(1).tolist()
+        return best_rows(score, self.split.counts(int(self._budget), caps), self.per_head)

@@ -3,14 +3,12 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from harness.datatypes import KV, Chunk, Geometry
-from harness.worlds.poses import angle
+from policies.parts.chunk_table import ChunkTable
 from policies.parts.select.frustum import probes, sees
-from policies.parts.select.latent import pooled
 
 
 class Likeness(ABC):
@@ -21,30 +19,38 @@ class Likeness(ABC):
     """
 
     def reset(self, geometry: Geometry) -> None:
-        self._known: dict[int, tuple[Tensor, ...]] = {}
+        self._known = ChunkTable()
+        self._known.reset()
 
     def observe(self, chunk: Chunk, kv: KV) -> None:
         """A chunk was generated; remember of it what comparing needs."""
-        self._known[chunk.index] = self.describe(chunk, kv)
+        self._known.put(chunk.index, *self.describe(chunk, kv))
 
     def forget(self, chunk: int) -> None:
-        self._known.pop(chunk, None)
+        self._known.forget(chunk)
 
-    def to(self, chunk: int, others: list[int]) -> list[float]:
-        """Likeness of a chunk to each of the others, to six digits, so that ties are ties."""
-        values = []
-        for other in others:
-            here, there = self.between(self._known[chunk], self._known[other])
-            values.append(round(min(here.amax(1).double().mean().item(), there.amax(0).double().mean().item()), 6))
-        return values
+    def to(self, chunk: int, others: list[int], above: float = -1.0) -> list[float]:
+        """Likeness of a chunk to each of the others, to six digits, so that ties are ties. Where it cannot exceed `above`, the share
+        of this direction, which is no less, may stand for it."""
+        if not others:
+            return []
+        one, known = [x[0] for x in self._known.take([chunk])], self._known.take(others)
+        here = self.shares(one, known).amax(2).double().mean(1)
+        close = (here > above).nonzero()[:, 0]
+        here[close] = here[close].minimum(self.back(one, [x[close] for x in known]).amax(1).double().mean(1))
+        return here.round(decimals=6).tolist()
 
     @abstractmethod
     def describe(self, chunk: Chunk, kv: KV) -> tuple[Tensor, ...]:
         """What is remembered of a chunk."""
 
     @abstractmethod
-    def between(self, a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Float[Tensor, "f g"], Float[Tensor, "f g"]]:
-        """How much of each frame of `a` each frame of `b` shows, and the other direction."""
+    def shares(self, one: list[Tensor], others: list[Tensor]) -> Float[Tensor, "n f g"]:
+        """How much of each frame `f` of a chunk each frame `g` of `n` others shows."""
+
+    def back(self, one: list[Tensor], others: list[Tensor]) -> Float[Tensor, "n f g"]:
+        """How much of each frame `g` of the others each frame `f` of the chunk shows."""
+        return self.shares(one, others)
 
 
 @dataclass
@@ -66,52 +72,14 @@ class ViewLikeness(Likeness):
     def describe(self, chunk: Chunk, kv: KV) -> tuple[Tensor, ...]:
         return chunk.c2w, chunk.intrinsics
 
-    def between(self, a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        return self._share(a, b), self._share(b, a).T
+    def shares(self, one: list[Tensor], others: list[Tensor]) -> Tensor:
+        share = self._share(one, [x.flatten(0, 1) for x in others])  # f (n g)
+        return share.unflatten(1, others[0].shape[:2]).transpose(0, 1)
 
-    def _share(self, a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Float[Tensor, "f g"]:
+    def back(self, one: list[Tensor], others: list[Tensor]) -> Tensor:
+        share = self._share([x.flatten(0, 1) for x in others], one)  # (n g) f
+        return share.unflatten(0, others[0].shape[:2]).transpose(1, 2)
+
+    def _share(self, a: list[Tensor], b: list[Tensor]) -> Float[Tensor, "f g"]:
         points = probes(a[0], a[1], self.grid, self.shells, self.near, self.far)  # f p 3
         return sees(points.flatten(0, 1), b[0], b[1], self.far).unflatten(1, points.shape[:2]).float().mean(-1).T
-
-
-@dataclass
-class PoseLikeness(Likeness):
-    """exp(-(translation / metres + rotation / degrees)), for cameras of unknown intrinsics."""
-
-    metres: float = 1.0
-    degrees: float = 45.0
-
-    def reset(self, geometry: Geometry) -> None:
-        super().reset(geometry)
-        if min(self.metres, self.degrees) <= 0:
-            raise ValueError(f"pose likeness: metres={self.metres}, degrees={self.degrees}; both must be above 0")
-
-    def describe(self, chunk: Chunk, kv: KV) -> tuple[Tensor, ...]:
-        return (chunk.c2w,)
-
-    def between(self, a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        p, q = a[0][:, None], b[0][None]
-        moved, turned = (p[..., :3, 3] - q[..., :3, 3]).norm(dim=-1), angle(p[..., :3, :3], q[..., :3, :3])
-        like = (-moved / self.metres - turned / self.degrees).exp()
-        return like, like
-
-
-@dataclass
-class LatentLikeness(Likeness):
-    """Cosine of pooled content, for paths without poses: the first layer's values over `grid` x `grid` parts of the image, as
-    the `latent` selector has it. What frames share in any case raises it, so thresholds lie nearer to 1."""
-
-    grid: int = 2
-
-    def reset(self, geometry: Geometry) -> None:
-        super().reset(geometry)
-        if self.grid < 1:
-            raise ValueError(f"latent likeness: grid={self.grid}; use 1 or more")
-
-    def describe(self, chunk: Chunk, kv: KV) -> tuple[Tensor, ...]:
-        values = kv.v[0].float().flatten(2).mean(0).unflatten(0, (len(chunk.frames), -1))
-        return (pooled(values, kv.positions[: values.shape[1], 1:].to(values.device), self.grid),)
-
-    def between(self, a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        like = F.cosine_similarity(a[0][:, None], b[0][None], dim=-1).clamp(min=0)
-        return like, like

@@ -43,6 +43,9 @@ class HeadsPolicy(PolicyWrapper):
         if self.calibrate < 1 or min(self.sink, self.recent) < 0:
             raise ValueError(f"heads: calibrate={self.calibrate} chunks, sink={self.sink}, recent={self.recent} frames; use 1 or more, 0 or more, 0 or more")
         super().reset(geometry)
+        if not self.inner.rewritable:
+            raise ValueError(f"heads: {type(self.inner).__name__} rewrites or re-encodes what it stores, so heads cannot be cut out of it; wrap another policy")
+        self.rewritable = False
         self.needs_attention_scores = True
         self._reach = torch.zeros(geometry.layers, geometry.heads, device=geometry.device)
         self._far: Tensor | None = None  # l h: heads that keep older frames; None: calibrating

@@ -21,6 +21,8 @@ class PlacedPolicy(PolicyWrapper):
         super().reset(geometry)
         if self.raw_keys:
             raise ValueError(f"placed: {type(self.inner).__name__} places its rows itself; set that policy's own placement instead of wrapping it")
+        if self.pooled:
+            raise ValueError(f"placed: {type(self.inner).__name__} keeps rows of many frames in one page, which no one time can place; use its realign")
         self.raw_keys, self._size = self.placement.moves, geometry.chunk
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:

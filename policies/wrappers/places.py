@@ -14,7 +14,7 @@ class PlacesPolicy(PolicyWrapper):
     """At most `members` chunks a place: EpiCache's budget for each episode (arXiv 2509.17396), with places of the world in the
     stead of clusters of a conversation. Around any policy that retrieves: its own selector, compressor and placement stand.
 
-    A chunk is settled once the inner policy counts it among its candidates (sink and recent frames never are). It joins
+    A chunk is settled once all its frames are candidates of the inner policy (sink and recent frames never are). It joins
     the place p with the greatest likeness l(chunk, founder of p), if l > theta, and else founds a place; likeness is mutual
     view overlap in [0, 1] (see `policies.parts.likeness`). Of a full place the newest chunk goes (keep=first: what was seen first
     has drifted least) or the oldest (keep=newest: edits are kept); founders' views stay what a place is compared with,
@@ -46,7 +46,9 @@ class PlacesPolicy(PolicyWrapper):
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         plan = super().plan(chunk, bank)
-        self._fresh = sorted({f // self._size for f in plan.candidates | set(plan.retrieved)} - set(range(self._last + 1)))
+        free = plan.candidates | set(plan.retrieved)
+        ends = range((self._last + 2) * self._size - 1, chunk.start, self._size)
+        self._fresh = [end // self._size for end in ends if all(f in free for f in range(end + 1 - self._size, end + 1))]
         return plan
 
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
@@ -57,8 +59,13 @@ class PlacesPolicy(PolicyWrapper):
             self._last = fresh
 
     def _settle(self, chunk: int, bank: KVBank) -> None:
+        for founder, members in list(self._places.items()):
+            self._places[founder] = [c for c in members if any(map(bank.rows, range(c * self._size, (c + 1) * self._size)))]
+            if not self._places[founder]:  # a wrapper forgot them all
+                del self._places[founder]
+                self.likeness.forget(founder)
         founders = sorted(self._places)
-        like = self.likeness.to(chunk, founders)
+        like = self.likeness.to(chunk, founders, self.theta)
         best = max(range(len(founders)), key=lambda i: (like[i], -i), default=None)
         if best is not None and like[best] > self.theta:
             founder = founders[best]

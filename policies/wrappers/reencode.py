@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy, PolicyWrapper
+from policies.parts.window import Window, refuse_negative
 
 
 @dataclass
@@ -13,10 +14,11 @@ class ReencodePolicy(PolicyWrapper):
     that are neither sink nor recent only latents are stored; what a plan brings back runs through the clean pass once more,
     as the past of this chunk: in the plan's order, each chunk attending to what comes before it, at the plan's positions.
 
-    sink, recent: frames that keep their K/V (the first and the newest); with 0 and 0 the whole window is encoded anew, as
-    HY-WorldPlay does. Positions are numbered from 0 ("temporal reframing": 0 ... M - 1, then the chunk), so that chunks
-    stay encoded as long as the plan before them does. Absolute placement leaves every position as it is: around `full`, with
-    sink=0 and recent=0, that gives back the K/V that were thrown away, since every chunk sees its own past again.
+    sink, recent: frames that keep their K/V (the first and the newest, and the rest of the chunks that these end in); with 0 and 0
+    the whole window is encoded anew, as HY-WorldPlay does. Positions are numbered from 0 ("temporal reframing": 0 ... M - 1, then
+    the chunk), so that chunks stay encoded as long as the plan before them does. Absolute placement leaves every position as it is:
+    around `full`, with sink=0 and recent=0, that gives back the K/V that were thrown away, since every chunk sees its own past
+    again.
 
     Cost: (clean passes of the retrieved chunks, at most one each) a chunk, in the time of assembly; their K/V are in the
     window and nowhere else. Stored: frames x tokens x channels of latents instead of 2 x layers x heads x head_dim for
@@ -27,13 +29,15 @@ class ReencodePolicy(PolicyWrapper):
     inner: CachePolicy
     sink: int = 3
     recent: int = 3
+    rewritable = False
 
     def reset(self, geometry: Geometry) -> None:
-        for name in ("sink", "recent"):
-            if (value := getattr(self, name)) < 0 or value % geometry.chunk:
-                raise ValueError(f"reencode: {name}={value} frames is not a whole number of chunks of {geometry.chunk}; use {value - value % geometry.chunk}")
+        refuse_negative("reencode", sink=self.sink, recent=self.recent)
         super().reset(geometry)
-        self._kept: list[int] = []  # frames whose K/V go once they are not recent any more
+        if self.inner.pooled or not self.inner.rewritable:
+            raise ValueError(f"reencode: {type(self.inner).__name__} cuts or joins the pages that it stores, and whole chunks are encoded again; wrap another")
+        self._size = geometry.chunk
+        self._kept: list[int] = []  # chunks whose K/V go once none of their frames is recent
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         plan = super().plan(chunk, bank)
@@ -48,7 +52,8 @@ class ReencodePolicy(PolicyWrapper):
         if chunk.start < self.sink:
             return
         bank.note(chunk, kv)
-        self._kept += chunk.frames
-        while self._kept and self._kept[0] <= chunk.frames[-1] - self.recent:
-            if bank.rows(frame := self._kept.pop(0)):
+        self._kept.append(chunk.index)
+        while self._kept and self._kept[0] <= Window(self.sink, self.recent, self._size).leaving(chunk.index):
+            gone = self._kept.pop(0) * self._size
+            for frame in filter(bank.rows, range(gone, gone + self._size)):
                 bank.strip(frame)

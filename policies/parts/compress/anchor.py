@@ -1,7 +1,6 @@
 """World Compression: the anchor frame whole, of the others the tokens that are least like it."""
 
 from dataclasses import dataclass, field
-from math import ceil
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.datatypes import KV, Chunk, Geometry, Site
-from policies.parts.compress.base import Compressor, Kept, lowest
+from policies.parts.compress.base import Compressor, Kept, lowest, share_of
 from policies.parts.split.base import Split, Uniform
 
 SIMILARITIES = ("mean", "centroid", "colocated", "max")
@@ -28,7 +27,8 @@ class AnchorCompressor(Compressor):
     rotate: the anchor is not the chunk's first frame but the one of its place in the order of retrieval (a flag of the
     released code, only for compression at retrieval).
     split: how layers share out what is kept of the non-anchor tokens (as many on average; uniform in the paper).
-    A 3-frame chunk keeps (1 + 2 * ratio) / 3 of its rows: half of them at the paper's 0.25.
+    A 3-frame chunk keeps (1 + 2 * ratio) / 3 of its rows: half of them at the paper's 0.25. A chunk of one frame is its own
+    anchor and stays whole.
     """
 
     ratio: float = 0.25
@@ -58,8 +58,10 @@ class AnchorCompressor(Compressor):
         return self._chunk if self.rotate else 1
 
     def keep(self, chunk: Chunk, kv: KV, slot: int = 0) -> Kept:
-        n, anchor = ceil(self.ratio * self._tokens), slot % self.slots
+        n, anchor = share_of(self.ratio, self._tokens), slot % self.slots
         others = [i for i in range(len(chunk.frames)) if i != anchor]
+        if not others:
+            return []
         frames = [chunk.frames[i] for i in others]
         keys = kv.k if self.keys == "rotated" else kv.k_raw
         score = self._similarity(keys.unflatten(2, (len(chunk.frames), self._tokens)), anchor, others)

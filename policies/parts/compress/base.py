@@ -1,6 +1,7 @@
 """A compressor says which rows of a chunk are stored; the rest is dropped when the chunk leaves the recent window."""
 
 from abc import ABC, abstractmethod
+from math import ceil
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,6 +45,11 @@ class KeepAll(Compressor):
 
     def keep(self, chunk: Chunk, kv: KV, slot: int = 0) -> Kept:
         return []
+
+
+def share_of(ratio: float, tokens: int) -> int:
+    """That share of a frame's tokens, rounded up; what only a float's last digits add is no token."""
+    return ceil(round(ratio * tokens, 6))
 
 
 def lowest(score: Float[Tensor, "l n"], counts: list[int]) -> Int[Tensor, "l c"]:

@@ -1,12 +1,11 @@
 """Compressors that look at nothing: what a score has to beat."""
 
 from dataclasses import dataclass
-from math import ceil
 
 import torch
 
 from harness.datatypes import KV, Chunk, Geometry
-from policies.parts.compress.base import Compressor, Kept
+from policies.parts.compress.base import Compressor, Kept, share_of
 
 
 @dataclass
@@ -26,7 +25,7 @@ class BlindCompressor(Compressor):
         self._tokens, self._layers = geometry.tokens, geometry.layers
 
     def keep(self, chunk: Chunk, kv: KV, slot: int = 0) -> Kept:
-        n = ceil(self.ratio * self._tokens)
+        n = share_of(self.ratio, self._tokens)
         kept: Kept = []
         for frame in chunk.frames[1:] if self.anchor else chunk.frames:
             if self.rows == "random":

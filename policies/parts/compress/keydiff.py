@@ -1,13 +1,12 @@
 """Keep the keys that differ most from the chunk's own average."""
 
 from dataclasses import dataclass
-from math import ceil
 
 import torch
 import torch.nn.functional as F
 
 from harness.datatypes import KV, Chunk, Geometry
-from policies.parts.compress.base import Compressor, Kept, lowest
+from policies.parts.compress.base import Compressor, Kept, lowest, share_of
 
 
 @dataclass
@@ -35,7 +34,7 @@ class KeyDiffCompressor(Compressor):
     def keep(self, chunk: Chunk, kv: KV, slot: int = 0) -> Kept:
         unit = F.normalize((kv.k if self.keys == "rotated" else kv.k_raw).flatten(3).float(), dim=-1)  # l b m c
         score = torch.einsum("lbmc,lbc->lm", unit, F.normalize(unit.mean(2), dim=-1))
-        n = ceil(self.ratio * self._tokens)
+        n = share_of(self.ratio, self._tokens)
         if self.joint:
             return [(chunk.frames, lowest(score, [n * len(chunk.frames)] * len(score)))]
         each = score.unflatten(1, (-1, self._tokens))

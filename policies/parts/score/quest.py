@@ -15,28 +15,33 @@ class QuestScorer(Scorer):
     """Quest (arXiv 2406.10774): a page of 16 rows is worth sum_c max(q_c * least_c, q_c * greatest_c), its keys' extremes in
     each channel; no key of the page has a greater logit. The best pages are attended to, nothing is dropped.
 
-    q: the clean pass of the last chunk, its rows pooled in `parts` consecutive runs, the best of which counts; rotated, as
+    queries: `current` (a probe pass over sink and recent frames: the chunk's first pass once more than without) or `last` (the
+    clean pass of the last chunk). q: its rows pooled in `parts` consecutive runs, the best of which counts; rotated, as
     are the keys. Pages do not reach over frames; a budget that is no whole number of pages takes part of the last one.
-    The extremes take 1 / page of the rows' bytes more, and are not part of the bank's.
-    Uncertain: Quest decides anew for every query token, here a plan is made once and before the first pass; it leaves its
+    The extremes take 1 / page of the rows' bytes more (`scratch`).
+    Uncertain: Quest decides anew for every query token, here a plan is made once and frozen for all passes; it leaves its
     first two layers dense, which here would need a window of the whole past.
     """
 
     page: int = 16
     parts: int = 3
+    queries: str = "current"
     drops = False
 
     def reset(self, geometry: Geometry) -> None:
         rows = geometry.chunk * geometry.tokens
         if self.page < 1 or self.parts < 1 or rows % self.parts:
             raise ValueError(f"quest scorer: page={self.page}, parts={self.parts}; use a page of 1 or more rows, and parts that divide {rows} rows")
+        if self.queries not in ("current", "last"):
+            raise ValueError(f"quest scorer: queries={self.queries!r}; use current or last")
+        self.probes = self.queries == "current"
         self._layers, self._tokens = geometry.layers, geometry.tokens
         self._ends: dict[int, Tensor] = {}  # frame -> extremes of its pages, l 2 p h d
         self._sizes: dict[int, list[int]] = {}  # frame -> rows of its pages
         self._queries: dict[int, Tensor] = {}  # layer -> parts h d
 
     def look(self, q: Tensor, k: Tensor, site: Site) -> None:
-        if site.clean:
+        if site.probe if self.probes else site.clean:
             self._queries[site.layer] = q.unflatten(1, (self.parts, -1)).float().mean((0, 2))
 
     def observe(self, chunk: Chunk, kv: KV) -> None:
@@ -53,5 +58,4 @@ class QuestScorer(Scorer):
         return bound.amax(1).repeat_interleave(sizes, 1)
 
     def keep(self, frames: tuple[int, ...], rows: Tensor) -> None:
-        self._ends[frames[0]] = torch.cat([self._ends.pop(f) for f in frames], 2)
-        self._sizes[frames[0]] = [n for f in frames for n in self._sizes.pop(f)]
+        raise AssertionError("Quest drops no rows")

@@ -6,32 +6,46 @@ import torch
 from torch import Tensor
 
 from harness.datatypes import KV, Chunk, Geometry, Site
+from policies.parts.chunk_table import ChunkTable
 from policies.parts.select.base import Selector, by_score
 
 
 @dataclass
 class AttentionSelector(Selector):
-    """WorldKV's other signal (appendix C): the queries of the last chunk's clean pass, pooled over its rows, against the
-    pooled keys of every banked frame; averaged over layers and heads, best frame of a chunk."""
+    """WorldKV's other signal (appendix C): the chunk's queries, pooled over its rows, against the pooled keys of every banked
+    frame; averaged over layers and heads, best frame of a chunk.
 
-    needs_attention_scores = True
+    queries: `current` (of a probe pass over sink and recent frames, see the `query` selector) or `last` (the last chunk's clean
+    pass). Uncertain: the appendix's numbers and when it takes the queries are not known.
+    """
+
+    needs_attention_scores = True  # without annotation: not a field
+
+    queries: str = "current"
 
     def reset(self, geometry: Geometry) -> None:
+        if self.queries not in ("current", "last"):
+            raise ValueError(f"attention selector: queries={self.queries!r}; use current or last")
+        self.probes = self.queries == "current"
         self._chunk, self._layers = geometry.chunk, geometry.layers
-        self._keys: dict[int, Tensor] = {}
+        self._keys = ChunkTable()
+        self._keys.reset()
         self._queries: dict[int, Tensor] = {}
 
     def look(self, q: Tensor, site: Site) -> None:
-        if site.clean:
+        if site.probe if self.probes else site.clean:
             self._queries[site.layer] = q.mean((0, 1))
 
     def observe(self, chunk: Chunk, kv: KV) -> None:
-        self._keys[chunk.index] = kv.k.unflatten(2, (self._chunk, -1)).mean((1, 3))
+        self._keys.put(chunk.index, kv.k.unflatten(2, (self._chunk, -1)).mean((1, 3)))
+
+    def forget(self, chunk: int) -> None:
+        self._keys.forget(chunk)
 
     def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
         if not candidates:
             return []
         q = torch.stack([self._queries[layer] for layer in range(self._layers)])
-        k = torch.stack([self._keys[c] for c in candidates])
+        (k,) = self._keys.take(candidates)
         scores = torch.einsum("lhd,clfhd->cf", q, k).amax(1) / (q.shape[0] * q.shape[1] * q.shape[2] ** 0.5)
         return by_score(scores.tolist(), candidates)

@@ -1,6 +1,7 @@
 """A selector orders the banked chunks for the next one; it never touches bytes."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -10,25 +11,31 @@ from harness.datatypes import KV, Chunk, Geometry, Site
 
 class Selector(ABC):
     """State starts at `reset`. Candidates and answers are chunk indices; ties are broken by index, older first. needs_attention_scores:
-    whether it reads the queries that pass by."""
+    whether it reads the queries that pass by. probes: whether it needs those of the chunk to come, from a pass before planning; both
+    are known after `reset`."""
 
     needs_attention_scores: bool = False
+    probes: bool = False
 
     def reset(self, geometry: Geometry) -> None: ...
 
     def observe(self, chunk: Chunk, kv: KV) -> None:
         """A chunk was generated; remember of it what ordering needs."""
 
+    def forget(self, chunk: int) -> None:
+        """A chunk is in the bank no more: it will neither be a candidate nor in a window again."""
+
     def look(self, q: Float[Tensor, "b m h d"], site: Site) -> None:
         """The rotated queries of an attention call pass by."""
 
     @abstractmethod
-    def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
-        """Candidates by falling relevance for `chunk`. window: frames that it attends to in any case (sink and recent)."""
+    def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> Iterable[int]:
+        """Candidates by falling relevance for `chunk`. window: frames that it attends to in any case (sink and recent).
+        May be made one after the other: a policy takes as many as fit its budget."""
 
     def takers(self, candidates: list[int], count: int) -> dict[int, Bool[Tensor, "l h"]]:
         """After `order`, for selectors whose layers or heads choose by themselves: the chunks that any of them takes, and which
-        do, each taking `count`. {}: all take the same, the first of `order`."""
+        do, each taking `count`; by falling relevance. {}: all take the same, the first of `order`."""
         return {}
 
 

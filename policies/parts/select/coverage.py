@@ -1,6 +1,9 @@
 """Order by what each chunk adds to the view that is covered already."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+import torch
 
 from harness.datatypes import Chunk, Geometry
 from policies.parts.select.base import by_score
@@ -25,20 +28,24 @@ class CoverageSelector(FrustumSelector):
         if not 0 <= self.again <= 1:
             raise ValueError(f"coverage selector: again={self.again}; the worth of a further view lies between 0 and 1")
 
-    def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
+    def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> Iterator[int]:
         if not candidates:
-            return []
+            return
+        kinds = self.kinds(candidates)
         count = self.seen(chunk, window).sum(0).flatten().double()  # views of each point so far
-        views = self.views(chunk, candidates).sum(1).flatten(1).double()  # c p
-        overlap = views.sum(1)
-        worth = views if self.again == 1 else (1 - self.again**views) / (1 - self.again)  # of a chunk's views of a fresh point
-        left, order = list(range(len(candidates))), []
-        while left:
-            gain = (worth[left] @ self.again**count).round(decimals=6)
-            if not gain.any():
+        views = self.views(chunk, [kind[0] for kind in kinds]).view(torch.uint8).sum(1, dtype=torch.uint8).flatten(1)  # c p
+        worths = torch.tensor([sum(self.again**n for n in range(k)) for k in range(self._size + 1)], dtype=torch.double)  # of k views of a fresh point
+        about = worths.float()[views.int()]
+        while any(kinds):
+            left = self.again**count
+            gain = about @ left.float()
+            gain[[not kind for kind in kinds]] = -1.0
+            near = (gain > gain.max() - 1e-3).nonzero()[:, 0].tolist()  # the greatest is among them; which, is decided in float64
+            exact = (worths[views[near].int()] @ left).round(decimals=6).tolist()
+            best = max((g, int(views[i].sum()), -kinds[i][0], i) for g, i in zip(exact, near, strict=True))
+            if not best[0]:
                 break
-            best = max(zip(gain.tolist(), overlap[left].tolist(), [-i for i in left], strict=True))
-            order.append(-int(best[2]))
-            left.remove(order[-1])
-            count += views[order[-1]]
-        return [candidates[i] for i in order] + by_score(overlap[left].tolist(), [candidates[i] for i in left])
+            yield kinds[best[3]].pop(0)
+            count += views[best[3]]
+        overlaps = views.sum(1).tolist()
+        yield from by_score([overlaps[i] for i, kind in enumerate(kinds) for _ in kind], [c for kind in kinds for c in kind])

@@ -23,7 +23,10 @@ class FovSelector(FrustumSelector):
     def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
         if not candidates:
             return []
-        share = self.views(chunk, candidates).float().mean(-1)  # c v f
+        kinds = self.kinds(candidates)
+        share = self.views(chunk, [kind[0] for kind in kinds]).float().mean(-1)  # c v f
         if self.mutual:
-            share = share.minimum(self.back(chunk, candidates))
-        return by_score(share.amax(1).mean(1).double().round(decimals=6).tolist(), candidates)
+            share = share.minimum(self.back(chunk, [kind[0] for kind in kinds]))
+        scores = share.amax(1).mean(1).double().round(decimals=6).tolist()
+        of = {c: score for kind, score in zip(kinds, scores, strict=True) for c in kind}
+        return by_score([of[c] for c in candidates], candidates)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.datatypes import KV, Chunk, Geometry
+from policies.parts.chunk_table import ChunkTable
 from policies.parts.select.base import Selector, by_score
 
 
@@ -29,18 +30,23 @@ class LatentSelector(Selector):
         if self.grid < 1 or self.newest < 0:
             raise ValueError(f"latent selector: grid={self.grid}, newest={self.newest}; use a grid of 1 or more and 0 or more frames")
         self._size = geometry.chunk
-        self._descriptors: dict[int, Tensor] = {}
+        self._descriptors = ChunkTable()
+        self._descriptors.reset()
 
     def observe(self, chunk: Chunk, kv: KV) -> None:
         values = kv.v[0].float().flatten(2).mean(0).unflatten(0, (self._size, -1))
-        self._descriptors[chunk.index] = pooled(values, kv.positions[: values.shape[1], 1:].to(values.device), self.grid)
+        descriptor = pooled(values, kv.positions[: values.shape[1], 1:].to(values.device), self.grid)
+        self._descriptors.put(chunk.index, descriptor)
+        self._last = descriptor[-1]
+
+    def forget(self, chunk: int) -> None:
+        self._descriptors.forget(chunk)
 
     def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
         if not candidates:
             return []
-        query = self._descriptors[max(self._descriptors)][-1]
-        past = torch.stack([self._descriptors[c] for c in candidates])
-        score = F.cosine_similarity(past, query, dim=-1).amax(1).double().round(decimals=6).tolist()
+        (past,) = self._descriptors.take(candidates)
+        score = F.cosine_similarity(past, self._last, dim=-1).amax(1).double().round(decimals=6).tolist()
         fresh = max(candidates) - self.newest // self._size
         return by_score([s - 2 * (c > fresh) for s, c in zip(score, candidates, strict=True)], candidates)
 

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from harness.datatypes import KV, Chunk, Geometry
 from harness.worlds.poses import angle
+from policies.parts.chunk_table import ChunkTable
 from policies.parts.select.base import Selector
 
 
@@ -24,18 +23,19 @@ class PoseSelector(Selector):
     def reset(self, geometry: Geometry) -> None:
         if min(self.metres, self.degrees) <= 0:
             raise ValueError(f"pose selector: metres={self.metres}, degrees={self.degrees}; both must be above 0")
-        self._poses = torch.empty(0, geometry.chunk, 4, 4)  # by chunk; the rest is room to grow
+        self._poses = ChunkTable()
+        self._poses.reset()
 
     def observe(self, chunk: Chunk, kv: KV) -> None:
-        if chunk.index >= len(self._poses):  # doubled: stacking thousands of poses anew takes longer than comparing them
-            room = torch.zeros(max(16, chunk.index + 1), *self._poses.shape[1:])
-            self._poses = torch.cat([self._poses, room])
-        self._poses[chunk.index] = chunk.c2w
+        self._poses.put(chunk.index, chunk.c2w)
+
+    def forget(self, chunk: int) -> None:
+        self._poses.forget(chunk)
 
     def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
         if not candidates:
             return []
-        past, here = self._poses[candidates][:, None], chunk.c2w[:, None]
+        past, here = self._poses.take(candidates)[0][:, None], chunk.c2w[:, None]
         moved = (past[..., :3, 3] - here[..., :3, 3]).norm(dim=-1) / self.metres
         turned = angle(past[..., :3, :3], here[..., :3, :3]) / self.degrees
         distance = (moved + turned).amin(2).mean(1)

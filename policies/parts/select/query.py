@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from harness.datatypes import KV, Chunk, Geometry, Site
+from policies.parts.chunk_table import ChunkTable
 from policies.parts.select.base import Selector, by_score
 
 
@@ -14,8 +15,10 @@ class QuerySelector(Selector):
     """Query retrieval without poses: mean(q) . mean(k) of every frame (MoC, arXiv 2508.21058; MemFlow, arXiv 2512.14699), or
     Quest's upper bound from each channel's least and greatest key (arXiv 2406.10774), a frame as the page.
 
-    The queries are those of the last chunk's clean pass, pooled over `parts` consecutive runs of its rows, because a plan
-    is made once and before the first pass; they are rotated, so the scores are the logits of absolute placement. heads:
+    queries: `current` (the chunk's own, of a probe pass over sink and recent frames: its first pass, noisy, and once more than
+    without; the choice is then frozen for the other passes) or `last` (the last chunk's clean pass, which looks where the
+    camera was). They are pooled over `parts` consecutive runs of the chunk's rows and rotated, so that the scores are the logits
+    of absolute placement. heads:
     `sum` adds the logits of all layers and heads, `vote` lets each softmax over the candidates first, so that none
     outweighs the rest. per: whether all layers share one choice, or each layer, or each head chooses by itself; the window
     then holds what any of them takes, and each attends to its own. Uncertain: MemFlow chooses per head and MoC per query
@@ -27,33 +30,41 @@ class QuerySelector(Selector):
     bound: str = "mean"
     heads: str = "vote"
     parts: int = 1
+    queries: str = "current"
     per: str = "shared"
 
     def reset(self, geometry: Geometry) -> None:
         if self.bound not in ("mean", "quest") or self.heads not in ("sum", "vote"):
             raise ValueError(f"query selector: bound={self.bound!r}, heads={self.heads!r}; use mean or quest, sum or vote")
+        if self.queries not in ("current", "last"):
+            raise ValueError(f"query selector: queries={self.queries!r}; use current or last")
+        self.probes = self.queries == "current"
         if self.per not in ("shared", "layer", "head"):
             raise ValueError(f"query selector: per={self.per!r}; use shared, layer or head")
         if self.parts < 1 or (geometry.chunk * geometry.tokens) % self.parts:
             raise ValueError(f"query selector: parts={self.parts} does not divide the {geometry.chunk * geometry.tokens} rows of a chunk")
         self._chunk, self._layers = geometry.chunk, geometry.layers
-        self._keys: dict[int, Tensor] = {}  # chunk -> [mean] or [least, greatest] key of its frames: e l f h d
+        self._keys = ChunkTable()
+        self._keys.reset()
         self._queries: dict[int, Tensor] = {}  # layer -> p h d
 
     def look(self, q: Tensor, site: Site) -> None:
-        if site.clean:
+        if site.probe if self.probes else site.clean:
             self._queries[site.layer] = q.unflatten(1, (self.parts, -1)).float().mean((0, 2))
 
     def observe(self, chunk: Chunk, kv: KV) -> None:
         k = kv.k.unflatten(2, (self._chunk, -1)).float()  # l b f s h d
         summary = [k.mean(3)] if self.bound == "mean" else [k.amin(3), k.amax(3)]
-        self._keys[chunk.index] = torch.stack(summary).mean(2)
+        self._keys.put(chunk.index, torch.stack(summary).mean(2))
+
+    def forget(self, chunk: int) -> None:
+        self._keys.forget(chunk)
 
     def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
         if not candidates:
             return []
         q = torch.stack([self._queries[layer] for layer in range(self._layers)])
-        k = torch.stack([self._keys[c] for c in candidates])
+        (k,) = self._keys.take(candidates)
         # the greatest logit that keys between the two summaries can give: each sign of q takes the extreme that serves it
         logits = torch.einsum("lphd,clfhd->cflhp", q.clamp(max=0), k[:, 0]) + torch.einsum("lphd,clfhd->cflhp", q.clamp(min=0), k[:, -1])
         best = logits.amax(1) / q.shape[-1] ** 0.5
@@ -65,4 +76,5 @@ class QuerySelector(Selector):
             return {}
         scores = self._scores if self.per == "head" else self._scores.mean(2, keepdim=True).expand_as(self._scores)
         rank = scores.argsort(dim=0, descending=True, stable=True).argsort(0)
-        return {c: r < count for c, r in zip(candidates, rank, strict=True) if (r < count).any()}
+        takers = {c: r < count for c, r in zip(candidates, rank, strict=True) if (r < count).any()}
+        return {c: takers[c] for c in by_score(self._scores.mean((1, 2)).tolist(), candidates) if c in takers}

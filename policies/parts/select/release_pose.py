@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from harness.datatypes import KV, Chunk, Geometry
+from policies.parts.chunk_table import ChunkTable
 from policies.parts.select.base import Selector
 
 
@@ -15,15 +16,19 @@ class ReleasePoseSelector(Selector):
     divided by their maximum over the current candidates."""
 
     def reset(self, geometry: Geometry) -> None:
-        self._means: dict[int, torch.Tensor] = {}
+        self._means = ChunkTable()
+        self._means.reset()
 
     def observe(self, chunk: Chunk, kv: KV) -> None:
-        self._means[chunk.index] = chunk.c2w.mean(0)
+        self._means.put(chunk.index, chunk.c2w.mean(0))
+
+    def forget(self, chunk: int) -> None:
+        self._means.forget(chunk)
 
     def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
         if not candidates:
             return []
-        past, here = torch.stack([self._means[c] for c in candidates]), chunk.c2w.mean(0)
+        past, here = self._means.take(candidates)[0], chunk.c2w.mean(0)
         moved = (past[:, :3, 3] - here[:3, 3]).square().sum(-1)
         trace = (past[:, :3, :3] * here[:3, :3]).sum((1, 2))
         turned = ((trace - 1) / 2).clamp(-1, 1).acos()

@@ -1,0 +1,33 @@
+"""Bytes of what an object remembers between chunks: a policy's scratch beside window and bank."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from harness.snapshot.plain_values import state_of
+
+
+def state_bytes(thing: Any) -> int:
+    """Bytes of the tensors and arrays in the state of an object and its parts, as a snapshot would hold it.
+
+    Views of one memory count together, and no more than it has. Numbers, text and the containers themselves are not counted.
+    """
+    held: dict[int, tuple[int, int]] = {}  # where memory begins -> bytes in use, bytes of all of it
+    _collect(state_of(thing, type(thing).__name__), held)
+    return sum(min(used, whole) for used, whole in held.values())
+
+
+def _collect(value: Any, held: dict[int, tuple[int, int]]) -> None:
+    if isinstance(value, Tensor):
+        storage = value.untyped_storage()
+        used, _ = held.get(storage.data_ptr(), (0, 0))
+        held[storage.data_ptr()] = (used + value.nbytes, storage.nbytes())
+    elif isinstance(value, np.ndarray):
+        held[value.ctypes.data] = (value.nbytes, value.nbytes)
+    elif isinstance(value, dict):
+        for part in value.values():
+            _collect(part, held)
+    elif isinstance(value, list | tuple | set | frozenset) and value and not isinstance(next(iter(value)), int | float | str):
+        for part in value:
+            _collect(part, held)

@@ -1,0 +1,52 @@
+"""Likenesses for worlds without intrinsics or without poses."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.datatypes import KV, Chunk, Geometry
+from harness.worlds.poses import angle
+from policies.parts.likeness import Likeness
+from policies.parts.select.latent import pooled
+
+
+@dataclass
+class PoseLikeness(Likeness):
+    """exp(-(translation / metres + rotation / degrees)), for cameras of unknown intrinsics."""
+
+    metres: float = 1.0
+    degrees: float = 45.0
+
+    def reset(self, geometry: Geometry) -> None:
+        super().reset(geometry)
+        if min(self.metres, self.degrees) <= 0:
+            raise ValueError(f"pose likeness: metres={self.metres}, degrees={self.degrees}; both must be above 0")
+
+    def describe(self, chunk: Chunk, kv: KV) -> tuple[Tensor, ...]:
+        return (chunk.c2w,)
+
+    def shares(self, one: list[Tensor], others: list[Tensor]) -> Tensor:
+        p, q = one[0][:, None], others[0][:, None]  # f 1 4 4, n 1 g 4 4
+        moved, turned = (p[..., :3, 3] - q[..., :3, 3]).norm(dim=-1), angle(p[..., :3, :3], q[..., :3, :3])
+        return (-moved / self.metres - turned / self.degrees).exp()
+
+
+@dataclass
+class LatentLikeness(Likeness):
+    """Cosine of pooled content, for paths without poses: the first layer's values over `grid` x `grid` parts of the image, as
+    the `latent` selector has it. What frames share in any case raises it, so thresholds lie nearer to 1."""
+
+    grid: int = 2
+
+    def reset(self, geometry: Geometry) -> None:
+        super().reset(geometry)
+        if self.grid < 1:
+            raise ValueError(f"latent likeness: grid={self.grid}; use 1 or more")
+
+    def describe(self, chunk: Chunk, kv: KV) -> tuple[Tensor, ...]:
+        values = kv.v[0].float().flatten(2).mean(0).unflatten(0, (len(chunk.frames), -1))
+        return (pooled(values, kv.positions[: values.shape[1], 1:].to(values.device), self.grid),)
+
+    def shares(self, one: list[Tensor], others: list[Tensor]) -> Tensor:
+        return F.cosine_similarity(one[0][:, None], others[0][:, None], dim=-1).clamp(min=0)

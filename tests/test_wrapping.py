@@ -1,0 +1,42 @@
+"""Which policies may be wrapped in which: what would go wrong in the middle of a rollout is refused at its start."""
+
+import pytest
+
+from harness.datatypes import Geometry
+from policies.parts.likeness import ViewLikeness
+from policies.parts.place.base import Rebased
+from policies.wrappers.capped import CappedPolicy
+from policies.wrappers.heads import HeadsPolicy
+from policies.wrappers.placed import PlacedPolicy
+from policies.wrappers.places import PlacesPolicy
+from policies.wrappers.reencode import ReencodePolicy
+from tests.conftest import make_policy, make_world
+
+G = Geometry(layers=2, heads=2, head_dim=8, tokens=6, chunk=3)
+REFUSED = [
+    (lambda: HeadsPolicy(make_policy("tempcache")), "heads: TempCachePolicy rewrites or re-encodes what it stores"),
+    (lambda: HeadsPolicy(make_policy("ema")), "heads: EmaPolicy rewrites or re-encodes what it stores"),
+    (lambda: HeadsPolicy(make_policy("reencode")), "heads: ReencodePolicy rewrites or re-encodes what it stores"),
+    (lambda: HeadsPolicy(PlacesPolicy(make_policy("reencode"), ViewLikeness())), "heads: PlacesPolicy rewrites or re-encodes"),
+    (lambda: ReencodePolicy(HeadsPolicy(make_policy("worldkv"))), "reencode: HeadsPolicy cuts or joins the pages"),
+    (lambda: ReencodePolicy(make_policy("h2o")), "reencode: TokenBudgetPolicy cuts or joins the pages"),
+    (lambda: ReencodePolicy(make_policy("tempcache")), "reencode: TempCachePolicy cuts or joins the pages"),
+    (lambda: ReencodePolicy(make_policy("ema")), "reencode: EmaPolicy cuts or joins the pages"),
+    (lambda: PlacedPolicy(make_policy("h2o"), Rebased()), "placed: TokenBudgetPolicy keeps rows of many frames in one page"),
+    (lambda: PlacedPolicy(CappedPolicy(make_policy("snapkv")), Rebased()), "placed: CappedPolicy keeps rows of many frames in one page"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSED, ids=[str(i) for i in range(len(REFUSED))])
+def test_what_would_fail_later_is_refused_at_reset(make, message):
+    with pytest.raises(ValueError, match=message):
+        make().reset(G)
+
+
+def test_a_place_whose_chunks_were_forgotten_is_founded_anew(roll):
+    """Under a cap that keeps little, the second and third round through the same room are remembered like the first."""
+    path = make_world(["R90R90R90R90"], repeat=3).trajectory(0)
+    policy = make_policy("capped", "policy@policy.inner=places", "policy.frames=19", "policy.forget=lru")
+    stats = roll(policy, path=path).stats
+    held = [{f // 3 for f, n in enumerate(s.stored) if n} for s in stats]
+    assert all(any(9 <= c <= s.chunk - 4 for c in chunks) for s, chunks in zip(stats, held, strict=True) if s.chunk > 16), held
