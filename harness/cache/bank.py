@@ -169,7 +169,7 @@ class KVBank:
         moved = self._moved
         page = Page.joined([self.page(f) for f in frames]) if len(frames) > 1 else self.page(frames[0])
         if self._below.tier == "gpu":
-            self._moved = moved + round((self._moved - moved) * int((rows >= 0).sum()) / (page.rows * rows[:, 0].numel()))
+            self._moved = moved + round((self._moved - moved) * int((rows >= 0).sum()) / (page.rows * rows.select(1, 0).numel()))
         return page.keep(rows)
 
     @property
