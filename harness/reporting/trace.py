@@ -25,31 +25,26 @@ def memory(rows: Sequence[dict]) -> Memory:
     frame of it was."""
     if not rows or "attended" not in rows[0]:
         return Memory([], [], [])
+    size = int(rows[0]["frames"])
     whole = float(rows[0]["attended_rows"])  # the first chunk attends to itself alone
-    lines = [past(row, whole) for row in rows]
-    states, percents = [s for s, _ in lines], [p for _, p in lines if p is not None]
+    recorded = "stored" in rows[0]
+    states, percents = [], []
+    for row in rows:
+        attended = _frames(row["attended"])
+        chosen = {f // size for f in _frames(row["retrieved"])}
+        seen = {f // size for f in attended}
+        lost = _unreachable(row, len(set(attended)))
+        states.append("".join(_state(c, seen, chosen, lost, size) for c in range(int(row["chunk"]))))
+        if recorded:
+            taken = _by_chunk(dict(zip(attended, _frames(row["taken"]), strict=True)), size)
+            stored = _by_chunk(dict(enumerate(_frames(row["stored"]))), size)
+            percents.append([round(100 * (taken if c in seen else stored).get(c, 0) / whole) for c in range(int(row["chunk"]))])
     levels = sorted({p for line in percents for p in line})
     if len(levels) > 60:  # so that a level is one letter
         percents = [[5 * round(p / 5) for p in line] for line in percents]
         levels = sorted({p for line in percents for p in line})
     letters = {p: chr(48 + i) for i, p in enumerate(levels)}
     return Memory(states, ["".join(letters[p] for p in line) for line in percents], levels)
-
-
-def past(row: dict, whole: float) -> tuple[str, list[int] | None]:
-    """The state of every chunk before this one, one letter each, and the percent of its rows that was attended or is stored (None:
-    not recorded). whole: rows of a whole chunk."""
-    size = int(row["frames"])
-    attended = _frames(row["attended"])
-    chosen, seen = {f // size for f in _frames(row["retrieved"])}, {f // size for f in attended}
-    lost = _unreachable(row, len(set(attended)))
-    chunks = range(int(row["chunk"]))
-    states = "".join(_state(c, seen, chosen, lost, size) for c in chunks)
-    if "stored" not in row:
-        return states, None
-    taken = _by_chunk(dict(zip(attended, _frames(row["taken"]), strict=True)), size)
-    stored = _by_chunk(dict(enumerate(_frames(row["stored"]))), size)
-    return states, [round(100 * (taken if c in seen else stored).get(c, 0) / whole) for c in chunks]
 
 
 def _state(chunk: int, seen: set[int], chosen: set[int], lost: set[int] | None, size: int) -> str:

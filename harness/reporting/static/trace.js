@@ -1,6 +1,14 @@
 // What each policy does with the past at the chunk under the slider: its frames, on a strip and on a map.
 "use strict";
 
+const STATES = {
+  A: ["in the window", "--attended", "circle", "window"],
+  R: ["brought back by retrieval", "--retrieved", "diamond", "retrieved"],
+  S: ["stored, not chosen", "--stored", "circle-open", "stored"],
+  U: ["unreachable", "--unreachable", "x-thin-open", "lost"],
+  "?": ["not recorded", "--line", "circle-open", "?"],
+};
+
 /** States and percents of the chunks before `chunk`. */
 function past(film, chunk) {
   const { states, shares, levels } = film.memory;
@@ -32,7 +40,9 @@ class Strip {
     this.cells.forEach((cell, i) => {
       const { state, percent } = before[i] ?? { state: i === chunk ? "now" : i > chunk ? "later" : "?", percent: null };
       cell.dataset.state = state;
-      showState(cell, i, state, percent);
+      const text = STATES[state]?.[3] ?? { now: "now", later: "" }[state];
+      cell.lastChild.textContent = percent === null || percent === 100 || (state === "U" && !percent) ? text : `${percent} %`;
+      cell.title = `chunk ${i}: ${STATES[state]?.[0] ?? state}${percent === null ? "" : `, ${percent} % of its rows ${"AR".includes(state) ? "attended" : "stored"}`}`;
     });
     this.said.textContent = sentence(this.film, chunk, before);
   }
@@ -41,11 +51,29 @@ class Strip {
 /** The strip in words. */
 function sentence(film, chunk, before) {
   if (!film.memory.states.length) return "This run folder does not say what was attended.";
-  return inWords(chunk, before, film.tokens[chunk], film.memory.shares.length ? "" : "compression was not recorded by this older run folder");
+  const of = (state) => before.map((b, i) => (b.state === state ? i : -1)).filter((i) => i >= 0);
+  const list = (chunks) => (chunks.length ? ` (${ranges(chunks)})` : "");
+  const parts = [`chunk ${chunk} attends to ${of("A").length + of("R").length} of ${before.length} past chunks, ${film.tokens[chunk]} tokens with its own`];
+  for (const state of "RSU?") if (of(state).length) parts.push(`${of(state).length} ${STATES[state][0]}${list(of(state))}`);
+  const squeezed = before.flatMap((b, i) => (b.percent !== null && b.percent > 0 && b.percent < 100 ? [i] : []));
+  if (squeezed.length) parts.push(`${squeezed.length} compressed${list(squeezed)}`);
+  if (!film.memory.shares.length) parts.push("compression was not recorded by this older run folder");
+  return `${parts.join("; ")}.`;
+}
+
+function ranges(numbers) {
+  const spans = [];
+  for (const n of numbers) spans.length && spans.at(-1)[1] === n - 1 ? (spans.at(-1)[1] = n) : spans.push([n, n]);
+  return spans.map(([a, b]) => (a === b ? a : `${a}–${b}`)).join(", ");
 }
 
 function drawLegend() {
-  $("legend").replaceChildren(...legend(), make("span", {}, "click a still to go there"));
+  const items = Object.entries(STATES).filter(([letter]) => letter !== "?").map(([, [text, colour]], i) => {
+    const box = make("i");
+    box.style.cssText = `border-color:var(${colour});border-style:${["solid", "solid", "dashed", "dotted"][i]}`;
+    return make("span", {}, box, text);
+  });
+  $("legend").replaceChildren(...items, make("span", {}, "“25 %”: compressed, this share of its rows is left"), make("span", {}, "click a still to go there"));
 }
 
 /** From above: the path, the chunks before this one by what became of them, and the camera. */
