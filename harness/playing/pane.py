@@ -11,7 +11,6 @@ from torch import Tensor
 
 from harness.backbone import Backbone
 from harness.datatypes import ChunkStats, Trajectory
-from harness.evaluation.runner import chunk_row
 from harness.playing.setup import Made
 from harness.reporting.trace import memory
 from harness.session import Session
@@ -50,9 +49,14 @@ class Pane:
     def described(self) -> dict:
         """What the page shows beside the picture."""
         stats = self.session.stats
-        return {"label": self.made.label, **asdict(self.made.choice), "keeps": self.made.ratio, "since": self.since, "psnr": self.psnr, "cost": self.cost()} | (
-            memory_of(stats) if stats else {}
-        )
+        return {
+            "label": self.made.label,
+            **asdict(self.made.choice),
+            "keeps": self.made.ratio,
+            "since": self.since,
+            "psnr": list(self.psnr),
+            "cost": self.cost(),
+        } | (memory_of(stats) if stats else {})
 
     def cost(self) -> dict[str, float]:
         """Of the last chunk: frames a second, tokens that it attended to, bytes that are stored, seconds."""
@@ -65,9 +69,16 @@ class Pane:
 
 def memory_of(stats: list[ChunkStats]) -> dict:
     """What became of every past chunk at the last one, as in the report: a letter each, and the percent of its rows."""
-    found = memory([chunk_row(stats[0]), chunk_row(stats[-1])])  # the first chunk says how many rows are a whole chunk's
+    found = memory([_traced(stats[0]), _traced(stats[-1])])  # the first chunk says how many rows are a whole chunk's
     percents = [found.levels[ord(letter) - 48] for letter in found.shares[-1]] if len(found.shares) == 2 else None
     return {"states": found.states[-1], "percents": percents}
+
+
+def _traced(stats: ChunkStats) -> dict[str, float | str]:
+    """The trace's part of a chunk's row in chunks.csv. (The writer of the whole row comes with seconds of imports.)"""
+    row = {k: getattr(stats, k) for k in ("chunk", "start", "frames", "attended_rows", "unreachable_frames")}
+    lists = ("retrieved", "attended", "unreachable", "stored", "taken")
+    return row | {k: " ".join(map(str, getattr(stats, k))) for k in lists if getattr(stats, k) is not None}
 
 
 def picture(frame: Float[Tensor, "3 y x"]) -> bytes:

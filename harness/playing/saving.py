@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from harness.cache.stores import GpuStore
 from harness.datatypes import Trajectory
 from harness.playing.pane import Pane, picture, psnr
-from harness.playing.run_folders import write_runs
 from harness.playing.setup import Choice
 from harness.playing.walk import Walk
-from harness.reporting.media import to_uint8
 from harness.session import Session
 from harness.system.files import write_atomic
 from harness.worlds.covisibility import CoVisibility
@@ -42,6 +42,8 @@ def saved_walks() -> list[str]:
 
 def save(walk: Walk, name: str) -> Path:
     """Write a walk to outputs/play/NAME, whole or not at all; one of that name is replaced. Returns the folder."""
+    from harness.playing.run_folders import write_runs  # takes seconds (lightning, torchmetrics)
+
     folder = FOLDER / folder_name(name)
     if walk.broken or walk.done < 2:
         raise ValueError(
@@ -134,8 +136,12 @@ def _write_path(folder: Path, walk: Walk, task: Trajectory) -> None:
     np.save(folder / "intrinsics.npy", (task.intrinsics[lead:] * scale).numpy())
     np.save(folder / "actions.npy", task.actions[lead:].numpy())
     if task.reference is not None:
-        np.save(folder / "frames.npy", to_uint8(task.reference[lead:]))
-    Image.fromarray(to_uint8(task.images[:1])[0]).save(folder / "first.png")
+        np.save(folder / "frames.npy", _bytes(task.reference[lead:]))
+    Image.fromarray(_bytes(task.images[:1])[0]).save(folder / "first.png")
+
+
+def _bytes(frames: Float[Tensor, "n 3 y x"]) -> np.ndarray:
+    return (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def roundtrip(walk: Walk, task: Trajectory) -> torch.Tensor | None:

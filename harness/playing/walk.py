@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.evaluation.runner import top_view
-from harness.playing.camera import Camera
+from harness.playing.camera import Camera, from_above
 from harness.playing.pane import Pane, Tell, picture, psnr
 from harness.playing.setup import Choice, Setup
 from harness.playing.visits import Visit, first_visit
@@ -171,7 +170,7 @@ class Walk:
             "fov": self.setup.fov,
             "name": self.setup.start.name,
             "panes": [p.described() for p in self.panes],
-            "camera": top_view(self.path.c2w) if self.panes else [],
+            "camera": from_above(self.path.c2w) if self.panes else [],
             "plan": self.setup.ground and self.setup.ground.plan(),
             "truth": bool(self.truth),
             "marks": [m.chunk for m in self.marks],
@@ -210,7 +209,7 @@ class Walk:
             "chunk": self.done - 1,
             "first": first,
             "version": self.version,
-            "camera": top_view(path.c2w[first:]),
+            "camera": from_above(path.c2w[first:]),
             "blocked": blocked,
             "psnr": [p.psnr[-1] for p in self.panes],
             "visit": self._visit_told(self.visit()),
