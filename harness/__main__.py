@@ -1,4 +1,4 @@
-"""The console command: worldkv run|sweep|report|bench|train|dashboard|docs ARGUMENTS, each as python harness/NAME.py ARGUMENTS."""
+"""The console command: worldkv run|sweep|report|bench|play|train|dashboard|docs ARGUMENTS, each as python harness/NAME.py ARGUMENTS."""
 
 import sys
 from importlib import import_module
@@ -8,6 +8,7 @@ COMMANDS = {  # name -> the module whose `main` reads the arguments; imported wh
     "sweep": "harness.sweeping.local",
     "report": "harness.reporting.command",
     "bench": "harness.benchmark.measure",
+    "play": "harness.playing.command",
     "train": "harness.training.train",
     "dashboard": "harness.tracking.workspace",
     "docs": "harness.reporting.documents",

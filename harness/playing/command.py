@@ -4,12 +4,13 @@
   python harness/play.py policy=full,worldkv,sliding world=houses   three policies, a house of several rooms
   python harness/play.py policy=worldkv policy.compressor.ratio=0.1 any setting of the main job, for all panes
   python harness/play.py world=recorded world.folder=DIR            start from your own first image
+  python harness/play.py start=3                                    another room of the world
   python harness/play.py open=outputs/play/NAME                     go on with a saved walk
   python harness/play.py host=0.0.0.0 port=9000                     reachable from other machines, with a token in the address
   python harness/play.py script=keys.txt film=walk.mp4              walk by a script and film the page (.mp4, .gif or .webp)
 
-Settings of the page itself: host, port, linger (seconds that a walk outlives its last page), open, script, film, width (of the film,
-pixels), seconds (length of the film at most). A script has keys chunk by chunk: W A S D left right wait, as in `right*3 W+left wait`.
+Settings of the page itself: start (which of the world's trajectories gives the first image and pose), host, port, linger (seconds that
+a walk outlives its last page), open, script, film, width (of the film, pixels), seconds (length of the film at most). A script has keys chunk by chunk: W A S D left right wait, as in `right*3 W+left wait`.
 All other settings: python harness/run.py --help
 """
 
@@ -30,6 +31,7 @@ class Asked:
     host: str = "127.0.0.1"
     port: int = 8765
     linger: float = 10.0
+    start: int = 0
     open: str = ""
     script: str = ""
     film: str = ""
@@ -105,8 +107,8 @@ def _walk(asked: Asked):
 
     if not asked.open:
         policies = [p for p in asked.policy.split(",") if p]
-        return Setup(asked.rest), [Choice(p, asked.budget) for p in policies]
+        return Setup(asked.rest, asked.start), [Choice(p, asked.budget) for p in policies]
     about = read_about(Path(asked.open))
     if asked.rest:
         raise ValueError(f"open={asked.open} brings its own settings ({' '.join(about['overrides']) or 'the defaults'}); leave out {' '.join(asked.rest)}")
-    return Setup(tuple(about["overrides"])), choices_of(about)
+    return Setup(tuple(about["overrides"]), about["index"]), choices_of(about)

@@ -19,9 +19,9 @@ from harness.playing.serving import start_worker
 from harness.playing.setup import Choice, Setup
 from harness.system.files import atomic_path
 
-FORMATS = {".mp4": 16, ".gif": 8, ".webp": 8}  # suffix -> video frames a second: of the world in a film, half of it in a page's moving picture
+FORMATS = {".mp4": 16, ".gif": 6, ".webp": 6}  # suffix -> video frames a second: of the world in a film, fewer in a page's moving picture
 SHAPE = 0.64  # height of the film for its width
-WAIT = 600_000  # milliseconds for a chunk, on the slowest machine
+WAIT = 120_000  # milliseconds for a chunk, on a slow machine
 
 
 def film(setup: Setup, choices: Sequence[Choice], script: Path, target: Path, width: int, seconds: float, opened: str = "") -> int:

@@ -62,7 +62,7 @@ def save(walk: Walk, name: str) -> Path:
         about = {
             "schema": SCHEMA,
             "overrides": list(walk.setup.overrides),
-            "start": walk.setup.start.name,
+            "index": setup.index,
             "panes": [asdict(p.made.choice) | {"since": p.since} for p in walk.panes],
             "camera": [walk.camera.x, walk.camera.z, walk.camera.yaw],
         }
@@ -93,8 +93,8 @@ def reopen(walk: Walk, folder: Path) -> None:
     """Go on from a saved walk, in place of the present one. Raises ValueError for one of another world or model."""
     about = read_about(folder)
     setup = walk.setup
-    if about["overrides"] != list(setup.overrides):
-        theirs = " ".join(about["overrides"]) or "the default settings"
+    if (about["overrides"], about["index"]) != (list(setup.overrides), setup.index):
+        theirs = " ".join([*about["overrides"], f"start={about['index']}"])
         raise ValueError(f"{folder.name} was walked with {theirs}; open it by: python harness/play.py open={folder}")
     panes = []
     for i, saved in enumerate(about["panes"]):

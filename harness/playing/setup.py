@@ -62,9 +62,11 @@ class Made:
 
 @dataclass(frozen=True)
 class Setup:
-    """overrides: of the main job's settings, for all panes. Properties are made when they are first asked for."""
+    """overrides: of the main job's settings, for all panes. index: of the world's trajectory that the walk starts from. Properties
+    are made when they are first asked for."""
 
     overrides: tuple[str, ...] = ()
+    index: int = 0
     bank: Path = field(default=Path("outputs/.play"))  # files of stores that have some
 
     @cached_property
@@ -81,7 +83,7 @@ class Setup:
 
     @cached_property
     def ground(self) -> Ground | None:
-        return self._world.ground(0)
+        return self._world.ground(self.index)
 
     @property
     def fov(self) -> float:
@@ -98,7 +100,9 @@ class Setup:
     @cached_property
     def start(self) -> Trajectory:
         """The world's first image, held for as many frames as the model begins with, from the first pose."""
-        g, path = self.backbone.geometry, self._world.trajectory(0)
+        if not 0 <= self.index < len(self._world.names):
+            raise ValueError(f"start={self.index}, but the world has {len(self._world.names)} trajectories; use 0 to {len(self._world.names) - 1}, or more of them")
+        g, path = self.backbone.geometry, self._world.trajectory(self.index)
         count = g.frames_px(g.chunk)
         image = (path.images[:1] * 255).round() / 255  # as a file holds it, so that a recorded walk begins the same
         given = image.expand(min(path.given, count), -1, -1, -1)

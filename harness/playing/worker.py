@@ -85,7 +85,8 @@ class Worker(threading.Thread):
                     walk.begin()
                 tell(walk.described() | {"walks": saving.saved_walks()})
             case Chunk(keys):
-                walk.step(keys)
+                if not walk.step(keys):
+                    raise ValueError(f"a wall leaves no move for {'+'.join(sorted(keys))}")
             case Begin():
                 walk.begin()
             case Choose(pane, choice):
