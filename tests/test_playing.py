@@ -1,4 +1,5 @@
 """The page that one walks in, without a browser: camera and walls, the walk, messages, pages that come and go, saving, the command."""
+# ruff: noqa: E402  (what may be missing is asked for before what needs it)
 
 import json
 import socket
@@ -134,7 +135,9 @@ def test_another_policy_reads_the_walk_again(walk, setup):
     assert torch.equal(walk.panes[1].session.latents.made, walk.panes[1].session.forced) and walk.panes[1].since == 6
     assert torch.equal(walk.panes[0].session.latents.made, latents)
     steps(walk, "left")
-    alone = rollout(setup.backbone, make_policy("worldkv", "budget=w12", "policy.compressor.ratio=0.5"), make_store(), walk.path, 0, walk.panes[1].session.forced)
+    alone = rollout(
+        setup.backbone, make_policy("worldkv", "budget=w12", "policy.compressor.ratio=0.5"), make_store(), walk.path, 0, walk.panes[1].session.forced
+    )
     assert torch.equal(alone.latents, walk.panes[1].session.latents.made)
     with pytest.raises(ValueError, match="sliding compresses nothing"):
         walk.choose(0, Choice("sliding", "w18", 0.5))
@@ -344,7 +347,12 @@ def test_a_message_travels_whole():
 def test_settings_of_the_page():
     asked = Asked.of(["policy=full", "port=0", "world=houses", "policy.sink=3"])
     assert (asked.policy, asked.port, asked.rest) == ("full", 0, ("world=houses", "policy.sink=3"))
-    for arguments, message in ((["port=x"], "port=x is no number"), (["port=70000"], "use 1 to 65535"), (["film=a.mp4"], "go together"), (["walk"], "name=value")):
+    for arguments, message in (
+        (["port=x"], "port=x is no number"),
+        (["port=70000"], "use 1 to 65535"),
+        (["film=a.mp4"], "go together"),
+        (["walk"], "name=value"),
+    ):
         with pytest.raises(ValueError, match=message):
             Asked.of(arguments)
 

@@ -1,4 +1,5 @@
 """The page that one walks in, in headless Chromium. Screenshots for people: outputs/screenshots/, or the folder SCREENSHOTS."""
+# ruff: noqa: E402  (what may be missing is asked for before what needs it)
 
 import os
 import shutil
@@ -80,9 +81,12 @@ def states(page, pane):
     return page.locator(".pane").nth(pane).locator(".cell").evaluate_all("all => all.map((cell) => cell.dataset.state)")
 
 
+PIXELS = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.reduce((a, b) => a + b, 0)"
+
+
 def pixels(page, selector):
     """The sum of a canvas's colours, to see it change."""
-    return page.eval_on_selector(selector, "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.reduce((a, b) => a + b, 0)")
+    return page.eval_on_selector(selector, PIXELS)
 
 
 def keep(page, name):
@@ -100,7 +104,7 @@ def test_walk_away_and_come_back(visit):
     page.wait_for_function("play.walk.chunks >= 2 && play.latency > 0")
     page.wait_for_function("play.walk.camera.length === 6")
     assert page.evaluate("play.panes.map((p) => p.about.psnr.length)") == [2, 2], "both panes are in step"
-    page.wait_for_function("shown => { const c = document.querySelector('.pane canvas'); return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.reduce((a, b) => a + b, 0) !== shown }", arg=shown[0])
+    page.wait_for_function(f"shown => ({PIXELS})(document.querySelector('.pane canvas')) !== shown", arg=shown[0])
     assert pixels(page, "#map") != shown[1]
     chunk(page, "right", times=4)
     chunk(page, "left", times=5)

@@ -9,8 +9,9 @@
   python harness/play.py host=0.0.0.0 port=9000                     reachable from other machines, with a token in the address
   python harness/play.py script=keys.txt film=walk.mp4              walk by a script and film the page (.mp4, .gif or .webp)
 
-Settings of the page itself: start (which of the world's trajectories gives the first image and pose), host, port, linger (seconds that
-a walk outlives its last page), open, script, film, width (of the film, pixels), seconds (length of the film at most). A script has keys chunk by chunk: W A S D left right wait, as in `right*3 W+left wait`.
+Settings of the page itself: start (which of the world's trajectories gives the first image and pose), host, port, linger (seconds
+that a walk outlives its last page), open, script, film, width (of the film, pixels), seconds (length of the film at most). A script
+has keys chunk by chunk: W A S D left right wait, as in `right*3 W+left wait`.
 All other settings: python harness/run.py --help
 """
 

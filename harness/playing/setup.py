@@ -101,7 +101,9 @@ class Setup:
     def start(self) -> Trajectory:
         """The world's first image, held for as many frames as the model begins with, from the first pose."""
         if not 0 <= self.index < len(self._world.names):
-            raise ValueError(f"start={self.index}, but the world has {len(self._world.names)} trajectories; use 0 to {len(self._world.names) - 1}, or more of them")
+            raise ValueError(
+                f"start={self.index}, but the world has {len(self._world.names)} trajectories; use 0 to {len(self._world.names) - 1}, or more of them"
+            )
         g, path = self.backbone.geometry, self._world.trajectory(self.index)
         count = g.frames_px(g.chunk)
         image = (path.images[:1] * 255).round() / 255  # as a file holds it, so that a recorded walk begins the same
