@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 import weakref
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -226,8 +228,8 @@ def test_messages_are_checked():
 class Client:
     """A page without a browser."""
 
-    def __init__(self, address, **headers):
-        self.socket = websockets.connect(address.replace("http", "ws") + "live", max_size=None, **headers)
+    def __init__(self, stack, address, **headers):
+        self.socket = stack.enter_context(websockets.connect(address.replace("http", "ws") + "live", max_size=None, **headers))
 
     def send(self, **message):
         self.socket.send(json.dumps(message))
@@ -244,6 +246,13 @@ class Client:
         raise TimeoutError(kind)
 
 
+@pytest.fixture
+def visit(served):
+    """Pages that are closed at the end of a test."""
+    with ExitStack() as stack:
+        yield partial(Client, stack, served[1])
+
+
 @pytest.fixture(scope="module")
 def served():
     serving = Serving(Setup(TINY), [WORLDKV, SLIDING], linger=0.3)
@@ -251,16 +260,18 @@ def served():
         yield serving, address
 
 
-def test_keys_walk_and_a_second_page_watches(served):
-    serving, address = served
-    one, two = Client(address), None
-    assert one.until("role")["walks"] and one.until("walk")["chunks"] == 1
+def test_keys_walk_and_a_second_page_watches(visit):
+    one = visit()
+    assert one.until("role")["walks"]
+    start = one.until("walk")
+    assert start["chunks"] == 1
     one.send(do="keys", keys=["right"], at=5.0)
     one.send(do="keys", keys=[])
     first = one.until("chunk")
     assert first["chunk"] == 1 and first["pressed_at"] == 5.0 and len(first["sizes"]) == 3, "a tap is a chunk, however short"
-    assert one.until("camera")["camera"][-1][2] == pytest.approx(45, abs=0.01)
-    two = Client(address)
+    turned = one.until("camera", lambda m: m["chunk"] == 1)["camera"][-1][2] - start["camera"][-1][2]
+    assert turned % 360 == pytest.approx(45, abs=0.01)
+    two = visit()
     assert not two.until("role")["walks"] and two.until("walk")["chunks"] == 2
     two.send(do="chunk", keys=["left"])
     assert "another page walks" in two.until("refused")["text"]
@@ -273,13 +284,11 @@ def test_keys_walk_and_a_second_page_watches(served):
     assert not one.until("role", lambda m: not m["walks"])["walks"]
     two.send(do="chunk", keys=["wait"])
     assert one.until("camera")["chunk"] == 3
-    one.socket.close()
-    two.socket.close()
 
 
-def test_a_closed_page_gives_everything_back_and_a_new_one_begins_anew(served):
-    serving, address = served
-    one = Client(address)
+def test_a_closed_page_gives_everything_back_and_a_new_one_begins_anew(served, visit):
+    serving, _ = served
+    one = visit()
     one.until("walk")
     one.send(do="remember")
     one.until("walk", lambda m: m["marks"])
@@ -292,12 +301,10 @@ def test_a_closed_page_gives_everything_back_and_a_new_one_begins_anew(served):
     while time.monotonic() < end and (walk.panes or any(s() for s in sessions)):
         time.sleep(0.05)
     assert not walk.panes and not walk.marks and not any(s() for s in sessions)
-    two = Client(address)
-    assert two.until("walk")["chunks"] == 1
-    two.socket.close()
+    assert visit().until("walk")["chunks"] == 1
 
 
-def test_pages_of_other_sites_and_hosts_are_refused(served):
+def test_pages_of_other_sites_and_hosts_are_refused(served, visit):
     import httpx
 
     _, address = served
@@ -306,7 +313,7 @@ def test_pages_of_other_sites_and_hosts_are_refused(served):
     assert httpx.get(address + "command.py").status_code == 404
     assert httpx.get(address + "frame/1/7/0").content.startswith(b"\x89PNG"), "a picture that is gone is grey, and no error"
     with pytest.raises(Exception, match="403"):
-        Client(address, origin="http://evil.example")
+        visit(origin="http://evil.example")
 
 
 def test_a_token_is_asked_for():
