@@ -63,18 +63,23 @@ def visit(browser, address):
     assert not complaints
 
 
+def until(page, function, arg=None):
+    """Wait until a function of the page says yes. (Not by its frames: a page behind another one draws few.)"""
+    page.wait_for_function(function, arg=arg, polling=50)
+
+
 def chunk(page, *keys, times=1):
     """Walk `times` chunks with these keys, one after the other."""
     for _ in range(times):
         before = page.evaluate("play.walk.chunks")
         page.evaluate("keys => play.send({do: 'chunk', keys})", list(keys))
-        page.wait_for_function("before => play.walk.chunks > before", arg=before)
+        until(page, "before => play.walk.chunks > before", arg=before)
 
 
 def anew(page):
     before = page.evaluate("play.walk.version")
     page.click("#begin")
-    page.wait_for_function("before => play.walk.version > before", arg=before)
+    until(page, "before => play.walk.version > before", arg=before)
 
 
 def states(page, pane):
@@ -101,14 +106,14 @@ def test_walk_away_and_come_back(visit):
     anew(page)
     shown = pixels(page, ".pane canvas"), pixels(page, "#map"), pixels(page, "#truth")
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("play.walk.chunks >= 2 && play.latency > 0")
-    page.wait_for_function("play.walk.camera.length === 6")
+    until(page, "() => play.walk.chunks >= 2 && play.latency > 0")
+    until(page, "() => play.walk.camera.length === 6")
     assert page.evaluate("play.panes.map((p) => p.about.psnr.length)") == [2, 2], "both panes are in step"
-    page.wait_for_function(f"shown => ({PIXELS})(document.querySelector('.pane canvas')) !== shown", arg=shown[0])
+    until(page, f"shown => ({PIXELS})(document.querySelector('.pane canvas')) !== shown", arg=shown[0])
     assert pixels(page, "#map") != shown[1]
     chunk(page, "right", times=4)
     chunk(page, "left", times=5)
-    page.wait_for_function("play.walk.visit?.frame <= 2 && !play.panes[0].first.hidden")
+    until(page, "() => play.walk.visit?.frame <= 2 && !play.panes[0].first.hidden")
     assert "dB from now" in page.locator(".pane").first.locator(".visit").inner_text()
     assert page.locator("#true-first").is_visible()
     assert states(page, 0)[-1] == "now" and "R" in states(page, 0) and "U" not in states(page, 0)
@@ -122,7 +127,7 @@ def test_held_keys_walk_on_until_they_are_let_go(visit):
     page = visit()
     anew(page)
     page.keyboard.down("d")
-    page.wait_for_function("play.walk.chunks >= 3")
+    until(page, "() => play.walk.chunks >= 3")
     page.keyboard.up("d")
     page.evaluate("() => new Promise((done) => setTimeout(done, 600))")
     stopped = page.evaluate("play.walk.chunks")
@@ -142,24 +147,24 @@ def test_another_policy_a_fork_and_a_third_pane(visit):
     chunk(page, "W")
     version = page.evaluate("play.walk.version")
     page.get_by_label("policy of pane 2").select_option("full")
-    page.wait_for_function("before => play.walk.version > before", arg=version)
+    until(page, "before => play.walk.version > before", arg=version)
     assert page.locator(".pane h2").nth(1).inner_text().startswith("full, from chunk 5")
     chunk(page, "left")
     assert set(states(page, 1)[:-1]) == {"A"}
     page.get_by_label("compression ratio of pane 1").fill("0.5")
     page.keyboard.press("Tab")
-    page.wait_for_function("play.walk.panes[0].ratio === 0.5")
+    until(page, "() => play.walk.panes[0].ratio === 0.5")
     page.locator("#marks .chip").first.click()
-    page.wait_for_function("play.walk.chunks === 4")
+    until(page, "() => play.walk.chunks === 4")
     assert page.locator(".pane h2").nth(1).inner_text().startswith("sliding"), "as it was when it was remembered"
     page.click("#add")
-    page.wait_for_function("play.walk.panes.length === 3")
+    until(page, "() => play.walk.panes.length === 3")
     chunk(page, "left")
     assert page.evaluate("play.panes.map((p) => p.about.states.length)") == [4, 4, 4]
     assert page.evaluate("document.documentElement.scrollWidth") <= WIDE[0]
     keep(page, "three")
     page.locator(".pane h2 .chip").last.click()
-    page.wait_for_function("play.walk.panes.length === 2")
+    until(page, "() => play.walk.panes.length === 2")
 
 
 def test_save_and_reopen(visit):
@@ -168,11 +173,11 @@ def test_save_and_reopen(visit):
     chunk(page, "right", times=2)
     page.fill("#name", "mine")
     page.click("#save")
-    page.wait_for_function("play.saved?.name === 'mine'")
+    until(page, "() => play.saved?.name === 'mine'")
     assert "harness/report.py outputs/play/mine" in page.inner_text("#saved-text")
     chunk(page, "W")
     page.click("#open")
-    page.wait_for_function("play.walk.chunks === 3 && play.walk.camera.length === 9")
+    until(page, "() => play.walk.chunks === 3 && play.walk.camera.length === 9")
     page.fill("#name", "../mine")
     page.click("#save")
     page.wait_for_selector("#message:not([hidden])")
@@ -186,7 +191,7 @@ def test_a_second_page_watches_and_takes_over(visit):
     two.keyboard.press("ArrowLeft")
     two.wait_for_selector("#message:not([hidden])")
     chunk(one, "right")
-    two.wait_for_function("before => play.walk.chunks > before", arg=before)
+    until(two, "before => play.walk.chunks > before", arg=before)
     two.click("#take")
     one.wait_for_selector("#notice:not([hidden])")
     chunk(two, "right")
@@ -200,7 +205,7 @@ def test_it_can_be_read(visit, name, size, scheme):
     before = page.evaluate("play.walk.chunks")
     button = page.locator("[data-key=left]")
     button.tap() if size == PHONE else button.click()
-    page.wait_for_function("before => play.walk.chunks > before", arg=before)
+    until(page, "before => play.walk.chunks > before", arg=before)
     chunk(page, "right", "W", times=3)
     chunk(page, "left", times=3)
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]

@@ -44,7 +44,7 @@ def film(setup: Setup, choices: Sequence[Choice], script: Path, target: Path, wi
         for chunk, keys in enumerate(chunks, 1):
             before = page.evaluate("play.walk.chunks")
             page.evaluate("keys => play.send({do: 'chunk', keys})", sorted(keys))
-            page.wait_for_function("before => play.walk.chunks > before || !document.getElementById('message').hidden", arg=before)
+            page.wait_for_function("before => play.walk.chunks > before || !document.getElementById('message').hidden", arg=before, polling=50)
             if page.evaluate("!document.getElementById('message').hidden"):
                 raise ValueError(f"chunk {chunk} of the script: {page.inner_text('#message')}")
             for i in range(setup.frames_px):

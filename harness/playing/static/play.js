@@ -132,7 +132,7 @@ class Pane {
       const picture = make("i");
       const i = this.strip.children.length;
       const [height, width] = play.walk.size;
-      picture.style.cssText = `height:${(30 * height) / width}px;background-image:url("${frameUrl(this.index, middleOf(i))}")`;
+      picture.style.cssText = `height:${(35 * height) / width}px;background-image:url("${frameUrl(this.index, middleOf(i))}")`;
       this.strip.append(make("div", { className: "cell" }, picture, make("b")));
     }
     [...this.strip.children].forEach((cell, i) => {
