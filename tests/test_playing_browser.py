@@ -86,11 +86,11 @@ def states(page, pane):
     return page.locator(".pane").nth(pane).locator(".cell").evaluate_all("all => all.map((cell) => cell.dataset.state)")
 
 
-PIXELS = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.reduce((a, b) => a + b, 0)"
+PIXELS = "canvas => canvas.toDataURL()"
 
 
 def pixels(page, selector):
-    """The sum of a canvas's colours, to see it change."""
+    """What a canvas shows, to see it change."""
     return page.eval_on_selector(selector, PIXELS)
 
 
