@@ -1,4 +1,4 @@
-"""The console command: worldkv run|sweep|report|bench|train|dashboard|docs ARGUMENTS, each as python harness/NAME.py ARGUMENTS."""
+"""The console command: worldkv run|sweep|report|play|bench|train|dashboard|docs ARGUMENTS, each as python harness/NAME.py ARGUMENTS."""
 
 import sys
 from importlib import import_module
@@ -9,6 +9,7 @@ COMMANDS = {  # name -> the module whose `main` reads the arguments; imported wh
     "run": "harness.evaluation.command",
     "sweep": "harness.sweeping.local",
     "report": "harness.reporting.command",
+    "play": "harness.playing.command",
     "bench": "harness.benchmark.command",
     "train": "harness.training.command",
     "dashboard": "harness.tracking.workspace",

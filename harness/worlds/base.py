@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.datatypes import Trajectory
+from harness.worlds.ground import Ground
 from harness.worlds.revisits import outbound
 
 PROTOCOLS = ("guided", "free")
@@ -21,6 +22,10 @@ class World(ABC):
 
     @abstractmethod
     def trajectory(self, index: int) -> Trajectory: ...
+
+    def ground(self, index: int) -> Ground | None:
+        """Where a trajectory lies, for whoever leaves its path; None where the world has no truth beyond it."""
+        return None
 
 
 def given_frames(c2w: Float[Tensor, "p 4 4"], protocol: str, chunk_px: int) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from harness.datatypes import Trajectory
 from harness.worlds.base import PROTOCOLS, World
 from harness.worlds.covisibility import CoVisibility
+from harness.worlds.ground import Ground
 from harness.worlds.houses import House, make_house, plan_house
 from harness.worlds.plans import check_rooms
 from harness.worlds.poses import pinhole
@@ -78,6 +79,10 @@ class HousesWorld(World):
             scored = min((p.revisit for p in pairs), default=len(c2w))
             given = max(given, min(scored, len(c2w) - self.chunk_px) // self.chunk_px * self.chunk_px)
         return Trajectory(self._names[index], c2w, intrinsics, walked.actions, frames[:given], pairs, reference=frames, overlap=truth)
+
+    def ground(self, index: int) -> Ground:
+        house, _ = self.find(index)
+        return Ground(house.scene, house.free)
 
     def find(self, index: int) -> tuple[House, Tour]:
         """The house of a trajectory and the tour through it. Raises ValueError if none of `TRIES` houses has such a tour."""

@@ -7,6 +7,7 @@ import torch
 from harness.datatypes import Trajectory
 from harness.worlds.base import World, given_frames
 from harness.worlds.covisibility import CoVisibility
+from harness.worlds.ground import Ground
 from harness.worlds.poses import integrate, pinhole
 from harness.worlds.revisits import find_pairs
 from harness.worlds.rooms import SEEDS, make_room, place, render
@@ -70,3 +71,7 @@ class RoomsWorld(World):
             reference=frames,
             overlap=CoVisibility(room.scene, c2w, intrinsics, self.size),
         )
+
+    def ground(self, index: int) -> Ground:
+        room = make_room(self.seeds[index])
+        return Ground(room.scene, room.free)

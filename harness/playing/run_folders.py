@@ -1,0 +1,70 @@
+"""A recorded walk as runs: one folder a pane, with the records, tables and videos that the report reads."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from jaxtyping import Float
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from harness.datatypes import Rollout, Trajectory
+from harness.evaluation.runner import chunk_row, top_view
+from harness.playing.pane import Pane
+from harness.reporting.media import filmstrip, save_image, save_video, strips
+from harness.results.identity import config_hash
+from harness.results.provenance import provenance
+from harness.results.run_folder import Record, RunFolder
+from harness.system.files import file_name, write_atomic
+from metrics.cost import cost
+from metrics.drift import drift
+from metrics.revisit import mean_scores, score_pairs
+
+
+def write_runs(experiment: Path, panes: Sequence[Pane], task: Trajectory, roundtrip: Float[Tensor, "p 3 y x"] | None, seed: int) -> None:
+    """A run folder for each pane of a walk along `task`. They are comparable with one another, and with no other walk."""
+    walked = config_hash({"path": task.c2w.tolist()})
+    for number, pane in enumerate(panes, 1):
+        settings = pane.made.settings
+        metrics = {k: instantiate(m, _convert_="all") for k, m in settings["metric"].items()}
+        rollout = _made_here(pane, task)
+        pairs = score_pairs(rollout, task, roundtrip, list(metrics.values()))
+        values = mean_scores(pairs) | drift(rollout, task) | cost(rollout) | {"pairs": float(len(pairs)), "chunks": float(len(rollout.stats))}
+        chunks = [chunk_row(s) for s in rollout.stats]
+        record = Record(task.name, values, pairs, chunks, rollout.noise, camera=top_view(task.c2w))
+        folder = RunFolder(experiment / f"{number}-{pane.made.choice.policy}")
+        folder.create()
+        write_atomic(folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+        _films(folder.path / "videos", file_name(task.name), rollout, task, pairs)
+        folder.write(record)
+        about = {
+            "label": pane.made.label + (f" from chunk {pane.since}" if pane.since > 1 else ""),
+            **{k: pane.made.choices[k] for k in ("policy", "world", "store", "backbone")},
+            "protocol": "walked by hand",
+            "seed": seed,
+            "comparable": config_hash({k: settings[k] for k in ("backbone", "world", "metric", "seed")} | {"walked": walked}),
+            "metrics": {k: m.version for k, m in metrics.items()},
+            "fps_includes": "plan, assembly, denoising and clean passes, commit, decode; generated chunks only; no warm-up excluded",
+            "config": settings,
+            **provenance(pane.session.backbone.geometry.device),
+        }
+        folder.finish(about, [task.name])
+
+
+def _made_here(pane: Pane, task: Trajectory) -> Rollout:
+    """What a pane shows, all of it generated but the images that were given: chunks that another policy had made are its past too."""
+    made = pane.session.rollout()
+    return Rollout(made.frames, torch.arange(len(made.frames)) >= task.given, made.stats, made.noise, made.latents)
+
+
+def _films(folder: Path, name: str, rollout: Rollout, task: Trajectory, pairs: Sequence[dict[str, float]]) -> None:
+    """As the main job films a trajectory."""
+    frames = rollout.frames
+    save_image(folder / f"{name}.png", filmstrip(frames))
+    if task.reference is not None:
+        save_image(folder / f"{name}_true.png", filmstrip(task.reference))
+        frames = torch.cat([frames, task.reference], 3)
+    save_video(folder / f"{name}.mp4", frames, task.fps)
+    if pairs:
+        save_video(folder / f"{name}_pairs.mp4", strips(rollout, task, sorted(pairs, key=lambda r: r["revisit"])), task.fps / 2)

@@ -1,0 +1,149 @@
+"""From settings to what a walk is made of: the world's start, the model, and policies by name."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from harness.backbone import Backbone
+from harness.cache.stores import PackedStore
+from harness.datatypes import Trajectory
+from harness.playing.camera import Camera
+from harness.policy import CachePolicy
+from harness.settings.command_line import CONF, composed, label_of
+from harness.settings.nested import flatten
+from harness.worlds.ground import Ground
+
+POLICIES = tuple(sorted(p.stem for p in (CONF / "policy").glob("*.yaml")))
+BUDGETS = tuple(sorted(p.stem for p in (CONF / "budget").glob("*.yaml")))
+DEFAULTS = {"step": 0.12, "degrees": 10.0}  # metres and turn a frame, where a world does not say
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a pane runs, as its menus say it. ratio: share of rows that the policy's compressor keeps; None: the policy's own."""
+
+    policy: str
+    budget: str
+    ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (("policy", POLICIES), ("budget", BUDGETS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"there is no {name} {getattr(self, name)!r}; use one of {', '.join(known)}")
+        if self.ratio is not None and not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio={self.ratio}; use a share above 0 and up to 1, or leave it to the policy")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A policy that is ready to begin. settings: all that decide its results. ratio: what its compressor keeps; None: it has none."""
+
+    choice: Choice
+    label: str
+    policy: CachePolicy
+    store: PackedStore
+    settings: dict
+    choices: dict[str, str]
+    ratio: float | None
+
+    @property
+    def about(self) -> dict[str, object]:
+        """What a snapshot belongs to, as `harness/run.py` has it."""
+        backbone = {k: v for k, v in self.settings["backbone"].items() if k != "device"}
+        return {"policy": self.settings["policy"], "backbone": backbone, "codec": self.settings["store"]["codec"]}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """overrides: of the main job's settings, for all panes. index: of the world's trajectory that the walk starts from. Properties
+    are made when they are first asked for."""
+
+    overrides: tuple[str, ...] = ()
+    index: int = 0
+    bank: Path = field(default=Path("outputs/.play"))  # files of stores that have some
+
+    @cached_property
+    def cfg(self) -> DictConfig:
+        return self._composed([])[0]
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        return _built(self.cfg.backbone)
+
+    @cached_property
+    def _world(self):
+        return _built(self.cfg.world)
+
+    @cached_property
+    def ground(self) -> Ground | None:
+        return self._world.ground(self.index)
+
+    @property
+    def fov(self) -> float:
+        """Horizontal, degrees."""
+        width = self.start.images.shape[-1]
+        return 2 * torch.rad2deg(torch.atan(width / 2 / self.start.intrinsics[0, 0])).item()
+
+    @property
+    def frames_px(self) -> int:
+        """Video frames that a chunk adds."""
+        g = self.backbone.geometry
+        return g.chunk * g.stride_px
+
+    @cached_property
+    def start(self) -> Trajectory:
+        """The world's first image, held for as many frames as the model begins with, from the first pose."""
+        if not 0 <= self.index < len(self._world.names):
+            raise ValueError(
+                f"start={self.index}, but the world has {len(self._world.names)} trajectories; use 0 to {len(self._world.names) - 1}, or more of them"
+            )
+        g, path = self.backbone.geometry, self._world.trajectory(self.index)
+        count = g.frames_px(g.chunk)
+        image = (path.images[:1] * 255).round() / 255  # as a file holds it, so that a recorded walk begins the same
+        given = image.expand(min(path.given, count), -1, -1, -1)
+        held = [x[:1].expand(count, *x.shape[1:]).contiguous() for x in (path.c2w, path.intrinsics, torch.zeros_like(path.actions))]
+        return Trajectory(f"{path.name}_walk", *held, given, (), fps=path.fps, prompt=path.prompt, metres=self._number("step"))
+
+    def camera(self) -> Camera:
+        return Camera(self.start.c2w[0], self._number("step"), self._number("degrees"))
+
+    def make(self, choice: Choice) -> Made:
+        """The policy of a choice and its store. Raises ValueError for what does not go together."""
+        overrides = [f"policy={choice.policy}", f"budget={choice.budget}"]
+        cfg, choices = self._composed(overrides)
+        ratios = [k for k in flatten(OmegaConf.to_container(cfg.policy)) if re.search(r"(^|\.)ratio$", k)]
+        if choice.ratio is not None and not ratios:
+            raise ValueError(f"policy {choice.policy} compresses nothing, so it has no ratio; leave it, or choose a policy with a compressor (worldkv)")
+        if choice.ratio is not None:
+            overrides += [f"policy.{k}={choice.ratio}" for k in ratios]
+            cfg, choices = self._composed(overrides)
+        settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        assert isinstance(settings, dict)
+        store = _built(cfg.store)
+        store.settle(self.bank)
+        ratio = float(OmegaConf.select(cfg.policy, ratios[0])) if ratios else None
+        return Made(choice, label_of(cfg, choices, [*self.overrides, *overrides]), _built(cfg.policy), store, settings, choices, ratio)
+
+    def _composed(self, more: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+        try:
+            return composed(CONF, [*self.overrides, *more])
+        except HydraException as error:
+            raise ValueError(str(error)) from None
+
+    def _number(self, name: str) -> float:
+        """A setting of the world, as far as it has it."""
+        return float(self.cfg.world.get(name) or DEFAULTS[name])
+
+
+def _built(cfg: DictConfig):
+    try:
+        return instantiate(cfg, _convert_="all")
+    except InstantiationException as error:
+        raise (error.__cause__ if isinstance(error.__cause__, ValueError | OSError) else ValueError(str(error))) from None
