@@ -93,6 +93,39 @@ def test_walls_stop_the_camera_and_let_it_slide():
     assert not actions[:, :4].any(), "what the model is told is what the camera did"
 
 
+@pytest.mark.parametrize("world", ["rooms_tiny", "houses_tiny"])
+def test_the_ground_is_that_of_the_trajectory(world):
+    """Its true views are the world's own, and where its path leads one may stand; off the plan one may not."""
+    made = Setup(("backbone=rooms_tiny", f"world={world}"), 1)
+    path, ground = made._world.trajectory(1), made.ground
+    assert torch.allclose(ground.view(path.c2w[:4], path.intrinsics[:4], made.size), path.reference[:4], atol=1e-6)
+    assert ground.free(path.c2w[:, [0, 2], 3]).all() and not ground.free(torch.tensor([[1e3, 0.0]])).any()
+    x, z = path.c2w[0, [0, 2], 3].tolist()
+    assert any(x0 < x < x1 and z0 < z < z1 for x0, z0, x1, z1 in ground.plan()["open"])
+    assert torch.equal(made.start.images[0], (path.images[0] * 255).round() / 255) and torch.equal(made.camera().pose, path.c2w[0])
+
+
+def test_a_world_without_a_truth_is_walked_without_one(tmp_path):
+    """`world=recorded`: no map of rooms, no walls, no PSNR; also the first step of a user's own image."""
+    import imageio.v3 as iio
+
+    np.save(tmp_path / "poses.npy", np.eye(4)[None].repeat(4, 0))
+    np.save(tmp_path / "intrinsics.npy", np.array([[416.0, 240.0, 416.0, 240.0]]))
+    iio.imwrite(tmp_path / "first.png", np.full((32, 48, 3), 90, np.uint8))
+    told = []
+    walk = Walk(
+        Setup(("backbone=rooms_tiny", "world=recorded", f"world.folder={tmp_path}", "world.size=[16,24]")), [SLIDING], lambda about, *p: told.append(about)
+    )
+    walk.begin()
+    for _ in range(2):
+        assert walk.step(frozenset("W"))
+    assert walk.done == 3 and walk.described()["plan"] is None and walk.panes[0].psnr == [None] * 3
+    assert told[-1]["camera"][-1][1] == pytest.approx(6 * 0.12, abs=1e-3)
+    walk.close()
+    with pytest.raises(ValueError, match="start=3, but the world has 1 trajectories"):
+        _ = Setup(("backbone=rooms_tiny", "world=recorded", f"world.folder={tmp_path}"), 3).start
+
+
 def test_scripts():
     assert read_script("W*2 W+left # remark\nwait") == [frozenset("W")] * 2 + [frozenset({"W", "left"}), frozenset({"wait"})]
     for text, message in (("W*x", r"cannot read 'W\*x'"), ("up", "line 1 of the script"), ("# nothing", "no keys")):

@@ -107,5 +107,8 @@ def _write(target: Path, pictures: Sequence[np.ndarray], rate: int) -> None:
         if target.suffix == ".gif":
             palette = images[len(images) // 2].quantize(128)
             images = [i.quantize(palette=palette, dither=Image.Dither.NONE) for i in images]
-        settings = {"quality": 60, "method": 4} if target.suffix == ".webp" else {"optimize": True}
-        images[0].save(temporary, save_all=True, append_images=images[1:], duration=round(1000 / rate), loop=0, **settings)
+        more = {"save_all": True, "append_images": images[1:], "duration": round(1000 / rate), "loop": 0}
+        if target.suffix == ".webp":
+            images[0].save(temporary, "WEBP", quality=60, method=4, **more)
+        else:
+            images[0].save(temporary, "GIF", optimize=True, **more)

@@ -107,7 +107,7 @@ def reopen(walk: Walk, folder: Path) -> None:
     walk.panes, walk.camera = panes, replace(setup.camera(), x=x, z=z, yaw=yaw)
     path = walk.path
     if setup.ground:
-        walk.truth = list(setup.ground.view(path.c2w, path.intrinsics, tuple(path.images.shape[-2:])).cpu())
+        walk.truth = list(setup.ground.view(path.c2w, path.intrinsics, setup.size).cpu())
         walk.true_pictures = [picture(f) for f in walk.truth]
     g = setup.backbone.geometry
     ends = [g.frames_px((c + 1) * g.chunk) - 1 for c in range(walk.done)]
@@ -119,8 +119,7 @@ def reopen(walk: Walk, folder: Path) -> None:
 def scored_path(walk: Walk) -> Trajectory:
     """The path so far as a task: its revisit pairs and true views."""
     path, setup = walk.path, walk.setup
-    size = tuple(path.images.shape[-2:])
-    truth = CoVisibility(setup.ground.scene, path.c2w, path.intrinsics, (size[0], size[1])) if setup.ground else None
+    truth = CoVisibility(setup.ground.scene, path.c2w, path.intrinsics, setup.size) if setup.ground else None
     gap, overlap = int(setup.cfg.world.get("min_gap") or 9), float(setup.cfg.world.get("overlap") or 0.25)
     pairs = find_pairs(path.c2w, setup.fov, setup.backbone.geometry.stride_px, gap, overlap=overlap, truth=truth)
     return replace(path, pairs=pairs, reference=torch.stack(walk.truth) if walk.truth else None, overlap=truth)
@@ -130,7 +129,7 @@ def _write_path(folder: Path, walk: Walk, task: Trajectory) -> None:
     """Files of `harness.worlds.recorded`. The first pose is held as long as the model needs: `world.lead_in` does that again."""
     folder.mkdir(parents=True)
     lead = task.given - 1
-    rows, columns = task.images.shape[-2:]
+    rows, columns = walk.setup.size
     scale = torch.tensor([SAVED_SIZE[1] / columns, SAVED_SIZE[0] / rows] * 2)
     np.save(folder / "poses.npy", task.c2w[lead:].numpy())
     np.save(folder / "intrinsics.npy", (task.intrinsics[lead:] * scale).numpy())

@@ -88,8 +88,13 @@ class Setup:
     @property
     def fov(self) -> float:
         """Horizontal, degrees."""
-        width = self.start.images.shape[-1]
-        return 2 * torch.rad2deg(torch.atan(width / 2 / self.start.intrinsics[0, 0])).item()
+        return 2 * torch.rad2deg(torch.atan(self.size[1] / 2 / self.start.intrinsics[0, 0])).item()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Pixels of a picture: rows, columns."""
+        rows, columns = self.start.images.shape[-2:]
+        return rows, columns
 
     @property
     def frames_px(self) -> int:
@@ -108,8 +113,8 @@ class Setup:
         count = g.frames_px(g.chunk)
         image = (path.images[:1] * 255).round() / 255  # as a file holds it, so that a recorded walk begins the same
         given = image.expand(min(path.given, count), -1, -1, -1)
-        held = [x[:1].expand(count, *x.shape[1:]).contiguous() for x in (path.c2w, path.intrinsics, torch.zeros_like(path.actions))]
-        return Trajectory(f"{path.name}_walk", *held, given, (), fps=path.fps, prompt=path.prompt, metres=self._number("step"))
+        c2w, intrinsics = (x[:1].expand(count, *x.shape[1:]).contiguous() for x in (path.c2w, path.intrinsics))
+        return Trajectory(f"{path.name}_walk", c2w, intrinsics, torch.zeros(count, 6), given, (), fps=path.fps, prompt=path.prompt, metres=self._number("step"))
 
     def camera(self) -> Camera:
         return Camera(self.start.c2w[0], self._number("step"), self._number("degrees"))

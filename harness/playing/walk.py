@@ -160,13 +160,13 @@ class Walk:
         self.tell(self.described())
 
     def described(self) -> dict:
-        g, image = self.setup.backbone.geometry, self.setup.start.images
+        g = self.setup.backbone.geometry
         return {
             "type": "walk",
             "version": self.version,
             "chunks": self.done,
             "frames": [g.frames_px(g.chunk), self.setup.frames_px],
-            "size": list(image.shape[-2:]),
+            "size": list(self.setup.size),
             "fov": self.setup.fov,
             "name": self.setup.start.name,
             "panes": [p.described() for p in self.panes],
@@ -198,7 +198,7 @@ class Walk:
         new = range(len(self.truth), count) if self.setup.ground else range(0)
         path = self.path
         if new and self.setup.ground:
-            frames = self.setup.ground.view(path.c2w[new.start :], path.intrinsics[new.start :], tuple(path.images.shape[-2:])).cpu()
+            frames = self.setup.ground.view(path.c2w[new.start :], path.intrinsics[new.start :], self.setup.size).cpu()
             self.truth += list(frames)
             self.true_pictures += [picture(f) for f in frames]
         for pane in self.panes:

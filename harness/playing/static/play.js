@@ -150,8 +150,9 @@ class Pane {
 
   /** PSNR chunk by chunk, from 5 to 40 dB. */
   drawCurve() {
-    const values = this.about.psnr, pen = this.curve.getContext("2d"), { width, height } = this.curve;
     this.curve.hidden = !play.walk.truth;
+    [this.curve.width, this.curve.height] = [this.curve.clientWidth || 300, this.curve.clientHeight || 100];
+    const values = this.about.psnr, pen = this.curve.getContext("2d"), { width, height } = this.curve;
     pen.clearRect(0, 0, width, height);
     const style = getComputedStyle(document.documentElement);
     const y = (v) => height - 14 - ((Math.min(40, Math.max(5, v)) - 5) / 35) * (height - 24);
@@ -380,7 +381,7 @@ async function start() {
   $("open").onclick = () => send({ do: "open", name: $("saved").value });
   $("take").onclick = () => send({ do: "take" });
   $("map-pane").onchange = drawMap;
-  addEventListener("resize", () => play.walk && drawMap());
+  addEventListener("resize", () => { if (play.walk) { drawMap(); for (const pane of play.panes) pane.drawCurve(); } });
   connect();
 }
 
