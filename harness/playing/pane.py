@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.backbone import Backbone
 from harness.datatypes import ChunkStats, Trajectory
 from harness.playing.setup import Made
-from harness.reporting.trace import memory
+from harness.reporting.trace import trace
 from harness.session import Session
 
 LOSSLESS = 128 * 128  # pixels of a picture up to which it is a PNG; larger ones are JPEG, which takes a tenth of the time and bytes
@@ -69,7 +69,7 @@ class Pane:
 
 def memory_of(stats: list[ChunkStats]) -> dict:
     """What became of every past chunk at the last one, as in the report: a letter each, and the percent of its rows."""
-    found = memory([_traced(stats[0]), _traced(stats[-1])])  # the first chunk says how many rows are a whole chunk's
+    found = trace([_traced(stats[0]), _traced(stats[-1])])  # the first chunk says how many rows are a whole chunk's
     percents = [found.levels[ord(letter) - 48] for letter in found.shares[-1]] if len(found.shares) == 2 else None
     return {"states": found.states[-1], "percents": percents}
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from hydra.utils import instantiate
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from torch import Tensor
 from harness.datatypes import Rollout, Trajectory
 from harness.evaluation.runner import chunk_row, top_view
 from harness.playing.pane import Pane
-from harness.reporting.media import filmstrip, save_image, save_video, strips
+from harness.reporting.media import filmstrip, save_image, save_video, strips, to_uint8
 from harness.results.identity import config_hash
 from harness.results.provenance import provenance
 from harness.results.run_folder import Record, RunFolder
@@ -60,11 +61,12 @@ def _made_here(pane: Pane, task: Trajectory) -> Rollout:
 
 def _films(folder: Path, name: str, rollout: Rollout, task: Trajectory, pairs: Sequence[dict[str, float]]) -> None:
     """As the main job films a trajectory."""
-    frames = rollout.frames
+    frames = to_uint8(rollout.frames)
     save_image(folder / f"{name}.png", filmstrip(frames))
     if task.reference is not None:
-        save_image(folder / f"{name}_true.png", filmstrip(task.reference))
-        frames = torch.cat([frames, task.reference], 3)
+        truth = to_uint8(task.reference)
+        save_image(folder / f"{name}_true.png", filmstrip(truth))
+        frames = np.concatenate([frames, truth], 2)
     save_video(folder / f"{name}.mp4", frames, task.fps)
     if pairs:
-        save_video(folder / f"{name}_pairs.mp4", strips(rollout, task, sorted(pairs, key=lambda r: r["revisit"])), task.fps / 2)
+        save_video(folder / f"{name}_pairs.mp4", to_uint8(strips(rollout, task, sorted(pairs, key=lambda r: r["revisit"]))), task.fps / 2)
