@@ -1,4 +1,4 @@
-"""The console command: worldkv run|sweep|report|bench|train|dashboard|docs ARGUMENTS, each as python harness/NAME.py ARGUMENTS."""
+"""The console command: worldkv run|sweep|report|bench|train|calibrate|dashboard|docs ARGUMENTS, each as python harness/NAME.py ARGUMENTS."""
 
 import sys
 from importlib import import_module
@@ -7,6 +7,7 @@ COMMANDS = {  # name -> the module whose `main` reads the arguments; imported wh
     "run": "harness.evaluation.command",
     "sweep": "harness.sweeping.local",
     "report": "harness.reporting.command",
+    "calibrate": "harness.training.calibrate",
     "bench": "harness.benchmark.measure",
     "train": "harness.training.train",
     "dashboard": "harness.tracking.workspace",

@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 
 OURS = ("harness", "policies", "backbones", "metrics")
 # entry points: arguments in, a call, an exit status
-ENTRY = ("run", "sweep", "train", "bench", "report", "dashboard", "docs", "__main__")
+ENTRY = ("run", "sweep", "train", "calibrate", "bench", "report", "dashboard", "docs", "__main__")
 LOW = ("harness.datatypes", "harness.system")  # what everything may use
 LOOP = ("harness.policy", "harness.backbone", "harness.session", "harness.cache", "harness.snapshot", "harness.worlds")
 SHOWN = ("harness.results", "harness.settings", "harness.reporting")
@@ -29,7 +29,7 @@ ALLOWED = {  # a module or a room -> what of ours it may import besides itself
     "harness.evaluation": (*LOW, *LOOP, *SHOWN, "harness.rollout", "harness.tracking", "metrics"),
     "harness.sweeping": (*LOW, *SHOWN, "harness.evaluation"),
     "harness.benchmark": (*LOW, *LOOP, *SHOWN, "harness.rollout"),
-    "harness.training": ("harness", "backbones", "policies.full"),
+    "harness.training": ("harness", "backbones", "policies.full", "policies.parts.reach", "policies.wrappers.watch_reach"),
     "policies": ("harness.datatypes", "harness.policy", "harness.cache", "harness.worlds.poses"),
     "backbones": ("harness.datatypes", "harness.backbone", "harness.cache.attention", "harness.worlds.poses"),
     "metrics": ("harness.datatypes",),
