@@ -157,6 +157,22 @@ def test_ema_equals_the_recursion(roll, backbone, trajectory):
     assert [s.attended_rows for s in stats[4:]] == [6 * (3 + 2 + 4 + 3)] * (last - 3)
 
 
+def test_a_global_average_is_the_mean_of_all_rows_that_leave(roll):
+    """The released default, in float64: one update a chunk, the same key and value in every place."""
+    diary = Diary(make_policy("ema_global", "policy.recent=6"))
+    stats = roll(diary).stats
+    last = stats[-1].chunk
+    for share, mean in ((0.01, 3), (0.1, 4)):
+        want = None
+        for first in range(3, 3 * last + 3 - 6, 3):
+            new = [torch.cat([diary.raw[f][i] for f in range(first, first + 3)], 1).double().mean(1) for i in (0, 1)]
+            want = new if want is None else [(1 - share) * m + share * x for m, x in zip(want, new, strict=True)]
+        page = diary.bank.page(mean)
+        for have, m in zip((page.k[:, 0], page.v[:, 0]), want, strict=True):
+            assert (have - m[:, None]).abs().max() < 1e-5
+    assert [s.attended_rows for s in stats[5:]] == [6 * (3 + 2 + 6 + 3)] * (last - 4)
+
+
 def test_ema_positions_start_at_zero(roll, backbone):
     diary = Diary(make_policy("ema", "policy.recent=4", "policy.long=0.0", "policy.short=1.0"))
     roll(diary)
