@@ -123,6 +123,28 @@ def test_places_equal_brute_force_clustering(theta, members, keep, limit, likene
     assert dropped, "nothing was dropped: the path tests nothing"
 
 
+@pytest.mark.parametrize(("rule", "count"), [("kcentre", 3), ("kcentre", 5), ("fifo", 3)])
+def test_a_bank_of_a_fixed_number_equals_the_rule_written_again(rule, count, likenesses, wander, roll):
+    """Chunks 1, 2, ... one after the other, against every pair's likeness in float64."""
+    diary = Diary(make_policy("kcentre", f"policy.rule={rule}", f"policy.chunks={count}"))
+    stats = roll(diary, path=wander).stats
+    like, held, left = likenesses.round(6), [], []
+    for c in range(1, len(like)):
+        held = [*held, c]
+        if len(held) > count and rule == "fifo":
+            held.pop(0)
+        elif len(held) > count:
+            pairs = [(a, b) for i, a in enumerate(held) for b in held[i + 1 :]]
+            closest = max(like[a][b] for a, b in pairs)
+            held.remove(next(b for a, b in pairs if like[a][b] == closest))
+        left.append(set(held))
+    for chunk in range(4, len(stats)):
+        settled = {f // 3 for f in diary.held[chunk] if 3 <= f < 3 * (chunk - 2)}
+        assert settled == left[chunk - 4] and len(settled) <= count
+        assert {f // 3 for f in stats[chunk].unreachable} == set(range(1, chunk - 2)) - settled
+    assert left[-1] != set(range(1, count + 1)) and len(like) > count + 4
+
+
 @pytest.mark.parametrize("inner", ["worldkv_rebased", "coverage"])
 def test_places_without_limit_equal_the_inner_policy(inner, roll):
     plain, name = roll(make_policy(inner)), f"policy@policy.inner={inner}"

@@ -48,6 +48,8 @@ MATRIX = [
     ("capped", 18, True),
     ("int4_chunks", 18, False),
     ("int4_places_coverage", 18, True),
+    ("kcentre", 18, True),
+    ("fifo", 18, True),
     ("places", 18, True),
     ("ema", 18, True),
     ("ema_global", 18, True),
