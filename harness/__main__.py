@@ -1,4 +1,4 @@
-"""The console command: worldkv run|sweep|report|play|bench|train|dashboard|docs ARGUMENTS, each as python harness/NAME.py ARGUMENTS."""
+"""The console command: worldkv run|sweep|report|play|bench|train|calibrate|dashboard|docs ARGUMENTS, each as python harness/NAME.py ARGUMENTS."""
 
 import sys
 from importlib import import_module
@@ -12,6 +12,7 @@ COMMANDS = {  # name -> the module whose `main` reads the arguments; imported wh
     "play": "harness.playing.command",
     "bench": "harness.benchmark.command",
     "train": "harness.training.command",
+    "calibrate": "harness.training.calibrate",
     "dashboard": "harness.tracking.workspace",
     "docs": "harness.reporting.documents",
 }

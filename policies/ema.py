@@ -19,16 +19,21 @@ class EmaPolicy(CachePolicy):
     frame each; the window is numbered anew from 0 (sink, long, short, recent, chunk), so no position ever grows. The
     paper's window of 12 has 3 sink, 4 recent and 3 new frames.
 
+    fold: `frame` (as above, frame by frame and place by place) or `global` (the released code's default: once a chunk, and x_i is the
+    mean of all rows of all frames that leave, the same for every place).
+
     The control that loses geometry: a moving camera smears. Averaged frames count as unreachable, but for the two under
     whose numbers the averages are kept. Averages are taken in float32 and kept in the cache's precision. Where rows of
     a place differ in position (the `rooms` model rotates by the direction of view) positions average too, without regard to
-    the turn of an angle. Not done: the option of an `a` for each token, by motion. Uncertain: the start M_1.
+    the turn of an angle. Not done: the option of an `a` for each
+    token, by motion.
     """
 
     sink: int = 3
     recent: int = 10
     long: float = 0.01
     short: float = 0.1
+    fold: str = "frame"
     raw_keys = pooled = True
     rewritable = False
 
@@ -37,6 +42,8 @@ class EmaPolicy(CachePolicy):
             raise ValueError(f"ema: sink={self.sink}, recent={self.recent} frames; give 0 or more")
         if not (0 <= self.long <= 1 and 0 <= self.short <= 1):
             raise ValueError(f"ema: long={self.long}, short={self.short}; the share of a new frame lies between 0 and 1")
+        if self.fold not in ("frame", "global"):
+            raise ValueError(f"ema: fold={self.fold!r}; use frame or global")
         self._means: list[int] = []  # frames under which the long and the short average are kept
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
@@ -45,20 +52,28 @@ class EmaPolicy(CachePolicy):
 
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
         bank.append(chunk, kv)
-        for frame in [f for f in bank.frames if self.sink <= f <= chunk.frames[-1] - self.recent and f not in self._means]:
-            self._fold(frame, bank)
+        leaving = [f for f in bank.frames if self.sink <= f <= chunk.frames[-1] - self.recent and f not in self._means]
+        for frames in [leaving] if self.fold == "global" and leaving else [[f] for f in leaving]:
+            self._fold(frames, bank)
 
-    def _fold(self, frame: int, bank: KVBank) -> None:
-        if not self._means:  # the first frame that leaves is both averages
-            self._means = [frame]
+    def _fold(self, frames: list[int], bank: KVBank) -> None:
+        """Frames that leave together move both averages once; the first two frames that ever left lend them their numbers."""
+        spots, old = [*self._means, *frames][:2], [bank.page(f) for f in self._means]
+        self._means = spots
+        if not old and self.fold == "frame":  # the first frame that leaves is both averages
             return
-        new, old = bank.page(frame), [bank.page(f) for f in self._means]
-        if len(old) == 1:
-            self._means, old = [*self._means, frame], old * 2
-        else:
+        new = bank.page(frames[0]) if self.fold == "frame" else flat([bank.page(f) for f in frames])
+        for frame in set(frames) - set(spots):
             bank.drop(frame)
-        for mean, page, share in zip(self._means, old, (self.long, self.short), strict=True):
-            bank.write(mean, averaged(mean, page, new, share))
+        starts = old * 2 if len(old) == 1 else old or [new, new]
+        for spot, page, share in zip(spots, starts, (self.long, self.short), strict=False):
+            bank.write(spot, averaged(spot, page, new, share))
+
+
+def flat(pages: list[Page]) -> Page:
+    """A frame whose rows are all the mean of all rows of these frames, at the places of the first."""
+    k, v = (torch.cat([getattr(p, name) for p in pages], 2).float().mean(2, keepdim=True).to(pages[0].k.dtype) for name in ("k", "v"))
+    return replace(pages[0], k=k.expand_as(pages[0].k), v=v.expand_as(pages[0].v))
 
 
 def averaged(frame: int, old: Page, new: Page, share: float) -> Page:

@@ -123,6 +123,28 @@ def test_places_equal_brute_force_clustering(theta, members, keep, limit, likene
     assert dropped, "nothing was dropped: the path tests nothing"
 
 
+@pytest.mark.parametrize(("rule", "count"), [("kcentre", 3), ("kcentre", 5), ("fifo", 3)])
+def test_a_bank_of_a_fixed_number_equals_the_rule_written_again(rule, count, likenesses, wander, roll):
+    """Chunks 1, 2, ... one after the other, against every pair's likeness in float64."""
+    diary = Diary(make_policy("kcentre", f"policy.rule={rule}", f"policy.chunks={count}"))
+    stats = roll(diary, path=wander).stats
+    like, held, left = likenesses.round(6), [], []
+    for c in range(1, len(like)):
+        held = [*held, c]
+        if len(held) > count and rule == "fifo":
+            held.pop(0)
+        elif len(held) > count:
+            pairs = [(a, b) for i, a in enumerate(held) for b in held[i + 1 :]]
+            closest = max(like[a][b] for a, b in pairs)
+            held.remove(next(b for a, b in pairs if like[a][b] == closest))
+        left.append(set(held))
+    for chunk in range(4, len(stats)):
+        settled = {f // 3 for f in diary.held[chunk] if 3 <= f < 3 * (chunk - 2)}
+        assert settled == left[chunk - 4] and len(settled) <= count
+        assert {f // 3 for f in stats[chunk].unreachable} == set(range(1, chunk - 2)) - settled
+    assert left[-1] != set(range(1, count + 1)) and len(like) > count + 4
+
+
 @pytest.mark.parametrize("inner", ["worldkv_rebased", "coverage"])
 def test_places_without_limit_equal_the_inner_policy(inner, roll):
     plain, name = roll(make_policy(inner)), f"policy@policy.inner={inner}"
@@ -155,6 +177,22 @@ def test_ema_equals_the_recursion(roll, backbone, trajectory):
             assert (have - m).abs().max() < 1e-5
         assert place < stats[-1].attended_rows // 6
     assert [s.attended_rows for s in stats[4:]] == [6 * (3 + 2 + 4 + 3)] * (last - 3)
+
+
+def test_a_global_average_is_the_mean_of_all_rows_that_leave(roll):
+    """The released default, in float64: one update a chunk, the same key and value in every place."""
+    diary = Diary(make_policy("ema_global", "policy.recent=6"))
+    stats = roll(diary).stats
+    last = stats[-1].chunk
+    for share, mean in ((0.01, 3), (0.1, 4)):
+        want = None
+        for first in range(3, 3 * last + 3 - 6, 3):
+            new = [torch.cat([diary.raw[f][i] for f in range(first, first + 3)], 1).double().mean(1) for i in (0, 1)]
+            want = new if want is None else [(1 - share) * m + share * x for m, x in zip(want, new, strict=True)]
+        page = diary.bank.page(mean)
+        for have, m in zip((page.k[:, 0], page.v[:, 0]), want, strict=True):
+            assert (have - m[:, None]).abs().max() < 1e-5
+    assert [s.attended_rows for s in stats[5:]] == [6 * (3 + 2 + 6 + 3)] * (last - 4)
 
 
 def test_ema_positions_start_at_zero(roll, backbone):

@@ -1,5 +1,7 @@
 """Token budgets, head and layer splits against a second route: all rows, explicit masks, full attention matrices in float64."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,9 @@ class Pool:
     def __init__(self, policy, kind):
         self.policy, self.kind = policy, kind
         self.alive, self.mass, self.full = None, {}, False
+        self.split = deepcopy(policy.split)
+        if isinstance(self.split, CakeSplit):
+            self.split._preference = torch.zeros_like(policy.split._preference)
 
     def visible(self, chunk, ledger):
         n = len(ledger.frame)
@@ -85,10 +90,24 @@ class Pool:
                 share = ledger.shares(layer, head, self.kind != "flow")
                 if self.kind == "h2o" and (layer, head) in self.mass:
                     share[: -3 * ledger.tokens] += self.mass[layer, head]
+                if self.kind == "cake":
+                    share = share + 200 * ledger.p[layer][head].var(0, correction=0)
                 self.mass[layer, head] = share
+        if isinstance(self.split, CakeSplit) and chunk.index:
+            self.prefer(ledger)
         if self.kind != "quest":
             self.visible(chunk, ledger)
             self.choose(ledger, chunk.start + 3, self.alive)
+
+    def prefer(self, ledger):
+        """CAKE's preferences, over the past alone."""
+        for layer in range(ledger.layers):
+            p = ledger.p[layer][..., : -ledger.p[layer].shape[1]]
+            p = (p / p.sum(-1, keepdim=True)).numpy()
+            entropy = -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(-1).mean()
+            frames = p.reshape(ledger.heads, 3, -1, p.shape[-1]).mean(2)
+            shift = frames.var(1).sum(-1).mean()
+            self.split._preference[layer] += entropy ** (1 / self.split.tau_dispersion) * shift ** (1 / self.split.tau_shift)
 
     def choose(self, ledger, start, out):
         pool, n = self.pool(ledger, start), int(self.policy.budget * ledger.tokens)
@@ -96,7 +115,7 @@ class Pool:
         if max(len(r) for r in rows.values()) <= n:
             return
         self.full = True
-        counts = self.policy.split.counts(n, [min(len(rows[layer, h]) for h in range(ledger.heads)) for layer in range(ledger.layers)])
+        counts = self.split.counts(n, [min(len(rows[layer, h]) for h in range(ledger.heads)) for layer in range(ledger.layers)])
         score = {at: self.score(ledger, *at, r) for at, r in rows.items()}
         for layer, head in rows:
             s = score[layer, head] if self.policy.per_head else np.mean([score[layer, h] for h in range(ledger.heads)], 0)
@@ -107,7 +126,7 @@ class Pool:
     def score(self, ledger: Ledger, layer, head, rows):
         mass = self.mass[layer, head][rows].numpy()
         n = len(rows)
-        if self.kind == "snapkv":
+        if self.kind in ("snapkv", "cake"):
             return np.array([sum(mass[max(0, i - 2) : i + 3]) / 5 for i in range(n)])
         if self.kind == "flow":
             unit = ledger.raw[layer][rows, head].double().numpy()
@@ -139,6 +158,7 @@ CASES = [
     ("quest", "quest", ["policy.per_head=false", "policy.budget=5.5", "policy.sink=0", "policy.recent=6"]),
     ("snapkv", "snapkv_pyramid", ["policy.split.beta=3"]),
     ("snapkv", "snapkv_cake", ["policy.split.tau_shift=0.1"]),
+    ("cake", "cake", []),
 ]
 
 
@@ -150,7 +170,7 @@ def test_budgets_against_full_matrices(kind, name, overrides, backbone, trajecto
     assert close(mine.latents, simulate(backbone, trajectory, Pool(policy, kind), window))
 
 
-SCORED = ["h2o", "snapkv", "flowcache", "quest", "deep_forcing", "snapkv_pyramid", "snapkv_cake"]
+SCORED = ["h2o", "snapkv", "flowcache", "quest", "deep_forcing", "snapkv_pyramid", "snapkv_cake", "cake"]
 
 
 @pytest.mark.parametrize("name", SCORED)
@@ -250,7 +270,8 @@ def test_cake_preferences_from_full_matrices(backbone):
             split.look(q[layer] * (layer + 1), k[layer], Site(layer, 2, True, 22, chunk))
             entropy, shift = [], []
             for head in range(g.heads):
-                p = torch.softmax((q[layer, 0, :, head].double() * (layer + 1)) @ k[layer, 0, :, head].double().T / g.head_dim**0.5, 1).numpy()
+                past = k[layer, 0, :22, head].double()
+                p = torch.softmax((q[layer, 0, :, head].double() * (layer + 1)) @ past.T / g.head_dim**0.5, 1).numpy()
                 entropy += [-(row * np.log(row)).sum() for row in p]
                 shift.append(np.var([p[6 * f : 6 * f + 6].mean(0) for f in range(3)], axis=0).sum())
             total[layer] += np.mean(entropy) ** 0.5 * np.mean(shift) ** 2

@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 
 OURS = ("harness", "policies", "backbones", "metrics")
 # entry points: arguments in, a call, an exit status
-ENTRY = ("run", "sweep", "train", "bench", "report", "play", "dashboard", "docs", "__main__")
+ENTRY = ("run", "sweep", "train", "calibrate", "bench", "report", "play", "dashboard", "docs", "__main__")
 LOW = ("harness.datatypes", "harness.system")  # what everything may use
 LOOP = ("harness.policy", "harness.backbone", "harness.session", "harness.cache", "harness.snapshot", "harness.worlds")
 SHOWN = ("harness.results", "harness.settings", "harness.reporting")

@@ -135,7 +135,7 @@ def test_latent_equals_cosines_one_by_one(backbone):
         s.reset(g)
         values = [torch.randn(g.layers, 1, rows, g.heads, g.head_dim, generator=rng) for _ in range(5)]
         for chunk, v in zip(chunks, values, strict=False):
-            s.observe(chunk, KV(v, v, v, positions))
+            s.observe(chunk, KV(v, v, v, positions, v[0].flatten(2).unflatten(1, (3, 6))))
         first = [v[0, 0].flatten(1).numpy() for v in values]
         bins = [[0] * 6] if cells == 1 else [[0, 1, 1, 2, 3, 3]]  # two rows of three tokens: the middle one falls to the right
 

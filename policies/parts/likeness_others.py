@@ -8,7 +8,7 @@ from torch import Tensor
 from harness.datatypes import KV, Chunk, Geometry
 from harness.worlds.poses import angle
 from policies.parts.likeness import Likeness
-from policies.parts.select.latent import pooled
+from policies.parts.select.latent import described
 
 
 @dataclass
@@ -34,7 +34,7 @@ class PoseLikeness(Likeness):
 
 @dataclass
 class LatentLikeness(Likeness):
-    """Cosine of pooled content, for paths without poses: the first layer's values over `grid` x `grid` parts of the image, as
+    """Cosine of pooled content, for paths without poses: the clean latents over `grid` x `grid` parts of the image, as
     the `latent` selector has it. What frames share in any case raises it, so thresholds lie nearer to 1."""
 
     grid: int = 2
@@ -45,8 +45,7 @@ class LatentLikeness(Likeness):
             raise ValueError(f"latent likeness: grid={self.grid}; use 1 or more")
 
     def describe(self, chunk: Chunk, kv: KV) -> tuple[Tensor, ...]:
-        values = kv.v[0].float().flatten(2).mean(0).unflatten(0, (len(chunk.frames), -1))
-        return (pooled(values, kv.positions[: values.shape[1], 1:].to(values.device), self.grid),)
+        return (described(kv, len(chunk.frames), self.grid),)
 
     def shares(self, one: list[Tensor], others: list[Tensor]) -> Tensor:
         return F.cosine_similarity(one[0][:, None], others[0][:, None], dim=-1).clamp(min=0)

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from harness.cache.bank import KVBank
-from harness.datatypes import Geometry
+from harness.datatypes import Geometry, Plan
 
 UNITS = ("equivalents", "frames", "tokens", "bytes")
 
@@ -81,3 +81,9 @@ def affordable(order: Iterable[int], limit: float, cost: Callable[[int, int], in
             break
         chosen.append(chunk)
     return chosen
+
+
+def settled(plan: Plan, last: int, start: int, size: int) -> list[int]:
+    """Chunks after chunk `last` and before frame `start` all of whose frames a plan brings back or could have brought back."""
+    free, ends = plan.candidates | set(plan.retrieved), range((last + 2) * size - 1, start, size)
+    return [end // size for end in ends if all(f in free for f in range(end + 1 - size, end + 1))]

@@ -5,27 +5,28 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from harness.cache.attention import received
 from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Plan, Site
 from harness.policy import CachePolicy, PolicyWrapper
+from policies.parts.reach import Reach, labels_of
 
 
 @dataclass
 class HeadsPolicy(PolicyWrapper):
-    """Around any policy that brings frames back: after a calibration the other heads attend to sink and recent frames only,
-    and their rows of older frames are dropped from the bank.
+    """Around any policy that brings frames back: the other heads attend to sink and recent frames only, and their rows of older frames
+    are dropped from the bank.
 
-    A head's reach is the share of its attention that falls on frames between sink and recent, of all that does not fall on
-    the sink: mean over the queries of the clean pass, over the first `calibrate` chunks that have such frames. Kept are the
-    `share` of all heads with the greatest reach (ties to lower layers and heads), or those whose reach is at least
-    `threshold`. Calibration costs a second attention in those clean passes; until it ends every head keeps everything.
+    Kept are the `share` of all heads with the greatest reach (see `policies.parts.reach`; ties to lower layers and heads), or those whose
+    reach is at least `threshold`. labels: a file of reaches that harness/calibrate.py made for the backbone, from chunks that return
+    to a view; `auto`: the shipped file of a network of these sizes, where there is one; null: none. Without a file the heads are
+    calibrated online, over the first `calibrate` chunks that have frames between sink and recent; until then every head keeps
+    everything, and these clean passes cost a second attention. Online calibration sees a place for the first time, when nothing
+    needs to be remembered: reaches of 0.08 where returns have 0.29.
     Sources: Forcing-KV (arXiv 2605.09681) calls a head static if at least 80 % of its non-sink attention falls on the 4 newest
     latents (threshold=0.2; 37 to 43 % of the heads, hence a share of 0.6), Dummy Forcing (arXiv 2601.20499) ranks heads online
     at the 2nd chunk, RazorAttention (arXiv 2407.15891) and DuoAttention (arXiv 2410.10819) keep a full cache for retrieval heads
-    only. Uncertain: Forcing-KV and DuoAttention label heads offline, over many prompts; its dynamic heads also prune what
-    they keep; RazorAttention leaves a mean token in place of what is dropped; reach here counts only what the inner policy
-    brings back. sink, recent: the inner policy's, in frames. An inner policy that charges by the rows that the average head
+    only. Simplified: Forcing-KV's dynamic heads also prune what they keep; RazorAttention leaves a mean row in place of what is
+    dropped. sink, recent: the inner policy's, in frames. An inner policy that charges by the rows that the average head
     holds (unit=equivalents) brings more chunks back to fewer heads; with unit=frames the same chunks, and attention shrinks.
     """
 
@@ -35,6 +36,7 @@ class HeadsPolicy(PolicyWrapper):
     share: float = 0.6
     threshold: float | None = None
     calibrate: int = 3
+    labels: str | None = "auto"
     _trimmed: dict[int, float] = field(default_factory=dict, init=False, repr=False)  # frame -> rows held after its trimming
 
     def reset(self, geometry: Geometry) -> None:
@@ -46,11 +48,13 @@ class HeadsPolicy(PolicyWrapper):
         if not self.inner.rewritable:
             raise ValueError(f"heads: {type(self.inner).__name__} rewrites or re-encodes what it stores, so heads cannot be cut out of it; wrap another policy")
         self.rewritable = False
-        self.needs_attention_scores = True
-        self._reach = torch.zeros(geometry.layers, geometry.heads, device=geometry.device)
-        self._far: Tensor | None = None  # l h: heads that keep older frames; None: calibrating
+        known = None if self.labels is None else labels_of(self.labels, geometry)
+        self._far: Tensor | None = None if known is None else self._chosen(known)  # l h: heads that keep older frames; None: calibrating
+        self.needs_attention_scores = known is None or self.inner.needs_attention_scores
+        self._reach = Reach()
+        self._reach.reset(geometry)
         self._old: list[int] = []
-        self._watched, self._trimmed = 0, {}
+        self._trimmed = {}
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         plan = super().plan(chunk, bank)
@@ -62,21 +66,15 @@ class HeadsPolicy(PolicyWrapper):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         if site.clean and not site.cross and self._far is None and self._old:
-            mass = received(q, k, site.bias, site.groups)
-            old, sink = (mass[:, self._at(frames, site)].sum(1) for frames in (self._old, range(self.sink)))
-            self._reach[site.layer] += old / (1 - sink)
+            self._reach.look(q, k, site, self._old, self.sink)
         return super().attend(q, k, v, site)
-
-    def _at(self, frames: list[int] | range, site: Site) -> Tensor:
-        return torch.cat([torch.zeros(0, dtype=torch.long), *(torch.from_numpy(site.slots[f]) for f in frames if f in site.slots)])
 
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
         super().commit(chunk, kv, bank)
         if self._far is None:
-            self._watched += bool(self._old)
-            if self._watched < self.calibrate:
+            if self._reach.passes < self.calibrate:
                 return
-            self._far = self._chosen(self._reach / self._watched)
+            self._far = self._chosen(self._reach.mean)
         if self._far.all():
             return
         for frame in bank.frames:

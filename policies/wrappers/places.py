@@ -7,6 +7,7 @@ from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy, PolicyWrapper
 from policies.parts.likeness import Likeness
+from policies.parts.window import settled
 
 
 @dataclass
@@ -46,9 +47,7 @@ class PlacesPolicy(PolicyWrapper):
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         plan = super().plan(chunk, bank)
-        free = plan.candidates | set(plan.retrieved)
-        ends = range((self._last + 2) * self._size - 1, chunk.start, self._size)
-        self._fresh = [end // self._size for end in ends if all(f in free for f in range(end + 1 - self._size, end + 1))]
+        self._fresh = settled(plan, self._last, chunk.start, self._size)
         return plan
 
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:

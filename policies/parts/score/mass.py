@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.cache.attention import received
+from harness.cache.attention import received, weights
 from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Site
 from policies.parts.score.base import Scorer
@@ -22,6 +22,8 @@ class MassScorer(Scorer):
 
     - decay 1, kernel 1: H2O (arXiv 2306.14048), attention accumulated since the row was made; old rows have an advantage.
     - decay 0, mean over 5 neighbours: SnapKV (arXiv 2404.14469; kernel as in kvpress), the last window of queries votes.
+    - decay 0, mean over 5 neighbours, spread 200: CAKE's eviction score (arXiv 2503.12491): share + spread * the variance of a row's
+      weight over the queries.
     - decay 0, kernel 1: participative compression (Deep Forcing, arXiv 2512.05081), the queries of the newest frames vote.
 
     queries: how many of the chunk's queries vote, evenly spaced; 0: all. own: whether the chunk's own rows take part in the
@@ -36,6 +38,7 @@ class MassScorer(Scorer):
     pool: str = "mean"
     queries: int = 0
     own: bool = True
+    spread: float = 0.0
 
     def reset(self, geometry: Geometry) -> None:
         if not 0 <= self.decay <= 1 or self.queries < 0:
@@ -49,15 +52,19 @@ class MassScorer(Scorer):
     def look(self, q: Tensor, k: Tensor, site: Site) -> None:
         if not site.clean:
             return
-        bias = site.bias
-        if not self.own:
-            bias = k.new_zeros(k.shape[1]) if bias is None else bias.clone()
-            for frame, at in site.slots.items():
-                if frame >= site.chunk * self._size:
-                    bias[..., torch.from_numpy(at)] = -torch.inf
+        bias = site.bias if self.own else past_only(k, site, self._size)
         chosen = torch.linspace(0, q.shape[1] - 1, self.queries or q.shape[1], device=q.device).long()
-        self._shares[site.layer] = received(q[:, chosen], k, bias, site.groups)
+        self._shares[site.layer] = self._share(q[:, chosen], k, bias, site)
         self._slots = site.slots
+
+    def _share(self, q: Tensor, k: Tensor, bias: Tensor | None, site: Site) -> Float[Tensor, "h n"]:
+        if not self.spread:
+            return received(q, k, bias, site.groups)
+        count, first, second = q.shape[0] * q.shape[1], 0.0, 0.0
+        for w in weights(q, k, bias, site.groups):
+            first, second = first + w.sum((0, 2)), second + w.square().sum((0, 2))
+        mean = first / count
+        return mean + self.spread * (second / count - mean.square()).clamp(min=0)
 
     def observe(self, chunk: Chunk, kv: KV) -> None:
         shares = torch.stack([self._shares[layer] for layer in range(self._layers)]).transpose(1, 2)
@@ -73,3 +80,14 @@ class MassScorer(Scorer):
         mass = torch.cat([self._mass.pop(f) for f in frames], 1)
         rows = rows.to(mass.device)
         self._mass[frames[0]] = mass.gather(1, rows.clamp(min=0)).masked_fill(rows < 0, 0)
+
+
+def past_only(k: Float[Tensor, "b n h d"], site: Site, size: int) -> Float[Tensor, "*h n"]:
+    """A call's bias with the chunk's own rows shut."""
+    bias = k.new_zeros(k.shape[1], dtype=torch.float32) if site.bias is None else site.bias.clone()
+    if not site.slots:
+        bias[..., site.context_rows :] = -torch.inf
+    for frame, at in site.slots.items():
+        if frame >= site.chunk * size:
+            bias[..., torch.from_numpy(at)] = -torch.inf
+    return bias

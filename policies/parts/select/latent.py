@@ -18,8 +18,7 @@ class LatentSelector(Selector):
     generated frame, best frame of a chunk; the `newest` banked frames come last, since they repeat the recent ones.
 
     The query is content that was just generated, not the pose to come, so that a cut or a fast turn is noticed a chunk
-    late. A cache sees no latents: the values of the first layer stand in for them (a linear map of every token's
-    normalised embedding, not rotated), pooled over `grid` x `grid` parts of the image. Uncertain: the paper pools the
+    late. The clean latents are pooled over `grid` x `grid` parts of the image. Uncertain: the paper pools the
     whole frame (grid=1) and leaves out its 5 newest evicted frames; both are fields here, and a chunk counts whole.
     """
 
@@ -34,8 +33,7 @@ class LatentSelector(Selector):
         self._descriptors.reset()
 
     def observe(self, chunk: Chunk, kv: KV) -> None:
-        values = kv.v[0].float().flatten(2).mean(0).unflatten(0, (self._size, -1))
-        descriptor = pooled(values, kv.positions[: values.shape[1], 1:].to(values.device), self.grid)
+        descriptor = described(kv, self._size, self.grid)
         self._descriptors.put(chunk.index, descriptor)
         self._last = descriptor[-1]
 
@@ -49,6 +47,17 @@ class LatentSelector(Selector):
         score = F.cosine_similarity(past, self._last, dim=-1).amax(1).double().round(decimals=6).tolist()
         fresh = max(candidates) - self.newest // self._size
         return by_score([s - 2 * (c > fresh) for s, c in zip(score, candidates, strict=True)], candidates)
+
+
+def described(kv: KV, frames: int, grid: int) -> Float[Tensor, "f g"]:
+    """The clean latents of a chunk's frames, pooled. Raises ValueError where there are none, and for a grid on latents that are finer
+    than the tokens, whose places a cache does not know."""
+    if kv.latents is None:
+        raise ValueError("latent descriptors: the chunk's K/V came without latents; pass them to `chunk_kv`")
+    x, tokens = kv.latents.float().mean(0), kv.positions.shape[0] // frames
+    if grid > 1 and x.shape[1] != tokens:
+        raise ValueError(f"latent descriptors: grid={grid}, but a frame has {x.shape[1]} latents and {tokens} tokens; use grid=1")
+    return x.mean(1) if grid == 1 else pooled(x, kv.positions[:tokens, 1:].to(x.device), grid)
 
 
 def pooled(x: Float[Tensor, "f s c"], places: Float[Tensor, "s 2"], grid: int) -> Float[Tensor, "f g"]:

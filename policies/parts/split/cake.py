@@ -7,6 +7,7 @@ from torch import Tensor
 
 from harness.cache.attention import weights
 from harness.datatypes import Geometry, Site
+from policies.parts.score.mass import past_only
 from policies.parts.split.base import Split
 
 
@@ -14,10 +15,11 @@ from policies.parts.split.base import Split
 class CakeSplit(Split):
     """CAKE (arXiv 2503.12491): a layer's preference is dispersion^(1/tau_dispersion) * shift^(1/tau_shift).
 
-    Of the clean pass, averaged over heads: dispersion = the entropy of a query's attention, averaged over queries; shift =
-    sum over rows of the variance, over the chunk's frames, of the attention that the row receives of a frame's queries.
-    Preferences are averaged over the chunks so far (CAKE's prefill is one pass over a prompt); the budget is shared out anew at
-    every chunk, and a layer that loses rows cannot get them back, as in CAKE's cascade.
+    Of the clean pass, over the past alone (the chunk's own rows take no part in the softmax), averaged over heads: dispersion = the
+    entropy of a query's attention, averaged over queries; shift = sum over rows of the variance, over the chunk's frames, of the
+    attention that the row receives of a frame's queries. Preferences are averaged over the chunks so far (CAKE's prefill is one
+    pass over a prompt); the budget is shared out anew at every chunk, and a layer that loses rows cannot get them back, as in
+    CAKE's cascade.
     Uncertain: both exponents (tuned for each model there); the variance there is over the last window of query tokens, here
     over frames, so that only time moves.
     """
@@ -37,9 +39,12 @@ class CakeSplit(Split):
         if not site.clean:
             return
         spread, means = [], []
+        bias = past_only(k, site, self._frames)
+        if site.context_rows == 0:
+            return
         for part in q.chunk(self._frames, 1):
             entropy, mass = 0.0, 0.0
-            for w in weights(part, k, site.bias, site.groups):
+            for w in weights(part, k, bias, site.groups):
                 entropy = entropy - w.xlogy(w).sum()
                 mass = mass + w.sum((0, 2))
             calls = q.shape[0] * part.shape[1]

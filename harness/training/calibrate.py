@@ -1,0 +1,65 @@
+"""Label the heads of a backbone by how far back they look when a place is seen again.
+
+python harness/calibrate.py backbone=rooms world.trajectories=8 labels=FILE
+
+The policy is full KV; trajectories are validation ones unless world.split says otherwise. Only chunks that return to a view count: while
+everything is seen for the first time no head has a reason to look back. labels: the file (default: where policy=heads finds it).
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from harness.backbone import Backbone
+from harness.cache.stores import GpuStore
+from harness.datatypes import Trajectory
+from harness.rollout import rollout
+from harness.settings.command_line import CONF
+from policies.full import FullPolicy
+from policies.parts.reach import LABELS, file_name, write_labels
+from policies.wrappers.watch_reach import WatchReachPolicy
+
+
+def main() -> None:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        return
+    overrides = [a for a in sys.argv[1:] if not a.startswith("labels=")]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", ["world.split=validation", "world.trajectories=8", *overrides])
+    backbone = instantiate(cfg.backbone, _convert_="all")
+    where = next((a.removeprefix("labels=") for a in sys.argv[1:] if a.startswith("labels=")), None)
+    path = Path(where) if where else LABELS / file_name(backbone.geometry)
+    try:
+        calibrate(cfg, backbone, path, overrides)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+def calibrate(cfg: DictConfig, backbone: Backbone, path: Path, overrides: list[str]) -> None:
+    """Raises ValueError for a world in which nothing is seen again."""
+    world, total, chunks = instantiate(cfg.world, _convert_="all"), 0.0, 0
+    for i in range(len(world.names)):
+        trajectory = world.trajectory(i)
+        policy = WatchReachPolicy(FullPolicy(), returns(trajectory, backbone))
+        given = backbone.encode(trajectory.images)
+        rollout(backbone, policy, GpuStore(), trajectory, cfg.seed, given[: len(given) // backbone.geometry.chunk * backbone.geometry.chunk])
+        total = total + policy.reach.mean * policy.reach.passes
+        chunks += policy.reach.passes
+        print(f"{trajectory.name}: {policy.reach.passes} chunks return, mean reach {policy.reach.mean.mean():.3f}", flush=True)
+    if not isinstance(total, torch.Tensor) or not chunks:
+        raise ValueError(f"no chunk of {len(world.names)} trajectories returns to a view; choose a world with revisits, or more trajectories")
+    write_labels(path, total / chunks, backbone.geometry, {"settings": overrides, "trajectories": len(world.names), "chunks": chunks})
+    print(f"reach over {chunks} chunks, from {(total / chunks).min():.3f} to {(total / chunks).max():.3f}: {path}")
+
+
+def returns(trajectory: Trajectory, backbone: Backbone) -> frozenset[int]:
+    """Chunks with a video frame that shows a view again."""
+    g = backbone.geometry
+    latent = [0 if p.revisit == 0 else (p.revisit - 1) // g.stride_px + 1 for p in trajectory.pairs]
+    return frozenset(f // g.chunk for f in latent)

@@ -1,0 +1,66 @@
+"""A bank of a fixed number of chunks."""
+
+from dataclasses import dataclass
+
+from harness.cache.bank import KVBank
+from harness.datatypes import KV, Chunk, Geometry, Plan
+from harness.policy import CachePolicy, PolicyWrapper
+from policies.parts.likeness import Likeness
+from policies.parts.window import settled
+
+
+@dataclass
+class KCentrePolicy(PolicyWrapper):
+    """At most `chunks` chunks between sink and recent frames, around any policy that retrieves: the eviction controls of Keepsake
+    (arXiv 2610.06588).
+
+    A chunk is settled once all its frames are candidates of the inner policy. When `chunks` are held and one more is settled, one
+    goes. rule: `kcentre` keeps views spread: of the two chunks with the greatest likeness l(a, b) (mutual view overlap, see
+    `policies.parts.likeness`; ties to the older pair) the newer goes, which is the one whose loss leaves every view that was
+    held nearest to one that still is. `fifo`: the oldest goes. Evicted chunks are unreachable, and reported so.
+
+    Uncertain: Keepsake's own rule is not public as far as we know, so that only its controls are here; whether its k-centre is
+    greedy over poses (as here) or over features.
+    """
+
+    inner: CachePolicy
+    likeness: Likeness
+    chunks: int = 6
+    rule: str = "kcentre"
+
+    def reset(self, geometry: Geometry) -> None:
+        if self.chunks < 1 or self.rule not in ("kcentre", "fifo"):
+            raise ValueError(f"kcentre: chunks={self.chunks}, rule={self.rule!r}; use 1 or more, and kcentre or fifo")
+        super().reset(geometry)
+        self.likeness.reset(geometry)
+        self._size, self._last = geometry.chunk, -1
+        self._fresh: list[int] = []  # chunks that became candidates and are not settled yet
+        self._near: dict[int, dict[int, float]] = {}  # chunk that is held -> its likeness to the older ones
+
+    def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
+        plan = super().plan(chunk, bank)
+        self._fresh = settled(plan, self._last, chunk.start, self._size)
+        return plan
+
+    def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
+        super().commit(chunk, kv, bank)
+        self.likeness.observe(chunk, kv)
+        for fresh in self._fresh:
+            held = list(self._near)
+            self._near[fresh] = dict(zip(held, self.likeness.to(fresh, held), strict=True))
+            self._last = fresh
+            if len(self._near) > self.chunks:
+                self._evict(self._victim(), bank)
+
+    def _victim(self) -> int:
+        if self.rule == "fifo":
+            return min(self._near)
+        return max((like, -old, -new) for new, others in self._near.items() for old, like in others.items())[2] * -1
+
+    def _evict(self, chunk: int, bank: KVBank) -> None:
+        del self._near[chunk]
+        for others in self._near.values():
+            others.pop(chunk, None)
+        self.likeness.forget(chunk)
+        for frame in filter(bank.rows, range(chunk * self._size, (chunk + 1) * self._size)):
+            bank.drop(frame)

@@ -1,0 +1,85 @@
+"""Labels of heads: measured on returns, written, found again, and refused for another network."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from backbones.rooms import RoomsBackbone
+from harness.cache.stores import GpuStore
+from harness.rollout import rollout
+from harness.training.calibrate import returns
+from policies.full import FullPolicy
+from policies.parts.reach import LABELS, file_name, labels_of, write_labels
+from policies.wrappers.watch_reach import WatchReachPolicy
+from tests.conftest import make_policy, make_world
+from tests.ledger import simulate
+
+
+def test_reach_is_that_of_the_whole_matrix(backbone, trajectory, roll):
+    """Of chunks 5 and 9 under full KV, from attention matrices in float64."""
+    policy = WatchReachPolicy(FullPolicy(), frozenset({5, 9}))
+    roll(policy)
+    sums = []
+
+    class Whole:
+        def visible(self, chunk, ledger):
+            return torch.ones(ledger.layers, ledger.heads, len(ledger.frame), dtype=torch.bool)
+
+        def positions(self, chunk, ledger):
+            return None
+
+        def after(self, chunk, ledger):
+            if chunk.index in (5, 9):
+                old = (ledger.frame >= 3) & (ledger.frame < chunk.start - 3)
+                reach = np.zeros((ledger.layers, ledger.heads))
+                for layer, head in np.ndindex(*reach.shape):
+                    share = ledger.shares(layer, head)
+                    reach[layer, head] = share[old].sum() / (1 - share[ledger.frame < 3].sum())
+                sums.append(reach)
+
+    simulate(backbone, trajectory, Whole())
+    assert policy.reach.passes == 2 and np.allclose(policy.reach.mean, np.mean(sums, 0), atol=1e-5)
+
+
+def test_returns_are_the_chunks_of_revisits(backbone):
+    path = make_world(["R90L90"], hold_frames=3, degrees=10.0).trajectory(0)
+    chunks = returns(path, backbone)
+    assert path.pairs and chunks == {p.revisit // 3 for p in path.pairs} and min(chunks) > 2
+
+
+def test_labels_are_used_from_the_first_chunk(tmp_path, backbone, roll):
+    """The heads of greatest reach keep what is old; none is calibrated, and no second attention is spent."""
+    g, reach = backbone.geometry, torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])
+    write_labels(tmp_path / "labels.json", reach, g, {"settings": []})
+    policy = make_policy("heads", f"policy.labels={tmp_path / 'labels.json'}", "policy.share=0.5")
+    plans, plan = [], policy.plan
+    policy.plan = lambda chunk, bank: plans.append(plan(chunk, bank)) or plans[-1]
+    roll(policy)
+    assert not policy.needs_attention_scores
+    seen = [heads for p in plans for heads in p.seen.values()]
+    assert seen and all(torch.equal(heads, torch.tensor([[True, False], [False, True], [False, True]])) for heads in seen)
+    first = next(p for p in plans if p.retrieved)
+    assert set(first.seen) == set(first.retrieved), "the first chunk that comes back is shut to the other heads"
+
+
+def test_labels_of_another_network_are_refused(tmp_path, backbone):
+    write_labels(tmp_path / "x.json", torch.zeros(3, 2), replace(backbone.geometry, tokens=7), {})
+    for path, message in ((tmp_path / "x.json", "'tokens': 7"), (tmp_path / "no.json", "cannot be read")):
+        with pytest.raises(ValueError, match=message):
+            make_policy("heads", f"policy.labels={path}").reset(backbone.geometry)
+    assert labels_of("auto", backbone.geometry) is None, "the test network has no shipped labels: it is calibrated online"
+
+
+def test_the_shipped_model_has_its_labels():
+    backbone = RoomsBackbone(device="cpu")
+    about = json.loads((LABELS / file_name(backbone.geometry)).read_text())["about"]
+    reach = labels_of("auto", backbone.geometry)
+    assert about["chunks"] >= 20 and reach.shape == (backbone.geometry.layers, backbone.geometry.heads) and 0 < reach.min() < reach.max() < 1
+    path = make_world(["R90_L90"], size=(64, 64), degrees=10.0).trajectory(0)
+    policy = WatchReachPolicy(FullPolicy(), returns(path, backbone))
+    rollout(backbone, policy, GpuStore(), path, 0, backbone.encode(path.images)[:9])
+    close = np.corrcoef(policy.reach.mean.flatten(), reach.flatten())[0, 1]
+    assert close > 0.7, f"labels of other weights (correlation {close:.2f}): python harness/calibrate.py backbone=rooms"
