@@ -11,10 +11,15 @@ from harness.snapshot.plain_values import state_of
 def state_bytes(thing: Any) -> int:
     """Bytes of the tensors and arrays in the state of an object and its parts, as a snapshot would hold it.
 
-    Views of one memory count together, and no more than it has. Numbers, text and the containers themselves are not counted.
+    Views of one memory count together, and no more than it has. Numbers, text and the containers themselves are not counted, and
+    neither is a state that no snapshot can hold: it is refused when it is saved, and must not end a rollout.
     """
     held: dict[int, tuple[int, int]] = {}  # where memory begins -> bytes in use, bytes of all of it
-    _collect(state_of(thing, type(thing).__name__), held)
+    try:
+        state = state_of(thing, type(thing).__name__)
+    except ValueError:
+        return 0
+    _collect(state, held)
     return sum(min(used, whole) for used, whole in held.values())
 
 
