@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -177,7 +178,9 @@ def command_policy(settings):
 def test_stopped_half_way_it_shows_what_it_has(tmp_path, number, status):
     """One small mode many times; stopped after its second measurement."""
     code = [sys.executable, str(ROOT / "harness" / "bench.py"), "backbone=rooms_tiny", "repeats=500", "chunk=5", "docs=page.md", "out=figures.json"]
-    process = subprocess.Popen(code, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"COLUMNS": "150"})
+    heard = partial(signal.signal, number, signal.SIG_DFL)  # who runs the tests in the background may have told them to ignore Ctrl-C
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(code, cwd=tmp_path, text=True, env=os.environ | {"COLUMNS": "150"}, preexec_fn=heard, **pipes)
     said = []
     for line in process.stderr:
         said.append(line)

@@ -112,7 +112,7 @@ def test_an_added_metric_is_in_every_view(evaluated, capsys, monkeypatch):
             (run,) = json.loads(said)["runs"]
             assert run["cells"][KEY][0] == pytest.approx(results["summary"][KEY]["mean"], rel=1e-6) and KEY in run["gap"]
     assert f"Shade revisit (%) {mean}" in headline(finished_runs(path.parent)[0])
-    table = {"trajectories": 2, "protocol": "guided", "seed": 0, "device": "d", "columns": results["columns"]}
+    table = {"trajectories": 2, "world": "rooms_tiny", "protocol": "guided", "seed": 0, "device": "d", "columns": results["columns"]}
     assert "Shade revisit | " in results_table("x", table | {"runs": {"worldkv": {"summary": results["summary"], "difference": {}}}}, str)
     pairs = pair_table(RunFolder(path), columns_of([results]))
     assert pairs is not None and "Shade revisit (%)" in pairs.columns

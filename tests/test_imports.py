@@ -30,7 +30,7 @@ ALLOWED = {  # a module or a room -> what of ours it may import besides itself
     "harness.sweeping": (*LOW, *SHOWN, "harness.evaluation", "metrics.column"),
     "harness.benchmark": (*LOW, *LOOP, *SHOWN, "harness.rollout"),
     "harness.playing": (*LOW, *LOOP, *SHOWN, "harness.evaluation.runner", "metrics"),
-    "harness.training": ("harness", "backbones", "policies.full"),
+    "harness.training": ("harness", "backbones", "policies", "metrics"),
     "policies": ("harness.datatypes", "harness.policy", "harness.cache", "harness.worlds.poses"),
     "backbones": ("harness.datatypes", "harness.backbone", "harness.cache.attention", "harness.worlds.poses"),
     "metrics": ("harness.datatypes",),

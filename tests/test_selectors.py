@@ -159,8 +159,8 @@ def test_query_scores_one_by_one(bound, heads, parts, backbone):
     keys = [torch.randn(g.layers, 1, rows, g.heads, g.head_dim, generator=rng) for _ in range(4)]
     queries = torch.randn(g.layers, 1, rows, g.heads, g.head_dim, generator=rng)
     for layer in range(g.layers):
-        s.look(queries[layer] * 9, Site(layer, 0, False, 0, 3))  # a noisy pass is not looked at
-        s.look(queries[layer], Site(layer, 4, True, 0, 3))
+        s.look(queries[layer], Site(layer, 0, False, 0, 4, probe=True))
+        s.look(queries[layer] * 9, Site(layer, 4, True, 0, 4))  # the chunk's own passes are not looked at
     for chunk, k in zip(chunks, keys, strict=False):
         s.observe(chunk, KV(k, k, k, torch.zeros(rows, 3)))
     votes = []

@@ -52,7 +52,7 @@ def test_misspelt_settings_are_answered_without_torch(tmp_path, script, argument
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["policy.sink=4", *TINY], "sink=4 frames is not a whole number of chunks"),
+        (["policy.sink=-3", *TINY], "sink=-3"),
         (["backbone.weights=nowhere.safetensors", "logger=none"], "no weights at nowhere.safetensors"),
         (["world=recorded", "world.folder=nowhere", "logger=none"], "world.folder=nowhere is no folder"),
     ],

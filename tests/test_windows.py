@@ -58,7 +58,7 @@ def committed(policy, geometry, chunks, turn=0.0, seconds=None):
         if seconds is not None:
             policy.plan(chunk, bank)
         start = time.process_time()
-        policy.commit(chunk, KV(k, raw, v, torch.zeros(size * geometry.tokens, 3)), bank)
+        policy.commit(chunk, KV(k, raw, v, torch.zeros(size * geometry.tokens, 3), torch.ones(1, size, geometry.tokens, 4)), bank)
         if seconds is not None:
             seconds.append(time.process_time() - start)
     return policy, bank, made[-1]
