@@ -23,6 +23,7 @@ websockets = pytest.importorskip("websockets.sync.client", reason="needs websock
 from harness.playing import saving
 from harness.playing.camera import Camera, read_script
 from harness.playing.command import Asked
+from harness.playing.command import _walk as walk_of
 from harness.playing.film import Serving
 from harness.playing.hub import Hub, packed
 from harness.playing.messages import Choose, Keys, read
@@ -225,6 +226,12 @@ def test_saved_and_reopened(walk, setup, tmp_path, monkeypatch):
     assert all(torch.equal(a, p.session.latents.made) for a, p in zip(after, walk.panes, strict=True))
     with pytest.raises(ValueError, match=r"walked with backbone=rooms_tiny.*open it by: python harness/play.py open="):
         saving.reopen(Walk(Setup((*TINY, "seed=1")), [SLIDING], print), folder)
+    opened, choices = walk_of(Asked(open=str(folder)))
+    assert opened == Setup(TINY) and choices == [WORLDKV, SLIDING], "open=FOLDER brings its own settings"
+    with pytest.raises(ValueError, match=r"brings its own settings \(backbone=rooms_tiny.*leave out seed=1"):
+        walk_of(Asked(open=str(folder), rest=("seed=1",)))
+    with pytest.raises(ValueError, match="holds no saved walk.*walks in outputs/play: walk"):
+        walk_of(Asked(open="elsewhere"))
     for name in ("../x", ".x", "a b"):
         with pytest.raises(ValueError, match="no name for a walk"):
             saving.save(walk, name)

@@ -139,7 +139,7 @@ class Pane {
       const { state, percent } = before[i] ?? { state: "now", percent: null };
       cell.dataset.state = state;
       const part = percent !== null && percent !== 100 && !(state === "U" && !percent);
-      cell.lastChild.textContent = state === "now" ? "now" : part ? `${percent} %` : STATES[state][3];
+      cell.lastChild.textContent = state === "now" ? "now" : part ? `${percent} %` : state === "U" ? "✕" : STATES[state][3]; // as on the map; the word is wider than a cell
       cell.title = `chunk ${i}: ${STATES[state]?.[0] ?? "now"}${percent === null ? "" : `, ${percent} % of its rows ${"AR".includes(state) ? "attended" : "stored"}`}`;
     });
     this.strip.scrollTop = this.strip.scrollHeight;
