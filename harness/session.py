@@ -93,8 +93,7 @@ class Session:
 
         Raises FloatingPointError when the model produces NaN or infinity, ValueError for poses that are no whole chunk.
         """
-        if not self._whole:
-            raise ValueError(f"{self.path.name}: chunk {self.done} failed half-way, so the session cannot go on; open a snapshot or begin anew")
+        self._check_whole("go on")
         if c2w is not None or actions is not None:
             self.path, self._coming = led_on(self.path, self.backbone.geometry, self.done, c2w, actions, intrinsics), None
         g, policy, cache, clock = self.backbone.geometry, self.policy, self.cache, self._account.clock
@@ -108,7 +107,8 @@ class Session:
         draws = [] if is_forced else self._noise(chunk)
         condition = self.backbone.condition(self.path, chunk)
         if policy.probes and chunk.start:
-            self._probe(chunk, condition, draws[0] if given is None else given)
+            # given latents go in at the least noisy level: a pass at t = 0 would move some backbones' own caches on
+            self._probe(chunk, condition, *((draws[0], self.backbone.timesteps[0]) if given is None else (given, self.backbone.timesteps[-1])))
         plan, self._coming = self._coming, None
         if plan is None:
             plan = self._plan(chunk)
@@ -141,8 +141,7 @@ class Session:
         The bank's pages are shared until one side replaces them; the window's rows and the policy's state are copied. Raises
         ValueError for a backbone that keeps state between chunks which it cannot hand over.
         """
-        if not self._whole:
-            raise ValueError(f"{self.path.name}: chunk {self.done} failed half-way, so the session cannot be forked; open a snapshot or begin anew")
+        self._check_whole("be forked")
         self._take_backbone()
         twin = Session(self.backbone, deepcopy(self.policy), self.cache.fork(), self.path, self.seed, self.forced, None)
         twin.frames, twin.latents = self.frames.fork(), self.latents.fork()
@@ -160,6 +159,7 @@ class Session:
 
         Raises ValueError for a policy or a backbone whose state cannot be saved, OSError when the disk is full.
         """
+        self._check_whole("be saved")
         self._take_backbone()
         g, path = self.backbone.geometry, self.path
         px = g.frames_px(self.done * g.chunk)
@@ -228,6 +228,10 @@ class Session:
         generated = torch.arange(len(video)) >= g.frames_px(len(self.forced) // g.chunk * g.chunk)
         return Rollout(video, generated, tuple(self.stats), self.noise, self.latents.made)
 
+    def _check_whole(self, wish: str) -> None:
+        if not self._whole:
+            raise ValueError(f"{self.path.name}: chunk {self.done} failed half-way, so the session cannot {wish}; open a snapshot or begin anew")
+
     def _chunk(self, index: int) -> Chunk:
         return chunk_at(self.path, self.backbone.geometry, index)
 
@@ -249,11 +253,8 @@ class Session:
         self.noise = hashlib.sha256(self.noise.encode() + draws[0].cpu().numpy().tobytes()).hexdigest()[:16]
         return draws
 
-    def _probe(self, chunk: Chunk, condition: Condition, x: Float[Tensor, "1 f s c"]) -> None:
-        """The chunk's first pass before it is planned, over the window that the policy gives for it, so that it sees the chunk's own queries.
-
-        Given latents go in at the least noisy level: a pass at t = 0 would move some backbones' own caches on.
-        """
+    def _probe(self, chunk: Chunk, condition: Condition, x: Float[Tensor, "1 f s c"], t: float) -> None:
+        """A pass before the chunk is planned, over the window that the policy gives for it, so that it sees the chunk's own queries."""
         backbone, cache, clock = self.backbone, self.cache, self._account.clock
         sketch = self.policy.plan(replace(chunk, probing=True), cache.bank)
         clock.lap(chunk.index, "plan")
@@ -261,8 +262,7 @@ class Session:
         cache.assemble(sketch, chunk, condition, self.policy)
         clock.lap(chunk.index, "assemble")
         cache.window.begin_pass(0, clean=False, probe=True)
-        forced = (chunk.index + 1) * backbone.geometry.chunk <= len(self.forced)
-        backbone.denoise(x, backbone.timesteps[-1 if forced else 0], condition, cache.window)
+        backbone.denoise(x, t, condition, cache.window)
         clock.lap(chunk.index, "passes")
 
     def _denoised(self, draws: list[Float[Tensor, "1 f s c"]], condition: Condition) -> Float[Tensor, "1 f s c"]:

@@ -196,14 +196,14 @@ def test_mistakes_are_named(begin, trajectory, backbone):
     assert session.done == 2
 
 
-def test_what_failed_half_way_does_not_go_on(begin, trajectory, backbone, monkeypatch):
+def test_what_failed_half_way_does_not_go_on(begin, trajectory, backbone, monkeypatch, tmp_path):
     session = begin()
     session.step()
     monkeypatch.setattr(backbone, "renoise", lambda x0, t, noise: x0 * float("nan"))
     with pytest.raises(FloatingPointError, match="NaN or infinity in chunk 1"):
         session.step()
     monkeypatch.undo()
-    for again in (session.step, session.fork):
+    for again in (session.step, session.fork, lambda: session.save(tmp_path / "broken")):
         with pytest.raises(ValueError, match="chunk 1 failed half-way"):
             again()
     assert begin().step()[1].chunk == 0, "the backbone serves the next session"

@@ -167,9 +167,11 @@ class KVBank:
         """`rows` of the concatenated rows of `frames`, as `Page.keep` gives them. On the backbone's device only these are read;
         pages that lie elsewhere come whole, and count so."""
         moved = self._moved
-        page = Page.joined([self.page(f) for f in frames]) if len(frames) > 1 else self.page(frames[0])
+        pages = [self.page(f) for f in frames]
+        page = Page.joined(pages) if len(pages) > 1 else pages[0]
         if self._below.tier == "gpu":
-            self._moved = moved + round((self._moved - moved) * int((rows >= 0).sum()) / (page.rows * rows.select(1, 0).numel()))
+            most = page.rows * len(rows) * rows.shape[2:].numel()  # in all layers and heads
+            self._moved = moved + round((self._moved - moved) * int((rows >= 0).sum()) / most)
         return page.keep(rows)
 
     @property

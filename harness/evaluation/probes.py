@@ -6,8 +6,9 @@ The recent window shows nothing of that view, so what comes out is memory alone,
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from harness.backbone import Backbone
@@ -66,18 +67,17 @@ def schedule(path: Trajectory, g: Geometry, probes: Probes, given: int) -> list[
     total = chunk_count(path, g)
     if not probes.count or total < 2:
         return []
-    shown = seen(path, g, total)
+    shown = seen(path, g, total).numpy()
+    last = np.maximum.accumulate(np.where(shown, np.arange(total), -1), 1)  # [target, chunk]: the last chunk so far that showed the target
     first = 1 if g.stride_px > 1 else 0  # a causal codec's first chunk has fewer video frames than the others
+    targets = [t for t in range(first, total) if shown[t].argmax() == t]  # first visits
     chosen: dict[int, Probe] = {}
     share = -(-probes.count // len(probes.gaps))
     for low, high in zip(probes.gaps, [*probes.gaps[1:], total + 1], strict=True):
         found = []
-        for chunk in range(max(given, 1), total):
-            last = [int(shown[target, :chunk].nonzero()[-1]) for target in range(first, chunk)]
-            fits = [
-                Probe(chunk, target, chunk - t) for target, t in enumerate(last, first) if low <= chunk - t < high and target == int(shown[target].nonzero()[0])
-            ]
-            if fits and chunk not in chosen:
+        for chunk in (c for c in range(max(given, 1), total) if c not in chosen):
+            gaps = [(t, chunk - int(last[t, chunk - 1])) for t in targets if t < chunk]
+            if fits := [Probe(chunk, t, gap) for t, gap in gaps if low <= gap < high]:
                 found.append(fits[len(fits) // 2])
         take = min(share, len(found))
         for i in range(take):
@@ -86,7 +86,7 @@ def schedule(path: Trajectory, g: Geometry, probes: Probes, given: int) -> list[
     return sorted(chosen.values(), key=lambda p: p.chunk)[: probes.count]
 
 
-def seen(path: Trajectory, g: Geometry, total: int) -> Float[Tensor, "c c"]:
+def seen(path: Trajectory, g: Geometry, total: int) -> Bool[Tensor, "c c"]:
     """Whether the middle view of each chunk is seen from the middle of each other chunk: by true co-visibility where the world has it."""
     middle = [(i * g.chunk + g.chunk // 2) * g.stride_px for i in range(total)]
     if path.overlap is not None:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +18,7 @@ from harness.playing.pane import Pane, picture, psnr
 from harness.playing.setup import Choice
 from harness.playing.walk import Walk
 from harness.session import Session
-from harness.system.files import write_atomic
+from harness.system.files import atomic_folder, write_atomic
 from harness.worlds.covisibility import CoVisibility
 from harness.worlds.revisits import find_pairs
 
@@ -50,9 +49,7 @@ def save(walk: Walk, name: str) -> Path:
             "there is nothing to save yet: walk a chunk first" if not walk.broken else f"this walk is broken ({walk.broken}); go back to a place first"
         )
     setup = walk.setup
-    temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with atomic_folder(folder) as temporary:
         task = scored_path(walk)
         _write_path(temporary / "path" / task.name, walk, task)
         for i, pane in enumerate(walk.panes):
@@ -67,13 +64,6 @@ def save(walk: Walk, name: str) -> Path:
             "camera": [walk.camera.x, walk.camera.z, walk.camera.yaw],
         }
         write_atomic(temporary / "walk.json", json.dumps(about, indent=1))
-        old = temporary.with_suffix(".old")
-        if folder.exists():
-            folder.replace(old)
-        temporary.replace(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

@@ -5,8 +5,6 @@ it is code. It appears whole, by renaming the folder.
 """
 
 import json
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +20,7 @@ from harness.cache.page_files import read_page, write_page
 from harness.datatypes import Geometry, Trajectory
 from harness.settings.nested import flatten
 from harness.snapshot.plain_values import decode, encode
-from harness.system.files import file_name, write_bytes
+from harness.system.files import atomic_folder, file_name, write_bytes
 
 SCHEMA = 2
 FULL = "the old snapshot, if there was one, is still there: free some space, or choose another snapshot.save"
@@ -50,21 +48,13 @@ def write_snapshot(folder: Path, about: Mapping[str, object], geometry: Geometry
         "stored": [],
         "state": {name: encode(part, tensors, name) for name, part in state.items()},
     }
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}.partial")
-    try:
-        (temporary / "pages").mkdir(parents=True)
+    with atomic_folder(folder) as temporary:
+        (temporary / "pages").mkdir()
         for frame, packed in pages:
             write_page(_page(temporary, frame), packed, FULL)
             record["stored"].append(frame)
         write_bytes(temporary / "tensors.safetensors", save({k: x.contiguous() for k, x in tensors.items()}), FULL, flush=True)
         write_bytes(temporary / "session.json", json.dumps(record).encode(), FULL, flush=True)
-        old = temporary.with_suffix(".old")
-        if folder.exists():
-            folder.replace(old)
-        temporary.replace(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_snapshot(folder: Path, about: Mapping[str, object], geometry: Geometry) -> Saved:

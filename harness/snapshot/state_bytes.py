@@ -1,25 +1,19 @@
 """Bytes of what an object remembers between chunks: a policy's scratch beside window and bank."""
 
+from dataclasses import is_dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from harness.snapshot.plain_values import state_of
-
 
 def state_bytes(thing: Any) -> int:
-    """Bytes of the tensors and arrays in the state of an object and its parts, as a snapshot would hold it.
+    """Bytes of the tensors and arrays that an object and its parts hold, whether a snapshot could save them or not.
 
-    Views of one memory count together, and no more than it has. Numbers, text and the containers themselves are not counted, and
-    neither is a state that no snapshot can hold: it is refused when it is saved, and must not end a rollout.
+    Views of one memory count together, and no more than it has. Numbers, text and the containers themselves are not counted.
     """
     held: dict[int, tuple[int, int]] = {}  # where memory begins -> bytes in use, bytes of all of it
-    try:
-        state = state_of(thing, type(thing).__name__)
-    except ValueError:
-        return 0
-    _collect(state, held)
+    _collect(vars(thing), held)
     return sum(min(used, whole) for used, whole in held.values())
 
 
@@ -36,3 +30,5 @@ def _collect(value: Any, held: dict[int, tuple[int, int]]) -> None:
     elif isinstance(value, list | tuple | set | frozenset) and value and not isinstance(next(iter(value)), int | float | str):
         for part in value:
             _collect(part, held)
+    elif is_dataclass(value) and not isinstance(value, type):
+        _collect(vars(value), held)
