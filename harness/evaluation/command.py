@@ -19,6 +19,7 @@ from harness.evaluation.multirun import Asked, check_launcher, conclude, folder_
 from harness.settings.command_line import CONF, ROOT, check_overrides, label_of
 from harness.settings.help import asks_for_help, help_text
 from harness.settings.packages import check_packages
+from harness.settings.plugins import with_plugins
 
 BEGAN = time.perf_counter()  # as near to the start of the process as a module can look
 
@@ -68,6 +69,7 @@ def main() -> None:
             print(help_text(CONF, "config", [a for a in arguments if not a.startswith("-")]), end="")
             return
     check_overrides(CONF, arguments)
+    sys.argv[1:] = arguments = with_plugins(arguments)
     asked = Asked.by(arguments)
     if not asked.several or asked.others:
         _main()

@@ -8,16 +8,18 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 from rich.markup import escape
 
 from harness.backbone import Backbone
@@ -30,7 +32,9 @@ from harness.results.identity import DECIDES, config_hash, deciding, run_path
 from harness.results.provenance import provenance
 from harness.results.run_folder import RunFolder
 from harness.rollout import Snapshot
+from harness.settings.command_line import CONF
 from harness.settings.nested import flatten
+from harness.settings.plugins import plugin_folders, plugins_of
 from harness.settings.policy_line import policy_line
 from harness.snapshot.snapshot import is_saved
 from harness.system.files import write_atomic
@@ -38,28 +42,41 @@ from harness.system.files import write_atomic
 if TYPE_CHECKING:
     from metrics.metric_set import MetricSet
 
+NOTHING: Mapping[str, object] = MappingProxyType({})
 COMPARABLE = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone
 
 
-def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool = True, began: float | None = None) -> dict:
+def evaluate(
+    cfg: DictConfig,
+    choices: dict[str, str],
+    label: str,
+    compare: bool = True,
+    began: float | None = None,
+    given: Mapping[str, object] = NOTHING,
+    out: Console | None = None,
+) -> dict:
     """Run what is missing of one evaluation and return its results. Raises ValueError for settings that cannot work.
 
     choices: the option of every config group. compare: set it beside the other runs of its experiment, in a table and in
-    pictures (-m and a sweep do that once, at their end). began: `time.perf_counter()` when the command started.
+    pictures (-m and a sweep do that once, at their end). began: `time.perf_counter()` when the command started. given: objects by
+    group that are used in place of those that the settings would build. out: where it prints.
     """
     began = time.perf_counter() if began is None else began
+    if given and cfg.devices > 1:
+        raise ValueError(f"devices={cfg.devices}: objects stay in the process that made them; use devices=1, or settings files (plugins=[mypkg])")
     warnings.filterwarnings("ignore", module="lightning")
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(settings, dict)
+    plugins = [f"plugins=[{','.join(settings['plugins'])}]"]
     path = run_path(settings, choices["policy"])
-    out = console()
+    out = out or console()
     folder = RunFolder(path)
     if cfg.overwrite and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":  # a requeued job goes on with what it has
         folder.clear()
     _check_same(folder, deciding(settings))
-    world = instantiate(cfg.world, _convert_="all")
+    world = given.get("world") or instantiate(cfg.world, _convert_="all")
     results, rollouts = folder.results(), 0.0
     done = folder.done() & set(world.names)
     if cfg.snapshot.save:
@@ -68,10 +85,10 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
     if results is None or fresh:
         folder.create()
         write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
-        parts = _parts(cfg, settings)
+        parts = _parts(cfg, settings, given)
         from metrics.metric_set import MetricSet
 
-        metrics = MetricSet.of(instantiate(m, _convert_="all") for m in cfg.metric.values())
+        metrics = MetricSet.of(given.get("metric") or (instantiate(m, _convert_="all") for m in cfg.metric.values()))
         for name, why in metrics.left_out.items():
             out.print(f"{name} is left out: {why}", markup=False, highlight=False, soft_wrap=True)
         rollouts = _predict(cfg, settings, folder, world, done, metrics, parts)
@@ -83,10 +100,10 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
             "seed": cfg.seed,
             "comparable": config_hash({k: settings[k] for k in COMPARABLE}),
             "metrics": metrics.versions(),
-            "about_policy": policy_line(choices["policy"]),
+            "about_policy": policy_line(choices["policy"], [CONF, *plugin_folders(plugins)]),
             "fps_includes": "plan, assembly, denoising and clean passes, commit, decode; generated chunks only; no warm-up excluded",
             "config": settings,
-            **provenance(_device(settings)),
+            **provenance(_device(settings), plugins_of(plugins)),
         }
         results = folder.finish(run, world.names, _of_run(folder, metrics), [asdict(c) for c in metrics.columns()])
         run_pictures(folder, label)
@@ -132,13 +149,13 @@ class _Parts(NamedTuple):
     snapshot: Snapshot
 
 
-def _parts(cfg: DictConfig, settings: dict) -> _Parts:
-    """Build them, so that what cannot work is said before the imports that take seconds. Raises ValueError."""
+def _parts(cfg: DictConfig, settings: dict, given: Mapping[str, object]) -> _Parts:
+    """Build them where they are not given, so that what cannot work is said before the imports that take seconds. Raises ValueError."""
     snapshot = _snapshot(settings)
-    store, policy = instantiate(cfg.store, _convert_="all"), instantiate(cfg.policy, _convert_="all")
+    store, policy = instantiate(cfg.store, _convert_="all"), given.get("policy") or instantiate(cfg.policy, _convert_="all")
     make_backbone = partial(_build, settings["backbone"])
     if cfg.devices == 1:
-        backbone = make_backbone("cuda:0" if _device(settings).type == "cuda" else "cpu")
+        backbone = given.get("backbone") or make_backbone("cuda:0" if _device(settings).type == "cuda" else "cpu")
         policy.reset(backbone.geometry)
         make_backbone = partial(_made, backbone)
     return _Parts(make_backbone, policy, store, snapshot)

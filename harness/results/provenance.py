@@ -3,6 +3,7 @@
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "lpips", "hydra-core", "wandb", "numpy", "safetensors")
 
 
-def provenance(device: "torch.device") -> dict:
-    """Where and with what a run was made."""
+def provenance(device: "torch.device", plugins: Sequence[str] = ()) -> dict:
+    """Where and with what a run was made. plugins: packages whose code may have been used."""
     import torch  # here, so that who only reads results need not wait for it
 
     def git(*arguments: str) -> str:
@@ -23,7 +24,7 @@ def provenance(device: "torch.device") -> dict:
         return call.stdout.strip()
 
     versions = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *plugins):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
