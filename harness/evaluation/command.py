@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from harness.evaluation.multirun import Asked, check_launcher, conclude, folder_of, planned, record_failure
-from harness.settings.command_line import CONF, ROOT, check_overrides, label_of
+from harness.settings.command_line import CONF, LOGGERS, ROOT, check_overrides, label_of
 from harness.settings.help import asks_for_help, help_text
 from harness.settings.packages import check_packages
 from harness.settings.plugins import with_plugins
@@ -27,8 +27,8 @@ BEGAN = time.perf_counter()  # as near to the start of the process as a module c
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _main(cfg: DictConfig) -> None:
     began = time.perf_counter()
-    if cfg.logger not in ("auto", "online", "offline", "none"):
-        raise SystemExit(f"logger={cfg.logger}: use auto, online, offline or none")
+    if cfg.logger not in LOGGERS:
+        raise SystemExit(f"logger={cfg.logger}: use one of {', '.join(LOGGERS)}")
     hydra_config = HydraConfig.get()
     choices = {k: str(v) for k, v in hydra_config.runtime.choices.items()}
     several = hydra_config.mode == RunMode.MULTIRUN

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from hydra.utils import instantiate
@@ -24,6 +24,7 @@ from rich.markup import escape
 
 from harness.backbone import Backbone
 from harness.cache.stores import PackedStore
+from harness.datatypes import ChunkStats
 from harness.policy import CachePolicy
 from harness.reporting.pictures import experiment_pictures, run_pictures
 from harness.reporting.table import Run, headline
@@ -38,11 +39,12 @@ from harness.settings.plugins import plugin_folders, plugins_of
 from harness.settings.policy_line import policy_line
 from harness.snapshot.snapshot import is_saved
 from harness.system.files import write_atomic
+from harness.tracking.tracker import Label, Tracker, followed, tracker_of
 
 if TYPE_CHECKING:
     from metrics.metric_set import MetricSet
 
-NOTHING: Mapping[str, object] = MappingProxyType({})
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 COMPARABLE = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone
 
 
@@ -52,7 +54,7 @@ def evaluate(
     label: str,
     compare: bool = True,
     began: float | None = None,
-    given: Mapping[str, object] = NOTHING,
+    given: Mapping[str, Any] = NOTHING,
     out: Console | None = None,
 ) -> dict:
     """Run what is missing of one evaluation and return its results. Raises ValueError for settings that cannot work.
@@ -82,6 +84,9 @@ def evaluate(
     if cfg.snapshot.save:
         done = {name for name in done if is_saved(Path(cfg.snapshot.save), name)}
     fresh = results is None or len(done) < len(world.names)
+    # a W&B agent's run is a new one to its sweep, whether or not there is anything left to do
+    told = cfg.logger != "none" and (fresh or bool(os.environ.get("WANDB_SWEEP_ID")))
+    tracker = _tracker(cfg, settings, choices, label, folder, len(world.names)) if told else None
     if results is None or fresh:
         folder.create()
         write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
@@ -91,7 +96,8 @@ def evaluate(
         metrics = MetricSet.of(given.get("metric") or (instantiate(m, _convert_="all") for m in cfg.metric.values()))
         for name, why in metrics.left_out.items():
             out.print(f"{name} is left out: {why}", markup=False, highlight=False, soft_wrap=True)
-        rollouts = _predict(cfg, settings, folder, world, done, metrics, parts)
+        with followed(tracker, folder):
+            rollouts = _predict(cfg, settings, folder, world, done, metrics, parts)
         run = {
             "label": label,
             **{k: choices[k] for k in ("policy", "world", "store")},
@@ -109,25 +115,33 @@ def evaluate(
         run_pictures(folder, label)
     else:
         out.print(f"finished before: {path} (overwrite=true runs it again)")
+        if tracker is not None:
+            tracker.begin()
     current = Run(label, path, results, folder.values())
     if compare and fresh and not cfg.run_dir:  # a chosen folder's parent is not ours to write to
         experiment_pictures(path.parent, current)
     out.print(comparison(path.parent, path, out.width) if compare else escape(headline(current)), highlight=False)
     for failed, error in results["run"]["failed"].items():
         out.print(f"[red]failed:[/red] {failed}: {error}")
-    if (fresh or os.environ.get("WANDB_SWEEP_ID")) and cfg.logger != "none":  # a W&B agent's run is a new one to its sweep
-        # flat, and `policy` its name: the columns of a run whose `policy` a sweep has set, and of any other
-        flat = flatten({k: settings[k] for k in DECIDES}) | {k: v for k, v in choices.items() if not k.startswith("hydra")}
-        from harness.tracking.wandb_run import Label, log_to_wandb
-
-        where = log_to_wandb(folder, results, flat, cfg.logger, Label(cfg.name, f"{label}-{cfg.seed}", tuple(cfg.tags), cfg.notes))
-        out.print(f"W&B: {where}" if where else "W&B: not logged, see the warning above")
+    if tracker is not None:
+        where, name = tracker.finish(results), "Trackio" if cfg.logger == "trackio" else "W&B"
+        out.print(f"{name}: {where}" if where else f"{name}: not logged, see the warning above")
+    folder.settled()
     if fresh:
         whole = time.perf_counter() - began
         split = f"rollouts {rollouts:.1f} s, everything else {whole - rollouts:.1f} s" if cfg.devices == 1 else f"{whole:.1f} s in {cfg.devices} processes"
         out.print(f"time: {split}", highlight=False)
     out.print(f"results: {path}")
     return results
+
+
+def _tracker(cfg: DictConfig, settings: dict, choices: dict[str, str], label: str, folder: RunFolder, trajectories: int) -> Tracker:
+    """Who is told of this run. Raises ValueError for one that is not installed."""
+    # flat, and `policy` its name: the columns of a run whose `policy` a sweep has set, and of any other
+    flat = flatten({k: settings[k] for k in DECIDES}) | {k: v for k, v in choices.items() if not k.startswith("hydra")}
+    protocol = f", {settings['world']['protocol']}" if settings["world"].get("protocol") else ""
+    notes = cfg.notes or f"{trajectories} trajectories of {choices['world']}{protocol}; {folder.path.resolve()}"
+    return tracker_of(cfg.logger, folder, flat, Label(cfg.name, f"{label}-{cfg.seed}", tuple(cfg.tags), notes), folder.begun())
 
 
 def _of_run(folder: RunFolder, metrics: "MetricSet") -> dict[str, dict]:
@@ -149,7 +163,7 @@ class _Parts(NamedTuple):
     snapshot: Snapshot
 
 
-def _parts(cfg: DictConfig, settings: dict, given: Mapping[str, object]) -> _Parts:
+def _parts(cfg: DictConfig, settings: dict, given: Mapping[str, Any]) -> _Parts:
     """Build them where they are not given, so that what cannot work is said before the imports that take seconds. Raises ValueError."""
     snapshot = _snapshot(settings)
     store, policy = instantiate(cfg.store, _convert_="all"), given.get("policy") or instantiate(cfg.policy, _convert_="all")
@@ -168,6 +182,7 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
     from harness.evaluation.callbacks import ChunkProgress, ResultWriter
+    from harness.evaluation.live import LiveLog
     from harness.evaluation.probes import Probes
     from harness.evaluation.runner import EvalModule, loader
 
@@ -175,10 +190,11 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
         logging.getLogger(noisy).setLevel(logging.ERROR)
     store.settle(folder.path / "bank")
     progress = ChunkProgress(len(world.names), len(done), cfg.progress and alone)
-    observe = progress.observe if alone else _ignore
+    live = LiveLog(folder.path, cfg.live_chunks)
+    observe = partial(_observe, (progress.observe, live.chunk) if alone else (live.chunk,))
     probes = Probes(**settings["probes"])
     module = EvalModule(parts.make_backbone, parts.policy, store, world, metrics, cfg.seed, observe, parts.snapshot, probes)
-    callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos)]
+    callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos, live)]
     if alone:
         callbacks.append(progress)
     trainer = L.Trainer(
@@ -212,8 +228,9 @@ def _snapshot(settings: dict) -> Snapshot:
     return Snapshot(save, load, snapshot["chunks"], about)
 
 
-def _ignore(name: str, stats) -> None:
-    """With several processes nobody watches single chunks."""
+def _observe(observers: tuple[Callable[[str, ChunkStats], None], ...], name: str, stats: ChunkStats) -> None:
+    for observer in observers:
+        observer(name, stats)
 
 
 def _build(backbone: dict, device: str):

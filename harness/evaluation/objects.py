@@ -18,7 +18,7 @@ from harness.snapshot.plain_values import encode
 PLAIN = (type(None), bool, int, float, str)
 
 
-def settings_of(thing: object) -> dict[str, Any]:
+def settings_of(thing: Any) -> dict[str, Any]:
     """The class as `_target_`, and what tells the object from others of its class.
 
     A dataclass (every policy is one): its fields. A metric: its name and version. Else: the attributes that are plain values, and a

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf, open_dict
@@ -165,7 +166,7 @@ def evaluate(
         label = label_of_object(policy) if "policy" in objects else label_of(cfg, choices, overrides)
     with open_dict(cfg):
         for group, thing in objects.items():
-            described = {m.name: settings_of(m) for m in thing} if group == "metric" else settings_of(thing)
+            described: dict[str, Any] = {m.name: settings_of(m) for m in thing} if group == "metric" else settings_of(thing)
             if isinstance(thing, Backbone):
                 described["device"] = thing.geometry.device.type
             cfg[group] = OmegaConf.create(described)

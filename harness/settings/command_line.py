@@ -16,6 +16,7 @@ from harness.settings.plugins import plugin_folders, with_plugins
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent  # of the checkout
+LOGGERS = ("auto", "online", "offline", "trackio", "none")
 BUDGET = "w18"  # the default of conf/config.yaml, which labels need not name
 CONF = next(p for p in (ROOT / "conf", PACKAGE / "_conf") if p.is_dir())
 
