@@ -1,12 +1,12 @@
-"""Evaluation of KV-cache policies of autoregressive video world models. From Python: `from harness import evaluate, compare, Session`."""
+"""Evaluation of KV-cache policies of autoregressive video world models. From Python: `from harness import evaluate, compare, build, Session`."""
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.evaluation.python import Comparison, Evaluation, compare, evaluate
+    from harness.evaluation.python import Comparison, Evaluation, build, compare, evaluate
     from harness.session import Session
 
-__all__ = ["Comparison", "Evaluation", "Session", "compare", "evaluate"]
+__all__ = ["Comparison", "Evaluation", "Session", "build", "compare", "evaluate"]
 
 
 def __getattr__(name: str):

@@ -36,7 +36,7 @@ from harness.rollout import Snapshot
 from harness.settings.command_line import CONF
 from harness.settings.nested import flatten
 from harness.settings.plugins import plugin_folders, plugins_of
-from harness.settings.policy_line import policy_line
+from harness.settings.policy_line import line_of, policy_line
 from harness.snapshot.snapshot import is_saved
 from harness.system.files import write_atomic
 from harness.tracking.tracker import Label, Tracker, followed, tracker_of
@@ -106,7 +106,7 @@ def evaluate(
             "seed": cfg.seed,
             "comparable": config_hash({k: settings[k] for k in COMPARABLE}),
             "metrics": metrics.versions(),
-            "about_policy": policy_line(choices["policy"], [CONF, *plugin_folders(plugins)]),
+            "about_policy": line_of(given["policy"]) if "policy" in given else policy_line(choices["policy"], [CONF, *plugin_folders(plugins)]),
             "fps_includes": "plan, assembly, denoising and clean passes, commit, decode; generated chunks only; no warm-up excluded",
             "config": settings,
             **provenance(_device(settings), plugins_of(plugins)),

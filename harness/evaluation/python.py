@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.errors import HydraException, InstantiationException
-from omegaconf import OmegaConf, open_dict
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from harness.backbone import Backbone
+from harness.cache.stores import PackedStore
 from harness.evaluation import evaluate as main_job
 from harness.evaluation.multirun import folder_of
 from harness.evaluation.objects import label_of_object, settings_of
@@ -33,7 +35,16 @@ Row = dict[str, float | str]
 PICTURES = ("frames.png", "chunks.png")
 
 
-@dataclass(frozen=True)
+class Parts(NamedTuple):
+    """What a `Session` begins with."""
+
+    backbone: Backbone
+    policy: CachePolicy
+    store: PackedStore
+    world: World
+
+
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """A finished run. path: its folder. results: what results.json holds. Tables are lists of rows: `pandas.DataFrame(run.pairs)`."""
 
@@ -93,7 +104,7 @@ class Evaluation:
     def videos(self) -> list[Path]:
         return sorted((self.path / "videos").glob("*.mp4"))
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return table.headline(table.Run(self.label, self.path, self.results, {}))
 
     @property
@@ -107,7 +118,7 @@ class Evaluation:
         return text.html(grouped([self._run]), "") + "".join(map(_image, [*self.pictures.values()][:1]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Runs that differ by the policy alone. baseline: the label that differences are to; paired over trajectories."""
 
@@ -130,8 +141,8 @@ class Comparison:
     def _found(self) -> list[Run]:
         return grouped([run._run for run in self.runs])
 
-    def __str__(self) -> str:
-        return "\n".join(map(str, self.runs))
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self.runs))
 
     def _repr_html_(self) -> str:
         return text.html(self._found, self.baseline)
@@ -157,11 +168,7 @@ def evaluate(
     named = [f"{group}={value}" for group, value in given.items() if isinstance(value, str)]
     objects = {group: value for group, value in given.items() if value is not None and not isinstance(value, str)}
     overrides = [*named, *settings]
-    try:
-        check_overrides(CONF, overrides)
-        cfg, choices = composed(CONF, overrides)
-    except (HydraException, SystemExit) as error:
-        raise ValueError(str(error).removeprefix("error: ")) from None
+    cfg, choices = _composed(overrides)
     if label is None:
         label = label_of_object(policy) if "policy" in objects else label_of(cfg, choices, overrides)
     with open_dict(cfg):
@@ -178,6 +185,15 @@ def evaluate(
     return Evaluation(folder_of(cfg, choices["policy"]), results)
 
 
+def build(policy: str = "worldkv", *settings: str) -> Parts:
+    """The backbone, policy, store and world that these settings name, for a `Session`. Raises ValueError, OSError as `evaluate`."""
+    cfg, _ = _composed([f"policy={policy}", *settings])
+    try:
+        return Parts(*(instantiate(cfg[group], _convert_="all") for group in Parts._fields))
+    except InstantiationException as error:
+        raise ValueError(str(error.__cause__ or error)) from error
+
+
 def compare(policies: Sequence[str | CachePolicy], *settings: str, baseline: str = "", **others) -> Comparison:
     """Evaluate several policies on the same trajectories with the same noise. baseline: a label (default: the first policy's).
 
@@ -189,6 +205,14 @@ def compare(policies: Sequence[str | CachePolicy], *settings: str, baseline: str
     if baseline and baseline not in (labels := [r.label for r in runs]):
         raise ValueError(f"baseline={baseline!r} is none of the runs: {', '.join(labels)}")
     return Comparison(runs, baseline or runs[0].label)
+
+
+def _composed(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    try:
+        check_overrides(CONF, overrides)
+        return composed(CONF, overrides)
+    except (HydraException, SystemExit) as error:
+        raise ValueError(str(error).removeprefix("error: ")) from None
 
 
 def _image(path: Path) -> str:

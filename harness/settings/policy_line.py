@@ -31,4 +31,13 @@ def policy_line(name: str, places: Sequence[Path] = (CONF,)) -> str:
         return ""
     classes = {n.name: n for n in ast.parse(Path(source.origin).read_text()).body if isinstance(n, ast.ClassDef)}
     docstring = ast.get_docstring(classes[wanted]) if wanted in classes else None
+    return _first(docstring)
+
+
+def line_of(policy: object) -> str:
+    """The first paragraph of an object's class's own docstring."""
+    return _first(type(policy).__doc__ if "__doc__" in vars(type(policy)) else None)
+
+
+def _first(docstring: str | None) -> str:
     return " ".join(inspect.cleandoc(docstring or "").partition("\n\n")[0].split())
