@@ -34,10 +34,12 @@ from harness.settings.nested import flatten
 from harness.settings.policy_line import policy_line
 from harness.snapshot.snapshot import is_saved
 from harness.system.files import write_atomic
+from harness.worlds.base import check_names
 
 if TYPE_CHECKING:
     from metrics.metric_set import MetricSet
 
+SAID = 5  # trajectories without revisit pairs that are named
 COMPARABLE = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone
 
 
@@ -60,12 +62,15 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
         folder.clear()
     _check_same(folder, deciding(settings))
     world = instantiate(cfg.world, _convert_="all")
+    check_names(world.names)
     results, rollouts = folder.results(), 0.0
     done = folder.done() & set(world.names)
     if cfg.snapshot.save:
         done = {name for name in done if is_saved(Path(cfg.snapshot.save), name)}
     fresh = results is None or len(done) < len(world.names)
     if results is None or fresh:
+        for line in world.about():
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
         folder.create()
         write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
         parts = _parts(cfg, settings)
@@ -91,25 +96,27 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
         results = folder.finish(run, world.names, _of_run(folder, metrics), [asdict(c) for c in metrics.columns()])
         run_pictures(folder, label)
     else:
-        out.print(f"finished before: {path} (overwrite=true runs it again)")
+        out.print(f"finished before: {path} (overwrite=true runs it again)", markup=False, soft_wrap=True)
     current = Run(label, path, results, folder.values())
     if compare and fresh and not cfg.run_dir:  # a chosen folder's parent is not ours to write to
         experiment_pictures(path.parent, current)
     out.print(comparison(path.parent, path, out.width) if compare else escape(headline(current)), highlight=False)
     for failed, error in results["run"]["failed"].items():
-        out.print(f"[red]failed:[/red] {failed}: {error}")
+        out.print(f"failed: {failed}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    for name, why in list(results["run"].get("no_pairs", {}).items())[:SAID]:
+        out.print(f"{name}: no revisit pairs: {why}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     if (fresh or os.environ.get("WANDB_SWEEP_ID")) and cfg.logger != "none":  # a W&B agent's run is a new one to its sweep
         # flat, and `policy` its name: the columns of a run whose `policy` a sweep has set, and of any other
         flat = flatten({k: settings[k] for k in DECIDES}) | {k: v for k, v in choices.items() if not k.startswith("hydra")}
         from harness.tracking.wandb_run import Label, log_to_wandb
 
-        where = log_to_wandb(folder, results, flat, cfg.logger, Label(cfg.name, f"{label}-{cfg.seed}", tuple(cfg.tags), cfg.notes))
-        out.print(f"W&B: {where}" if where else "W&B: not logged, see the warning above")
+        where = log_to_wandb(folder, results, flat, cfg.logger, Label(str(cfg.name), f"{label}-{cfg.seed}", tuple(cfg.tags), str(cfg.notes)))
+        out.print(f"W&B: {where}" if where else "W&B: not logged, see the warning above", markup=False, soft_wrap=True)
     if fresh:
         whole = time.perf_counter() - began
         split = f"rollouts {rollouts:.1f} s, everything else {whole - rollouts:.1f} s" if cfg.devices == 1 else f"{whole:.1f} s in {cfg.devices} processes"
         out.print(f"time: {split}", highlight=False)
-    out.print(f"results: {path}")
+    out.print(f"results: {path}", markup=False, soft_wrap=True)
     return results
 
 
