@@ -6,6 +6,7 @@ parameters needs its own size in memory and one tensor more, and no second copy.
 
 import json
 import logging
+import re
 import shlex
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,7 +23,9 @@ log = logging.getLogger(__name__)
 
 INDEX = "*.safetensors.index.json"
 PICKLED = (".pth", ".pt", ".bin")
-NESTED = ("state_dict", "model", "generator_ema")  # where trainers put the weights of a pickled checkpoint
+NESTED = ("state_dict", "model", "generator_ema", "generator")  # where trainers put the weights of a pickled checkpoint; of the last two the average
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")  # that torch.compile, FSDP and others put into names
+PARALLEL = "module."  # that DataParallel and DeepSpeed put before all of them
 LISTED = 8  # keys named in an error
 Shape = tuple[int, ...]
 Value = bool | int | float | str | tuple
@@ -42,27 +45,28 @@ def load_into(
     path: a .safetensors or .pth/.pt/.bin file, or a folder with one .safetensors or an index of shards. prefix: cut off
     the keys where all of them carry it; rename: then turns a key into the module's name (default: as it is).
     dtype_of: the dtype for a name of the module; integers keep theirs. Parameters want no gradient, and those that were
-    tied stay tied (a checkpoint may hold any of their names). Buffers outside the state dict are left alone.
+    tied stay tied (a checkpoint may hold any of their names). What wrappers put into names is cut
+    out. Buffers outside the state dict are left alone.
     Raises FileNotFoundError for a missing file or shard. Raises ValueError, before any data are read, for a damaged file,
     a pickle with more than tensors, a key that comes twice, and keys or shapes that are not the module's.
     """
     held = {file: shapes_of(file) for file in files_of(path)}
-    cut = prefix if all(key.startswith(prefix) for shapes in held.values() for key in shapes) else ""
+    expected: dict[str, Tensor] = module.state_dict(keep_vars=True)
+    name_of = _names([key for shapes in held.values() for key in shapes], prefix, rename, expected)
     found: dict[str, Shape] = {}
     for file, shapes in held.items():
         for key, shape in shapes.items():
-            name = rename(key.removeprefix(cut))
+            name = name_of[key]
             if name in found:
                 raise ValueError(f"{file} holds {key}, but {name} has been found before in {path}; delete what is left of another download")
             found[name] = shape
-    expected: dict[str, Tensor] = module.state_dict(keep_vars=True)
     tied: dict[int, list[str]] = {}
     for name, tensor in expected.items():
         tied.setdefault(id(tensor), []).append(name)
     compare(f"{path} does not fit {type(module).__name__}", found, expected, tied)
     for file, shapes in held.items():
         for key, tensor in tensors_of(file, list(shapes)):
-            name = rename(key.removeprefix(cut))
+            name = name_of[key]
             dtype = dtype_of(name) if tensor.is_floating_point() else tensor.dtype
             tensor = tensor.to(device, dtype, copy=True)  # never a view of the file, which may change
             if isinstance(expected[name], nn.Parameter):
@@ -70,6 +74,16 @@ def load_into(
             for alias in tied[id(expected[name])]:
                 owner, _, leaf = alias.rpartition(".")
                 setattr(module.get_submodule(owner), leaf, tensor)
+
+
+def _names(keys: Sequence[str], prefix: str, rename: Callable[[str], str], expected: Collection[str]) -> dict[str, str]:
+    """The module's name of every key of a checkpoint."""
+    plain = {key: ".".join(part for part in key.split(".") if part not in WRAPPERS) for key in keys}
+    parallel = "" if any(name.startswith(PARALLEL) for name in expected) else PARALLEL
+    for cut in (parallel, prefix, parallel):  # either may stand before the other
+        if all(name.startswith(cut) for name in plain.values()):
+            plain = {key: name.removeprefix(cut) for key, name in plain.items()}
+    return {key: rename(name) for key, name in plain.items()}
 
 
 def compare(title: str, found: Mapping[str, Shape], expected: Mapping[str, Tensor], tied: Mapping[int, list[str]]) -> None:
@@ -93,7 +107,7 @@ def files_of(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    indexes, files = sorted(path.glob(INDEX)), sorted(path.glob("*.safetensors"))
+    indexes, files = (sorted(p for p in path.glob(pattern) if not p.name.startswith(".")) for pattern in (INDEX, "*.safetensors"))
     if len(indexes) == 1:
         return _shards(indexes[0])
     if indexes or len(files) > 1:
@@ -141,16 +155,26 @@ def _pickled(file: Path) -> dict[str, Tensor]:
         mapped = zipfile.is_zipfile(opened)  # files of before torch 1.6 are no archives and cannot be mapped
     try:
         held = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-    except UnpicklingError as error:  # torch's own text advises weights_only=False
-        raise ValueError(f"{file} was refused: it is damaged or holds more than tensors ({error.__context__ or error}); download it again") from error
+    except UnpicklingError as error:
+        raise ValueError(f"{file} was refused: it is damaged or holds more than tensors{_reason(error.__context__ or error)}; download it again") from None
     except Exception as error:  # by where the damage lies: OSError, RuntimeError, EOFError, IndexError, struct.error, ...
-        raise ValueError(f"{file} is damaged ({error}); download it again") from error
+        raise ValueError(f"{file} is damaged{_reason(error)}; download it again") from None
     for key in NESTED:
         if isinstance(held, dict) and isinstance(held.get(key), dict):
             held = held[key]
     if not isinstance(held, dict) or not all(isinstance(tensor, Tensor) for tensor in held.values()):
         raise ValueError(f"{file} holds no state dict (names and tensors), neither at its top nor in {' or '.join(NESTED)}")
     return held
+
+
+def _reason(error: BaseException) -> str:
+    """What torch found, without its advice to trust the file: to run a pickle's code is what reading tensors alone avoids."""
+    text = str(error)
+    if refused := re.search(r"GLOBAL (\S+)", text):
+        return f" (it would run {refused[1]})"
+    first = re.split(r"(?<=[.:])\s|\n", text.strip())[0].rstrip(".:")
+    advice = re.search(r"weights_only|safe_globals|allowlist|trust|torch\.(jit\.)?load", first)
+    return f" ({type(error).__name__ if advice or not first else first})"
 
 
 @dataclass(frozen=True)

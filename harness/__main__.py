@@ -1,4 +1,4 @@
-"""The console command: worldkv run|sweep|report|play|bench|train|calibrate|dashboard|docs ARGUMENTS, each as python harness/NAME.py ARGUMENTS."""
+"""The console command: worldkv run|sweep|score|report|play|bench|train|calibrate|dashboard|docs ARGUMENTS, each as python harness/NAME.py ARGUMENTS."""
 
 import sys
 from importlib import import_module
@@ -8,6 +8,7 @@ from harness.settings.packages import check_packages
 COMMANDS = {  # name -> the module whose `main` reads the arguments; imported when it is chosen, since some take seconds
     "run": "harness.evaluation.command",
     "sweep": "harness.sweeping.local",
+    "score": "harness.scoring.command",
     "report": "harness.reporting.command",
     "play": "harness.playing.command",
     "bench": "harness.benchmark.command",

@@ -211,6 +211,7 @@ class Trajectory:
 
     The first `given` video frames are clean context, the rest is generated. reference: true frames, where the world has
     them. overlap: true co-visibility of some video frames' views with some others' (see `Chunk`), where the world has geometry.
+    no_pairs: why there are no revisit pairs, where there are none.
     """
 
     name: str
@@ -224,6 +225,7 @@ class Trajectory:
     metres: float = 0.0  # that a key moves the camera in a video frame; 0: unknown
     reference: Float[Tensor, "p 3 y x"] | None = None
     overlap: Overlap | None = None
+    no_pairs: str = ""
 
     @property
     def given(self) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from harness.datatypes import Rollout, Trajectory
-from metrics import cost, drift
+from metrics import cost, drift, revisit
 from metrics.column import Column
 from metrics.fid import FID
 from metrics.frame import LPIPS, PSNR, SSIM, FrameMetric
@@ -44,8 +44,9 @@ class MetricSet:
 
     def columns(self) -> list[Column]:
         """Every column that a run of these metrics can have, in the order of tables."""
-        revisit, reference = zip(*(m.columns() for m in self.frame), strict=True) if self.frame else ((), ())
-        return [*revisit, *reference, *map(recall_column, self.frame), *drift.COLUMNS, *(m.column() for m in self.rollout), *cost.COLUMNS]
+        again, true = zip(*(m.columns() for m in self.frame), strict=True) if self.frame else ((), ())
+        quality = (*again, *true, *revisit.COLUMNS, *map(recall_column, self.frame), *drift.COLUMNS, *(m.column() for m in self.rollout))
+        return [*quality, *cost.COLUMNS]
 
     def features(self, rollout: Rollout, trajectory: Trajectory) -> dict[str, Mapping[str, Tensor]]:
         """What every rollout metric keeps of one rollout."""

@@ -7,7 +7,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from harness.datatypes import RevisitPair, Rollout, Trajectory
+from metrics.column import Column
 from metrics.frame import FrameMetric
+
+EXACT = (1e-3, 0.05)  # metres and degrees below which a pose is the same one, and no gap is shown
+COLUMNS = (
+    Column("pairs", "pairs", "pairs", "quality", 1, 0, "scored revisit pairs of a trajectory, mean", rank=4),
+    Column("gap/metres", "gap_m", "gap", "quality", 3, 0, "between the poses of first visit and revisit, mean over pairs", unit="m"),
+    Column("gap/degrees", "gap_deg", "gap", "quality", 2, 0, "between the poses of first visit and revisit, mean over pairs", unit="degrees"),
+)
 
 
 def scored(rollout: Rollout, trajectory: Trajectory) -> list[RevisitPair]:
@@ -50,6 +58,13 @@ def mean_scores(rows: list[dict[str, float]]) -> dict[str, float]:
     """Quality columns of one trajectory: the mean over its pairs."""
     names = [k for k in rows[0] if "_" in k and not k.startswith("gap_")] if rows else []
     return {f"quality/{k}": sum(r[k] for r in rows) / len(rows) for k in names}
+
+
+def mean_gaps(rows: list[dict[str, float]]) -> dict[str, float]:
+    """How far the poses of a trajectory's pairs really are apart, where they do not repeat exactly."""
+    if not rows or all(r["gap_metres"] <= EXACT[0] and r["gap_degrees"] <= EXACT[1] for r in rows):
+        return {}
+    return {f"gap/{k}": sum(r[f"gap_{k}"] for r in rows) / len(rows) for k in ("metres", "degrees")}
 
 
 class _Seen:

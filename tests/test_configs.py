@@ -25,6 +25,8 @@ def test_options_instantiate(group, name, tmp_path):
         overrides += ["backbone.weights=random", "backbone.size=[32,32]", "backbone.sizes={dim: 32, heads: 2, layers: 1, ffn: 8, context_dim: 8}"]
     if group == "world" and name in ("recorded", "scenes"):
         overrides.append(f"world.folder={_recorded(tmp_path)}")
+    if group == "world" and name == "videos":
+        overrides.append(f"world.folder={_filmed(tmp_path)}")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides)
     node = cfg[group.split("/")[0]]
@@ -75,6 +77,16 @@ def test_experiments_compose(name, tmp_path):
             cfg = compose("config", [f"+experiment={name}", *needs])
             instantiate(cfg.world, _convert_="all")
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=not name.startswith("train"))
+
+
+def _filmed(folder):
+    """Another system's output: a video and the poses that it was given."""
+    import imageio.v3 as iio
+    import numpy as np
+
+    iio.imwrite(folder / "walk.mp4", np.zeros((9, 48, 64, 3), dtype=np.uint8), plugin="pyav", codec="libx264", fps=16, out_pixel_format="yuv420p")
+    np.save(folder / "walk_poses.npy", np.tile(np.eye(4), (9, 1, 1)))
+    return folder
 
 
 def _recorded(folder):

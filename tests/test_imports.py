@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 
 OURS = ("harness", "policies", "backbones", "metrics")
 # entry points: arguments in, a call, an exit status
-ENTRY = ("run", "sweep", "train", "calibrate", "bench", "report", "play", "dashboard", "docs", "__main__")
+ENTRY = ("run", "sweep", "score", "train", "calibrate", "bench", "report", "play", "dashboard", "docs", "__main__")
 LOW = ("harness.datatypes", "harness.system")  # what everything may use
 LOOP = ("harness.policy", "harness.backbone", "harness.session", "harness.cache", "harness.snapshot", "harness.worlds")
 SHOWN = ("harness.results", "harness.settings", "harness.reporting")
@@ -27,6 +27,7 @@ ALLOWED = {  # a module or a room -> what of ours it may import besides itself
     "harness.reporting": (*LOW, "harness.results", "harness.settings", "metrics"),
     "harness.tracking": (*LOW, "harness.results", "harness.settings", "harness.reporting", "metrics.column"),
     "harness.evaluation": (*LOW, *LOOP, *SHOWN, "harness.rollout", "harness.tracking", "metrics"),
+    "harness.scoring": (*LOW, *SHOWN, "harness.worlds", "metrics"),
     "harness.sweeping": (*LOW, *SHOWN, "harness.evaluation", "metrics.column"),
     "harness.benchmark": (*LOW, *LOOP, *SHOWN, "harness.rollout"),
     "harness.playing": (*LOW, *LOOP, *SHOWN, "harness.evaluation.runner", "metrics"),
@@ -35,7 +36,7 @@ ALLOWED = {  # a module or a room -> what of ours it may import besides itself
     "backbones": ("harness.datatypes", "harness.backbone", "harness.cache.attention", "harness.worlds.poses"),
     "metrics": ("harness.datatypes",),
 }
-HYDRA = ("harness.settings", "harness.evaluation", "harness.sweeping", "harness.benchmark", "harness.playing", "harness.training")
+HYDRA = ("harness.settings", "harness.evaluation", "harness.scoring", "harness.sweeping", "harness.benchmark", "harness.playing", "harness.training")
 ONLY_IN = {
     "lightning": ("harness.evaluation", "harness.training"),
     "wandb": ("harness.tracking",),

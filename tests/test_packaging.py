@@ -33,13 +33,24 @@ def test_every_package_is_typed():
     assert all((ROOT / package / "py.typed").is_file() for package in WHEEL["packages"])
 
 
-def test_a_folder_of_the_users_own_is_named_and_not_taken_for_ours(site, tmp_path):
-    """`python -m` puts the working folder first, so `metrics` would be the user's: the answer says whose it is and what helps."""
+def test_a_folder_of_the_users_own_is_not_taken_for_ours(site, tmp_path):
+    """`python -m` puts the working folder first, where `metrics` may be the user's: a run, and the jobs that it starts, take ours all the same."""
     (tmp_path / "metrics").mkdir()
-    (tmp_path / "metrics" / "__init__.py").write_text("raise RuntimeError('the user's own')\n")
-    out = run("-m", "harness", "run", "--help", cwd=tmp_path, site=site)
-    assert out.returncode == 1 and "Traceback" not in out.stderr
-    assert f"'metrics' is {tmp_path / 'metrics'}" in out.stderr and "python -P -m harness" in out.stderr
+    (tmp_path / "metrics" / "__init__.py").write_text("raise RuntimeError('the user\\'s own')\n")
+    settings = ("policy=sliding", "backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "logger=none", "progress=false", "videos=0", "world.trajectories=1")
+    for more in (("run_dir=r",), ("-m", "seed=0,1", "hydra/launcher=submitit_local", "name=e")):
+        out = run("-m", "harness", "run", *more, *settings, cwd=tmp_path, site=site)
+        assert out.returncode == 0 and "Traceback" not in out.stderr, out.stdout + out.stderr
+    assert len(list(tmp_path.rglob("results.json"))) == 3
+
+
+def test_a_package_that_is_imported_already_is_named(site, tmp_path):
+    """Of two installed packages of one name only one can be had: the answer says whose it is and what helps."""
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "__init__.py").write_text("")
+    code = "import metrics; from harness.settings.packages import check_packages; check_packages()"
+    out = run("-c", code, cwd=tmp_path, site=site)
+    assert out.returncode == 1 and f"'metrics' is {tmp_path / 'metrics'}" in out.stderr and "two environments" in out.stderr
 
 
 def test_the_remedies_that_it_names_work(site, tmp_path):

@@ -51,7 +51,7 @@ def test_true_frames_make_a_reference(folder):
 @pytest.mark.parametrize(
     ("name", "array", "message"),
     [
-        ("poses", np.zeros((5, 3, 4)), r"expected \(F, 4, 4\)"),
+        ("poses", np.zeros((5, 3, 3)), r"expected \(F, 4, 4\)"),
         ("poses", np.full((5, 4, 4), np.nan), "NaN or infinity at frame 0"),
         ("poses", np.tile(2 * np.eye(4), (5, 1, 1)), "no rigid"),
         ("intrinsics", np.ones((3, 4)), "expected"),

@@ -13,8 +13,9 @@ from hydra.utils import instantiate
 from backbones import lingbot, matrix_game2
 from harness.cache.stores import GpuStore
 from harness.rollout import rollout
+from harness.worlds.paths import derived_actions, whole_chunks
 from harness.worlds.poses import differentiate, integrate, pinhole, resample, rotation
-from harness.worlds.recorded import RecordedWorld, derived_actions, whole_chunks
+from harness.worlds.recorded import RecordedWorld
 from harness.worlds.scenes import ScenesWorld, cover, script
 from harness.worlds.scripted import PRESETS, parse
 from metrics.frame import PSNR

@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from harness.benchmark.table import Figure, markdown, summary, terminal
-from harness.settings.command_line import CONF
+from harness.settings.command_line import CONF, understood
 from harness.settings.plugins import with_plugins
 
 Samples = dict[str, list[dict[str, float]]]
@@ -67,7 +67,7 @@ def main() -> None:
         print(__doc__)
         return
     try:
-        cfg = settings(sys.argv[1:])
+        cfg = settings(understood(sys.argv[1:]))
     except HydraException as error:
         raise SystemExit(f"error: {error}\n(--help shows examples; conf/bench.yaml has all settings)") from None
     print(f"chunk {cfg.chunk} of {_model(cfg.backbone)}: {len(cfg.modes)} modes, {cfg.repeats} repeats", file=sys.stderr, flush=True)

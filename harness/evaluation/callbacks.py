@@ -17,6 +17,7 @@ from harness.evaluation.runner import Outcome
 from harness.reporting.media import filmstrip, save_image, save_video, strips, to_uint8
 from harness.results.run_folder import Record, RunFolder
 from harness.system.background import Background
+from harness.system.files import file_name
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,9 @@ class ResultWriter(BasePredictionWriter):
             if record.pairs:
                 ranked = sorted(record.pairs, key=lambda r: r["psnr_revisit"])
                 picked = strips(rollout, trajectory, [ranked[-1], ranked[0]])
-                jobs.append(partial(save_image, self.folder.path / "trajectories" / f"{record.name}.png", to_uint8(torch.cat(list(picked), 1)[None])[0]))
+                jobs.append(
+                    partial(save_image, self.folder.path / "trajectories" / f"{file_name(record.name)}.png", to_uint8(torch.cat(list(picked), 1)[None])[0])
+                )
             if module.world.names.index(record.name) < self.videos:
                 jobs += self._videos(record, rollout, trajectory)
         if prediction.features:
@@ -52,17 +55,17 @@ class ResultWriter(BasePredictionWriter):
         self._background.do([*jobs, partial(self.folder.write, record), partial(self.live.trajectory, record)])
 
     def _videos(self, record: Record, rollout: Rollout, trajectory: Trajectory) -> Iterator[Callable[[], object]]:
-        videos = self.folder.path / "videos"
+        videos, name = self.folder.path / "videos", file_name(record.name)
         frames = to_uint8(rollout.frames)
-        yield partial(save_image, videos / f"{record.name}.png", filmstrip(frames))
+        yield partial(save_image, videos / f"{name}.png", filmstrip(frames))
         if trajectory.reference is not None:
             truth = to_uint8(trajectory.reference[: len(frames)])
-            yield partial(save_image, videos / f"{record.name}_true.png", filmstrip(truth))
+            yield partial(save_image, videos / f"{name}_true.png", filmstrip(truth))
             frames = np.concatenate([frames, truth], 2)
-        yield partial(save_video, videos / f"{record.name}.mp4", frames, trajectory.fps)
+        yield partial(save_video, videos / f"{name}.mp4", frames, trajectory.fps)
         if record.pairs:
             rows = sorted(record.pairs, key=lambda r: r["revisit"])
-            yield partial(save_video, videos / f"{record.name}_pairs.mp4", to_uint8(strips(rollout, trajectory, rows)), trajectory.fps / 2)
+            yield partial(save_video, videos / f"{name}_pairs.mp4", to_uint8(strips(rollout, trajectory, rows)), trajectory.fps / 2)
 
     def on_predict_end(self, trainer, module) -> None:
         self._background.close()

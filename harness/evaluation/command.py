@@ -8,15 +8,18 @@ import sys
 import time
 import warnings
 from contextlib import suppress
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from harness.evaluation.multirun import Asked, check_launcher, conclude, folder_of, planned, record_failure
-from harness.settings.command_line import CONF, LOGGERS, ROOT, check_overrides, label_of
+from harness.evaluation.multirun import Asked, check_launcher, conclude, folder_of, listening, planned, record_failure, tell, told
+from harness.results.run_folder import without_result
+from harness.settings.command_line import CONF, LOGGERS, ROOT, check_overrides, label_of, understood
 from harness.settings.help import asks_for_help, help_text
 from harness.settings.packages import check_packages
 from harness.settings.plugins import with_plugins
@@ -27,6 +30,7 @@ BEGAN = time.perf_counter()  # as near to the start of the process as a module c
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _main(cfg: DictConfig) -> None:
     began = time.perf_counter()
+    check_packages()  # a job of a launcher starts here
     if cfg.logger not in LOGGERS:
         raise SystemExit(f"logger={cfg.logger}: use one of {', '.join(LOGGERS)}")
     hydra_config = HydraConfig.get()
@@ -34,22 +38,42 @@ def _main(cfg: DictConfig) -> None:
     several = hydra_config.mode == RunMode.MULTIRUN
     label = label_of(cfg, choices, hydra_config.overrides.task)
     print(_first_line(cfg, choices, label), flush=True)
+    path = _resolved(cfg, choices["policy"])
+    if several:
+        tell(hydra_config.job.num, hydra_config.overrides.task, path if isinstance(path, Path) else None)
+    if not isinstance(path, Path):
+        print(f"error: {path}", flush=True)
+        if several:
+            return
+        raise SystemExit(1)
     try:
         from harness.evaluation.evaluate import evaluate  # imports torch: --help, typos and the line above come before
 
-        evaluate(cfg, choices, label, compare=not several, began=began if several else BEGAN)
-        folder_of(cfg, choices["policy"]).joinpath("error.txt").unlink(missing_ok=True)
+        results = evaluate(cfg, choices, label, compare=not several, began=began if several else BEGAN)
+        path.joinpath("error.txt").unlink(missing_ok=True)
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         ours = error.__cause__ if isinstance(error, InstantiationException) else None  # Hydra wraps what a constructor raised
         if several:  # one of many, maybe on another machine: the others go on, and main() says what is missing
-            record_failure(folder_of(cfg, choices["policy"]), ours if isinstance(ours, Exception) else error)
+            record_failure(path, ours if isinstance(ours, Exception) else error)
             print(f"error: {ours or error}", flush=True)
             return
         if not isinstance(error, (ValueError, OSError, InstantiationException)):
             raise
         raise SystemExit(f"error: {ours or error}") from None
+
+    if not several and (why := without_result(results)):
+        raise SystemExit(f"error: {why}")
+
+
+def _resolved(cfg: DictConfig, policy: str) -> Path | str:
+    """The run folder of the settings, which are resolved once, in place: `${now:}` would be another time when it is asked again. Or why they do not resolve."""
+    try:
+        OmegaConf.resolve(cfg)
+        return folder_of(cfg, policy)
+    except OmegaConfBaseException as error:
+        return str(error).splitlines()[0]
 
 
 def _first_line(cfg: DictConfig, choices: dict[str, str], label: str) -> str:
@@ -61,7 +85,7 @@ def _first_line(cfg: DictConfig, choices: dict[str, str], label: str) -> str:
 def main() -> None:
     """Entry point of the script and of the `worldkv run` command."""
     check_packages()
-    arguments = sys.argv[1:]
+    sys.argv[1:] = arguments = understood(sys.argv[1:])
     # our launcher presets bear the plugins' names, which is what people write; that the plugins then check them is welcome
     warnings.filterwarnings("ignore", message=r"\s*\S+ is validated against ConfigStore schema with the same name", category=UserWarning)
     if asks_for_help(arguments):
@@ -80,12 +104,14 @@ def main() -> None:
         jobs = planned(asked)
     except HydraException:  # Hydra will say it
         jobs = []
-    try:
-        _main()
-    finally:  # also after a launcher that lost a job
-        missing = conclude(jobs)
+    with listening() as folder:
+        try:
+            _main()
+        finally:  # also after a launcher that lost a job
+            jobs = told(folder, jobs)
+            missing = conclude(jobs) if jobs else 1
     if missing:
-        raise SystemExit(1)
+        raise SystemExit(1 if jobs else "error: no job ran")
 
 
 if __name__ == "__main__":

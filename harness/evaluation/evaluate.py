@@ -40,11 +40,13 @@ from harness.settings.policy_line import line_of, policy_line
 from harness.snapshot.snapshot import is_saved
 from harness.system.files import write_atomic
 from harness.tracking.tracker import Label, Tracker, followed, tracker_of
+from harness.worlds.base import check_names
 
 if TYPE_CHECKING:
     from metrics.metric_set import MetricSet
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+SAID = 5  # trajectories without revisit pairs that are named
 COMPARABLE = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone
 
 
@@ -79,6 +81,7 @@ def evaluate(
         folder.clear()
     _check_same(folder, deciding(settings))
     world = given.get("world") or instantiate(cfg.world, _convert_="all")
+    check_names(world.names)
     results, rollouts = folder.results(), 0.0
     done = folder.done() & set(world.names)
     if cfg.snapshot.save:
@@ -88,6 +91,8 @@ def evaluate(
     told = cfg.logger != "none" and (fresh or bool(os.environ.get("WANDB_SWEEP_ID")))
     tracker = _tracker(cfg, settings, choices, label, folder, len(world.names)) if told else None
     if results is None or fresh:
+        for line in world.about():
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
         folder.create()
         write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
         parts = _parts(cfg, settings, given)
@@ -114,7 +119,7 @@ def evaluate(
         results = folder.finish(run, world.names, _of_run(folder, metrics), [asdict(c) for c in metrics.columns()])
         run_pictures(folder, label)
     else:
-        out.print(f"finished before: {path} (overwrite=true runs it again)")
+        out.print(f"finished before: {path} (overwrite=true runs it again)", markup=False, soft_wrap=True)
         if tracker is not None:
             tracker.begin()
     current = Run(label, path, results, folder.values())
@@ -122,16 +127,18 @@ def evaluate(
         experiment_pictures(path.parent, current)
     out.print(comparison(path.parent, path, out.width) if compare else escape(headline(current)), highlight=False)
     for failed, error in results["run"]["failed"].items():
-        out.print(f"[red]failed:[/red] {failed}: {error}")
+        out.print(f"failed: {failed}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    for name, why in list(results["run"].get("no_pairs", {}).items())[:SAID]:
+        out.print(f"{name}: no revisit pairs: {why}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     if tracker is not None:
         where, name = tracker.finish(results), "Trackio" if cfg.logger == "trackio" else "W&B"
-        out.print(f"{name}: {where}" if where else f"{name}: not logged, see the warning above")
+        out.print(f"{name}: {where}" if where else f"{name}: not logged, see the warning above", markup=False, soft_wrap=True)
     folder.settled()
     if fresh:
         whole = time.perf_counter() - began
         split = f"rollouts {rollouts:.1f} s, everything else {whole - rollouts:.1f} s" if cfg.devices == 1 else f"{whole:.1f} s in {cfg.devices} processes"
         out.print(f"time: {split}", highlight=False)
-    out.print(f"results: {path}")
+    out.print(f"results: {path}", markup=False, soft_wrap=True)
     return results
 
 
@@ -141,7 +148,7 @@ def _tracker(cfg: DictConfig, settings: dict, choices: dict[str, str], label: st
     flat = flatten({k: settings[k] for k in DECIDES}) | {k: v for k, v in choices.items() if not k.startswith("hydra")}
     protocol = f", {settings['world']['protocol']}" if settings["world"].get("protocol") else ""
     notes = cfg.notes or f"{trajectories} trajectories of {choices['world']}{protocol}; {folder.path.resolve()}"
-    return tracker_of(cfg.logger, folder, flat, Label(cfg.name, f"{label}-{cfg.seed}", tuple(cfg.tags), notes), folder.begun())
+    return tracker_of(cfg.logger, folder, flat, Label(str(cfg.name), f"{label}-{cfg.seed}", tuple(cfg.tags), str(notes)), folder.begun())
 
 
 def _of_run(folder: RunFolder, metrics: "MetricSet") -> dict[str, dict]:

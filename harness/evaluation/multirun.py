@@ -6,28 +6,37 @@ Jobs of a launcher run anywhere and print into files of their own, so all that i
 import argparse
 import importlib.util
 import itertools
+import json
+import os
+import secrets
+import shutil
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from harness.results.identity import run_path
-from harness.results.run_folder import RunFolder
+from harness.results.run_folder import RunFolder, without_result
 from harness.settings.command_line import CONF, composed
 from harness.system.files import write_atomic
 
+TELL = "WORLDKV_JOBS"  # the environment's name for the folder in which jobs tell where their results are
 LAUNCHERS = {"submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}  # preset -> the package and extra that it needs
 
 
 @dataclass(frozen=True)
 class Job:
-    """One combination of the swept values, and the folder where its results lie."""
+    """One combination of the swept values, and the folder where its results lie; None where nobody knows."""
 
     overrides: tuple[str, ...]
-    path: Path
+    path: Path | None
 
 
 def check_launcher(arguments: Sequence[str]) -> None:
@@ -66,18 +75,57 @@ class Asked:
 
 
 def planned(asked: Asked) -> list[Job]:
-    """Every combination of the swept values, as Hydra's own sweeper makes them. Raises HydraException for what does not compose."""
+    """Every combination of the swept values, as Hydra's own sweeper makes them; without a folder where only the job itself can know it (`${now:}`,
+    `${hydra:}`). Raises HydraException for what does not compose."""
     own = (f"hydra.searchpath=[file://{Path(asked.folder).resolve()}]",) if asked.folder else ()
     lists = []
-    for override in OverridesParser.create().parse_overrides(asked.overrides):
-        key = override.get_key_element()
-        values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
-        lists.append([f"{key}={value}" for value in values])
+    with initialize_config_dir(str(CONF), version_base="1.3"):  # glob() asks for the options of a group
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        for override in parser.parse_overrides(asked.overrides):
+            key = override.get_key_element()
+            values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
+            lists.append([f"{key}={value}" for value in values])
     jobs = []
     for overrides in itertools.product(*lists):
         cfg, choices = composed(CONF, (*overrides, *own))
-        jobs.append(Job(overrides, folder_of(cfg, choices["policy"])))
+        try:
+            jobs.append(Job(overrides, folder_of(cfg, choices["policy"])))
+        except OmegaConfBaseException:
+            jobs.append(Job(overrides, None))
     return jobs
+
+
+@contextmanager
+def listening() -> Iterator[Path]:
+    """A folder, on the disk that results go to, in which every job of this command says which folder is its own (`tell`); its name goes to the
+    jobs in their environment."""
+    folder = Path("outputs", ".jobs", secrets.token_hex(6)).resolve()
+    os.environ[TELL] = str(folder)
+    try:
+        yield folder
+    finally:
+        del os.environ[TELL]
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another command's jobs are there, or there never was one
+            folder.parent.rmdir()
+
+
+def tell(number: int, overrides: Sequence[str], path: Path | None) -> None:
+    """Say from within a job which folder it writes to. A disk that takes no more is the job's own to report."""
+    if where := os.environ.get(TELL):
+        with suppress(OSError):
+            Path(where).mkdir(parents=True, exist_ok=True)
+            write_atomic(Path(where) / f"{number}.json", json.dumps({"overrides": list(overrides), "path": str(path) if path else None}))
+
+
+def told(folder: Path, jobs: Sequence[Job]) -> list[Job]:
+    """What ran: the planned jobs, each with the folder that it told."""
+    found = list(jobs)
+    for file in sorted(folder.glob("[!.]*.json"), key=lambda p: int(p.stem)):
+        said = json.loads(file.read_text(encoding="utf-8"))
+        job = Job(tuple(said["overrides"]), Path(said["path"]) if said["path"] else None)
+        found[int(file.stem) : int(file.stem) + 1] = [job]
+    return found
 
 
 def record_failure(folder: Path, error: Exception) -> None:
@@ -95,11 +143,11 @@ def conclude(jobs: Sequence[Job]) -> int:
     out = console()
     missing, last = [], {}
     for job in jobs:
-        folder = RunFolder(job.path)
-        results = folder.results()
-        if results is None or results["run"]["failed"]:
+        folder = RunFolder(job.path or Path())
+        results = folder.results() if job.path else None
+        if results is None or results["run"]["failed"] or without_result(results):
             missing.append(job)
-        if results is not None:
+        if results is not None and job.path:
             run = results["run"]
             last[job.path.parent, run["comparable"]] = Run(run["label"], job.path, results, folder.values())
     for (experiment, _), current in last.items():
@@ -109,13 +157,17 @@ def conclude(jobs: Sequence[Job]) -> int:
         experiment_pictures(experiment, current)
     for job in missing:
         out.print(f"not finished: {' '.join(job.overrides)}: {_reason(job.path)}", style="red", markup=False, highlight=False, soft_wrap=True)
-    folders = ", ".join(sorted({str(j.path.parent) for j in jobs}))
-    out.print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are finished: {folders}", highlight=False)
+    folders = ", ".join(sorted({str(j.path.parent) for j in jobs if j.path})) or "no folder"
+    out.print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are finished: {folders}", markup=False, highlight=False, soft_wrap=True)
     return len(missing)
 
 
-def _reason(folder: Path) -> str:
+def _reason(folder: Path | None) -> str:
+    if folder is None:
+        return "its settings do not resolve, or its job never began"
     results = RunFolder(folder).results()
+    if results is not None and not results["run"]["failed"]:
+        return without_result(results)
     if results is not None:
         return f"{len(results['run']['failed'])} trajectories failed: {next(iter(results['run']['failed'].values()))}"
     try:

@@ -24,7 +24,7 @@ from metrics.cost import cost, held
 from metrics.drift import drift
 from metrics.metric_set import MetricSet
 from metrics.recall import mean_recall, score_probes
-from metrics.revisit import mean_scores, score_pairs
+from metrics.revisit import mean_gaps, mean_scores, score_pairs
 
 log = logging.getLogger(__name__)
 
@@ -118,11 +118,18 @@ class EvalModule(L.LightningModule):
         roundtrip = None if truth is None else self.backbone.roundtrip(truth)
         pairs = score_pairs(out, trajectory, roundtrip, self.metrics.frame)
         probed = score_probes(prober.views, out, trajectory, self.metrics.frame)
-        values = mean_scores(pairs) | mean_recall(probed) | drift(out, trajectory) | cost(out)
+        values = mean_scores(pairs) | mean_gaps(pairs) | mean_recall(probed) | drift(out, trajectory) | cost(out)
         values |= {"pairs": float(len(pairs)), "chunks": float(len(out.stats)), "frames": float(len(out.frames))}
         chunks, camera = [chunk_row(s) for s in out.stats], top_view(trajectory.c2w[: len(out.frames)])
-        record = Record(trajectory.name, values, pairs, chunks, out.noise, camera=camera, probes=probed)
+        missed = "" if pairs else trajectory.no_pairs or unscored(trajectory, len(out.frames))
+        record = Record(trajectory.name, values, pairs, chunks, out.noise, camera=camera, probes=probed, no_pairs=missed)
         return Outcome(record, trajectory, out, self.metrics.features(out, trajectory))
+
+
+def unscored(trajectory: Trajectory, frames: int) -> str:
+    """Why none of a path's revisit pairs was scored: all of them are given, or come after the end."""
+    later = sum(p.revisit >= frames for p in trajectory.pairs)
+    return f"of {len(trajectory.pairs)} revisits {later} come after the {frames} frames that were made, and the others are given (world.protocol)"
 
 
 def chunk_row(stats: ChunkStats) -> dict[str, float | str]:

@@ -16,6 +16,7 @@ from harness.reporting.table import BASELINE
 from harness.reporting.trace import trace
 from harness.results.statistics import interval
 from harness.settings.policy_line import policy_line
+from harness.system.files import file_name
 from metrics.column import Column
 
 RESAMPLES = 2000  # as in results.interval
@@ -63,8 +64,15 @@ def _group(group: Sequence[Run], columns: Sequence[Column]) -> dict:
     about, ends = group[0].about, ends_of(columns, group[0].summary)
     names = _names(group)
     cameras = {r.name: r.camera for run in reversed(group) for r in run.records if r.camera and _film(run, r.name)}
-    title = f"{about['world']}{', ' + about['protocol'] if about['protocol'] else ''}, {len(names)} trajectories, seed {about['seed']}, by {about['backbone']}"
+    count = f"{len(names)} trajectories with {_pairs(group)} revisit pairs"
+    title = f"{about['world']}{', ' + about['protocol'] if about['protocol'] else ''}, {count}, seed {about['seed']}, by {about['backbone']}"
     return {"title": title, "trajectories": names, "ends": ends, "cameras": cameras}
+
+
+def _pairs(group: Sequence[Run]) -> str:
+    """How many revisit pairs the runs of a group have: one number, or the fewest and the most."""
+    counts = sorted({sum(len(r.pairs) for r in run.records) for run in group})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def _entries(run: Run) -> dict[str, dict]:
@@ -136,7 +144,7 @@ def _against(run: Run, where: Callable[[dict], float], keys: Sequence[str], most
 
 
 def _film(run: Run, name: str) -> Path | None:
-    path = run.path / "videos" / f"{name}.mp4"
+    path = run.path / "videos" / f"{file_name(name)}.mp4"
     return path if path.exists() else None
 
 
@@ -147,10 +155,10 @@ def _film_data(run: Run, name: str, keys: Sequence[str]) -> dict:
     metrics = [k for k in keys if record.pairs and k.removeprefix("quality/") in record.pairs[0]]
     return {
         "name": name,
-        "truth": (run.path / "videos" / f"{name}_true.png").exists(),
-        "frames_px": [int(row["frames_px"]) for row in chunks],
+        "truth": (run.path / "videos" / f"{file_name(name)}_true.png").exists(),
+        "frames_px": [int(row["frames_px"]) for row in chunks] or [int(record.values["frames"])],  # of another system's video no chunks are known
         "latent": int(chunks[0]["frames"]) if chunks else 0,
-        "forced": "".join("1" if row["forced"] else "0" for row in chunks),
+        "forced": "".join("1" if row["forced"] else "0" for row in chunks) or "0",
         "tokens": [row["attended_rows"] for row in chunks],
         "trace": asdict(trace(chunks)),
         "metrics": metrics,

@@ -155,14 +155,18 @@ def _mean(c: Column) -> Cell:
 
 
 def _interval(c: Column) -> Cell:
-    return lambda run: f"{_mean(c)(run)} [" + ", ".join(c.show(v) for v in run["summary"][c.key]["ci95"]) + "]"
+    return lambda run: f"{_mean(c)(run)}{_between(c, run['summary'][c.key])}"
+
+
+def _between(c: Column, entry: dict, sign: bool = False) -> str:
+    return f" [{', '.join(c.show(v, sign=sign) for v in entry['ci95'])}]" if entry["ci95"] else ""
 
 
 def _difference(c: Column) -> Cell:
     def cell(run: dict) -> str:
         entry = run["difference"].get(c.key)
-        if not entry or entry["mean"] == 0 == entry["ci95"][0]:
+        if not entry or entry["mean"] == 0 == (entry["ci95"] or [0])[0]:
             return ""
-        return f"{c.show(entry['mean'], sign=True)} [" + ", ".join(c.show(v, sign=True) for v in entry["ci95"]) + "]"
+        return f"{c.show(entry['mean'], sign=True)}{_between(c, entry, sign=True)}"
 
     return cell

@@ -36,7 +36,7 @@ def hero(runs: list[Run]) -> None:
     """docs/frames.png: the first filmed trajectory under the policies of the README's first picture."""
     chosen = {r.label: r.path / "videos" for r in runs if r.label in HERO}
     true = sorted(next(iter(chosen.values())).glob("*_true.png"))[0]
-    own = true.name.replace("_true", "")
+    own = f"{true.stem.removesuffix('_true')}.png"
     strips = [("true view", true)] + [(label, chosen[label] / own) for label in HERO]
     title = "out (given) and back (generated): the left half was seen on the way out, the right half is what each policy remembers"
     filmstrips(ROOT / "docs" / "frames.png", [(label, iio.imread(path)) for label, path in strips], title)

@@ -8,7 +8,7 @@ import imageio.v3 as iio
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from harness.system.files import atomic_path, write_atomic
+from harness.system.files import atomic_path, file_name, write_atomic
 
 STATIC = Path(__file__).parent / "static"
 STILL = 64  # pixels, the height of a chunk's still
@@ -26,7 +26,7 @@ def write_page(folder: Path, experiment: Path, data: dict, films: int | None = N
     for run in data["runs"]:
         run["films"] = [f for f in run["films"][:films] if f["frames_px"]]
         for film in run["films"]:
-            source = experiment / run["id"] / "videos" / f"{film['name']}.mp4"
+            source = experiment / run["id"] / "videos" / f"{file_name(film['name'])}.mp4"
             video = media / run["id"] / source.name
             film["still"] = _copy(source, video, film)
             film["video"] = f"media/{run['id']}/{source.name}"

@@ -8,6 +8,7 @@ import numpy as np
 from harness.reporting.media import contact_sheet, cost_plot, filmstrips
 from harness.reporting.table import Run, finished_runs
 from harness.results.run_folder import RunFolder
+from harness.system.files import file_name, visible
 
 
 def run_pictures(folder: RunFolder, label: str) -> None:
@@ -18,7 +19,7 @@ def run_pictures(folder: RunFolder, label: str) -> None:
     entries = []
     for half in (0, 1):  # each picture holds the best pair above the worst
         for r in chosen:
-            image = iio.imread(folder.path / "trajectories" / f"{r.name}.png")
+            image = iio.imread(folder.path / "trajectories" / f"{file_name(r.name)}.png")
             part = np.split(image, 2)[half]
             row = (max if half == 0 else min)(r.pairs, key=lambda p: p["psnr_revisit"])
             entries.append((f"{r.name} {int(row['first'])}/{int(row['revisit'])}: {row['psnr_revisit']:.1f} dB", part))
@@ -34,7 +35,7 @@ def experiment_pictures(experiment: Path, current: Run) -> None:
     runs = dict(sorted((runs | {current.label: current.path}).items()))
     rows = {name: [r.chunks for r in RunFolder(path).records() if not r.error] for name, path in runs.items()}
     cost_plot(experiment / "cost.png", rows, f"{experiment.name}: cost over the rollout, median over trajectories")
-    for true in sorted((current.path / "videos").glob("*_true.png"))[:1]:
-        own = true.name.replace("_true", "")
+    for true in sorted(filter(visible, (current.path / "videos").glob("*_true.png")))[:1]:
+        own = f"{true.stem.removesuffix('_true')}.png"
         strips = [("true view", true)] + [(name, path / "videos" / own) for name, path in runs.items()]
         filmstrips(experiment / "frames.png", [(name, iio.imread(p)) for name, p in strips if p.exists()], f"{experiment.name}: {own.removesuffix('.png')}")

@@ -7,6 +7,7 @@ from harness.reporting.columns import columns_of
 from harness.results.run_folder import RunFolder
 
 BASELINE = "full"
+EXTERNAL = "external: cost not measured here"  # of videos that other systems made
 
 
 @dataclass(frozen=True)

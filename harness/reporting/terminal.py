@@ -119,7 +119,9 @@ def comparison(experiment: Path, current: Path, width: int) -> Group:
     same, about = [r for r in runs if r.group == mine.group], mine.about
     for run in same:
         run.group = 0
-    made = f"{about['trajectories']} trajectories of {about['world']}, {about['protocol']}, by {about['backbone']}, seed {about['seed']}"
+    pairs = sum(len(r.pairs) for r in mine.records)
+    count = f"{about['trajectories']} trajectories with {pairs} revisit pairs"
+    made = f"{count} of {about['world']}, {about['protocol']}, by {about['backbone']}, seed {about['seed']}"
     lines: list[Table | Text] = [Text(f"{experiment.resolve().name}: {made}, on {about['device']}; mean, 95 % interval below it")]
     lines += comparison_table(same, BASELINE, width, mine.path)
     if len(same) == 1:

@@ -61,6 +61,8 @@ def notes(runs: list[Run], baseline: str) -> list[str]:
             found.append(f"{len(group)} runs are not comparable with the others ({why}): {against}")
     if len(devices := {r.about["device"] for r in runs}) > 1:
         found.append(f"speed was measured on {len(devices)} devices and is not comparable between them: {'; '.join(sorted(devices))}")
+    for said in sorted({r.about["external"] for r in runs if "external" in r.about}):
+        found.append(f"{', '.join(r.name for r in runs if r.about.get('external') == said)}: {said}")
     failed = {r.name: len(r.about["failed"]) for r in runs if r.about["failed"]}
     found += [f"{name}: {count} trajectories failed and are missing" for name, count in failed.items()]
     return found
@@ -147,8 +149,8 @@ def _difference(run: Run, base: Run | None, c: Column) -> str:
     entry = _paired(run, base, c)
     if entry is None:
         return "baseline" if base is run else "-"
-    low, high = (c.show(v, sign=True) for v in entry["ci95"])
-    return f"{c.show(entry['mean'], sign=True)} [{low}, {high}] ({entry['n']})"
+    interval = f" [{', '.join(c.show(v, sign=True) for v in entry['ci95'])}]" if entry["ci95"] else ""
+    return f"{c.show(entry['mean'], sign=True)}{interval} ({entry['n']})"
 
 
 def _flat(row: Row, columns: list[Column]) -> Iterable[tuple[str, bool]]:

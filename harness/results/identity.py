@@ -10,8 +10,8 @@ DECIDES = ("policy", "backbone", "world", "store", "metric", "seed")  # the sett
 def run_path(settings: dict, policy: str) -> Path:
     """Where an evaluation's results lie: the same settings find them again. policy: its config's name."""
     if settings["run_dir"]:
-        return Path(settings["run_dir"])
-    return Path("outputs") / settings["name"] / f"{policy}-{config_hash(deciding(settings))}"
+        return Path(str(settings["run_dir"]))
+    return Path("outputs") / str(settings["name"]) / f"{policy}-{config_hash(deciding(settings))}"
 
 
 def deciding(settings: dict) -> dict:

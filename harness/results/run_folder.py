@@ -23,7 +23,8 @@ ID = "wandb_id.txt"  # stays when the folder is cleared: the same run, made agai
 @dataclass(frozen=True)
 class Record:
     """What is kept of one trajectory. values: its columns. error: why it failed, else empty. camera: x, z and heading of
-    every video frame (folders written before the report existed have none). probes: a row a recall probe, where there were any."""
+    every video frame (folders written before the report existed have none). probes: a row a recall probe, where there were any.
+    no_pairs: why there are no scored revisit pairs, where there are none."""
 
     name: str
     values: dict[str, float]
@@ -33,6 +34,7 @@ class Record:
     error: str = ""
     camera: list[list[float]] = field(default_factory=list)
     probes: list[dict[str, float]] = field(default_factory=list)
+    no_pairs: str = ""
 
 
 class RunFolder:
@@ -71,7 +73,7 @@ class RunFolder:
     def write(self, record: Record) -> None:
         """A trajectory's first good record stays, so that several processes that evaluate the same settings end with the
         same records, and with tables that agree with them. A failure stands in a file beside it."""
-        text = json.dumps(asdict(record))
+        text = json.dumps({k: v for k, v in asdict(record).items() if k != "no_pairs" or v})
         target = self._records / f"{file_name(record.name)}{'.failed' if record.error else ''}.json"
         if record.error:
             write_atomic(target, text)
@@ -132,6 +134,7 @@ class RunFolder:
         run = run | {
             "trajectories": len(good),
             "failed": {r.name: r.error for r in records if r.error},
+            **({"no_pairs": missed} if (missed := {r.name: r.no_pairs for r in good if r.no_pairs}) else {}),
             "noise": hashlib.sha256("".join(r.noise for r in good).encode()).hexdigest()[:16],
         }
         results = {"schema": SCHEMA, "run": run, "summary": summarise([r.values for r in good]) | (extra or {}), "columns": list(columns)}
@@ -146,6 +149,23 @@ class RunFolder:
     def values(self) -> dict[str, dict[str, float]]:
         """Columns by trajectory, for paired comparisons."""
         return {r.name: r.values for r in self.records() if not r.error}
+
+
+def without_result(results: dict) -> str:
+    """Why a finished run has no main result, neither of revisit pairs nor of recall probes; empty where it has one, or was stopped for a snapshot."""
+    about = results["run"]
+    missed = about.get("no_pairs", {})
+    snapshot = about.get("config", {}).get("snapshot") or {}
+    if (
+        not missed
+        or len(missed) < about["trajectories"]
+        or any(k.startswith("recall/") for k in results["summary"])
+        or snapshot.get("save")
+        or snapshot.get("chunks")
+    ):
+        return ""
+    name, why = next(iter(missed.items()))
+    return f"no revisit pairs in {f'any of {len(missed)} trajectories' if len(missed) > 1 else name}, so nothing was scored: {why}"
 
 
 def write_csv(path: Path, rows: Iterable[dict]) -> None:

@@ -12,8 +12,10 @@ def summarise(rows: list[dict[str, float]]) -> dict[str, dict]:
 
 
 def interval(values: Sequence[float], resamples: int = 2000) -> dict:
-    """Mean with a percentile bootstrap interval over trajectories (seeded, so that it repeats)."""
+    """Mean with a percentile bootstrap interval over trajectories (seeded, so that it repeats); None of a single one, which has no spread."""
     x = np.asarray(values, dtype=float)
+    if len(x) == 1:
+        return {"mean": float(x[0]), "ci95": None, "n": 1}
     picks = np.random.default_rng(0).integers(len(x), size=(resamples, len(x)))
     low, high = np.percentile(x[picks].mean(1), [2.5, 97.5])
     return {"mean": float(x.mean()), "ci95": [float(low), float(high)], "n": len(x)}

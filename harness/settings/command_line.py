@@ -1,13 +1,14 @@
 """Help for the command line: unknown settings are answered with the known ones, before anything is built."""
 
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,6 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent  # of the checkout
 LOGGERS = ("auto", "online", "offline", "trackio", "none")
 BUDGET = "w18"  # the default of conf/config.yaml, which labels need not name
+TEXTS = ("name", "notes", "run_dir", "world.folder", "backbone.weights", "snapshot.save", "snapshot.load")  # settings that are text, whatever it looks like
 CONF = next(p for p in (ROOT / "conf", PACKAGE / "_conf") if p.is_dir())
 
 
@@ -51,6 +53,29 @@ def check_overrides(conf: Path, arguments: Sequence[str]) -> None:
                 f"error: there is no setting {key!r}. Did you mean: {', '.join(close or siblings or known)}?"
                 + (f"\nsettings of {parent}: {', '.join(siblings)}" if siblings else "")
             )
+
+
+def understood(arguments: Sequence[str]) -> list[str]:
+    """A command line as it was meant: quoted for Hydra where its grammar takes signs of a path for its own (`( [ { =`), or a name for a number
+    (`name=2025`); `~` is the home folder. What Hydra cannot read then either is left to it to say."""
+    return [_meant(a) if "=" in a and not a.startswith("-") else a for a in arguments]
+
+
+def _meant(argument: str) -> str:
+    key, _, value = argument.partition("=")
+    if value.startswith("~/"):
+        value = os.path.expanduser(value)
+    plain, quoted = f"{key}={value}", "{}='{}'".format(key, value.replace("'", "\\'"))
+    try:
+        override = OverridesParser.create().parse_overrides([plain])[0]
+    except HydraException:
+        try:
+            OverridesParser.create().parse_overrides([quoted])
+        except HydraException:
+            return argument
+        return quoted
+    is_text = override.is_sweep_override() or isinstance(override.value(), str | QuotedString) or override.value() is None
+    return plain if is_text or key not in TEXTS else quoted
 
 
 def composed(conf: Path, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:

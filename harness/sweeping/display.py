@@ -55,7 +55,7 @@ class Board:
 
     def line(self, point: Point, how: str, seen: int) -> None:
         if not self._live:
-            self.console.print(f"\\[{seen}/{self._total}] {escape(_title(point))}: {how}", highlight=False)
+            self.console.print(f"\\[{seen}/{self._total}] {escape(_title(point))}: {escape(how)}", highlight=False)
 
     def table(self, done: Mapping[Point, dict[str, float]], most: int) -> RenderableType:
         """The best points by the sweep's metric, and what sets them apart."""

@@ -52,6 +52,20 @@ class SweepFile:
         """1 if more of the metric is better, else -1."""
         return 1 if self.config.get("metric", DEFAULT_METRIC).get("goal", "minimize") == "maximize" else -1
 
+    @property
+    def cap(self) -> int | None:
+        """How many points the file's `run_cap` lets there be."""
+        return self.config.get("run_cap")
+
+    def remarks(self) -> list[str]:
+        """What of the file W&B's agents do and this runner does otherwise."""
+        found = []
+        if "early_terminate" in self.config:
+            found.append("early_terminate is left to W&B's agents: here every point runs to its end")
+        if self.cap is not None:
+            found.append(f"run_cap: no more than {self.cap} points")
+        return found
+
     def reached(self, value: float) -> bool:
         """Whether the file's target, if it has one, is met."""
         target = self.config.get("metric", {}).get("target")
@@ -65,6 +79,12 @@ class SweepFile:
             found = [r for r in sweeps.next_runs(self.config, [], n=ENDLESS) if r is not None]
             return [_parameters(r) for r in found][:count]
         return [self.suggest(i, []) for i in range(count or 0)]
+
+    def first(self) -> dict[str, Scalar]:
+        """One value of every parameter that lists some, to see whether there are such settings."""
+        named = _choices(self.config)
+        values = {k: values[0] for k, values in named if values}
+        return values | {k: v["min"] for k, v in self.config["parameters"].items() if k not in values and isinstance(v, dict) and "min" in v}
 
     def suggest(self, index: int, earlier: Sequence[Tried]) -> dict[str, Scalar]:
         """The next point of a search, a function of the file, the index and what is known of the earlier points."""
@@ -93,6 +113,8 @@ def load(path: Path) -> SweepFile:
         problems.append(f"program is {config.get('program')}; this runner knows {PROGRAM}")
     if not isinstance(command, list) or [c for c in command if str(c).startswith("${")] != COMMAND:
         problems.append(f"command must be [{', '.join(COMMAND)}], overrides for all points between the last two: Hydra takes key=value")
+    if config.get("method") == "grid":
+        problems += [f"{name}: a grid has no points between min and max; list its values, or use method random" for name in _ranges(config)]
     if config.get("method") == "bayes" and "metric" not in config:
         problems.append("method bayes needs a metric")
     problems += [f"{name}: {value!r} is no plain value" for name, values in _choices(config) for value in values if not _plain(value)]
@@ -107,6 +129,15 @@ def load(path: Path) -> SweepFile:
 def overrides_of(parameters: dict[str, Scalar]) -> tuple[str, ...]:
     """As the agent's ${args_no_hyphens} writes them."""
     return tuple(f"{k}={v}" for k, v in parameters.items())
+
+
+def _ranges(config: dict) -> list[str]:
+    """Parameters that are given by their ends or by a distribution, and not as whole or rounded numbers between two ends, which a grid can count."""
+    parameters = config.get("parameters")
+    entries = [(k, v) for k, v in parameters.items() if isinstance(v, dict)] if isinstance(parameters, dict) else []
+    whole = [k for k, v in entries if isinstance(v.get("min"), int) and isinstance(v.get("max"), int) and v.get("distribution", "int_uniform") == "int_uniform"]
+    counted = {*whole, *(k for k, v in entries if v.get("distribution") == "q_uniform")}
+    return [k for k, v in entries if not {"value", "values", "parameters"} & v.keys() and k not in counted]
 
 
 def _choices(config: dict) -> list[tuple[str, list]]:

@@ -9,6 +9,7 @@ others go on; the exit code is then 1, and the next start tries it again. `wandb
 file on many machines.
 """
 
+import difflib
 import multiprocessing
 import os
 import subprocess
@@ -23,9 +24,10 @@ from pathlib import Path
 
 from hydra.errors import HydraException
 
-from harness.settings.command_line import CONF, ROOT, check_overrides, composed
+from harness.results.run_folder import without_result
+from harness.settings.command_line import CONF, ROOT, check_overrides, composed, understood
 from harness.sweeping.display import Board
-from harness.sweeping.file import SweepFile, Tried, load
+from harness.sweeping.file import SweepFile, Tried, load, overrides_of
 from harness.sweeping.point import Point, known, resolve, work
 
 
@@ -41,6 +43,7 @@ class Options:
 
 def options(arguments: Sequence[str]) -> Options:
     """Read the command line. Raises SystemExit that says what is wrong."""
+    arguments = understood(arguments)
     ours = dict(a.split("=", 1) for a in arguments if a.startswith(("jobs=", "count=")))
     files = [a for a in arguments if "=" not in a]
     given = [a for a in arguments if "=" in a and a.split("=")[0] not in ours]
@@ -55,11 +58,13 @@ def options(arguments: Sequence[str]) -> Options:
         file = load(Path(files[0]))
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    check_overrides(CONF, given)
+    check_overrides(CONF, [*file.fixed, *given, *overrides_of(file.first())])
     keys = {a.split("=")[0] for a in given}
     if fixed := keys & file.config["parameters"].keys() | keys & {"run_dir"}:
         raise SystemExit(f"error: {', '.join(sorted(fixed))} differs from point to point in this sweep; change the file, or run harness/run.py for one point")
-    jobs, count = int(ours.get("jobs", 1)), int(ours["count"]) if "count" in ours else None
+    jobs, count = int(ours.get("jobs", 1)), min((n for n in (int(ours["count"]) if "count" in ours else None, file.cap) if n is not None), default=None)
+    for remark in file.remarks():
+        print(remark, flush=True)
     if file.method != "grid" and count is None:
         raise SystemExit(f"error: a {file.method} search has no end of its own; say how many points, for instance count=30")
     threads = () if "OMP_NUM_THREADS" in os.environ else (f"threads={max(1, (os.cpu_count() or 1) // jobs)}",)
@@ -89,6 +94,7 @@ class Runner:
         self._planned: list[Point] = []
         self._running: dict[int, tuple[Point, BaseProcess, Path]] = {}  # slot -> its point, process and log
         self._gpus = devices()
+        self.wrong = ""  # why the sweep is stopped: its metric is none that runs have
 
     def run(self) -> int:
         """Everything that is missing. Returns how many points failed."""
@@ -104,12 +110,15 @@ class Runner:
         board.console.print(board.table(self.done, 30))
         for point, error in self.failed.items():
             board.console.print(f"failed: {point.path}/error.txt: {error}", style="red", markup=False, highlight=False)
-        board.console.print(f"results: {self.experiment}", highlight=False)
-        return len(self.failed)
+        if self.wrong:
+            board.console.print(f"stopped: {self.wrong}", style="red", markup=False, highlight=False, soft_wrap=True)
+        board.console.print(f"results: {self.experiment}", markup=False, highlight=False, soft_wrap=True)
+        return len(self.failed) + bool(self.wrong)
 
     def _work(self, queue: Iterator[Point], logs: Path, board: Board) -> None:
         more = True
         while more or self._running:
+            more = more and not self.wrong
             while more and len(self._running) < self.options.jobs:
                 point = next(queue, None)
                 more = point is not None
@@ -133,7 +142,7 @@ class Runner:
             found[point.path] = point
             results = None if "overwrite=true" in o.common else point.results()
             if results:
-                self.done[point] = _means(results)
+                self._finished(point, results)
             else:
                 missing.append(point)
                 self._warm()
@@ -185,13 +194,22 @@ class Runner:
         point.end(code, said)
         results = None if code else point.results()
         if results:
-            self.done[point] = _means(results)
+            self._finished(point, results)
             how = f"{self.options.file.metric} {self.done[point].get(self.options.file.metric, float('nan')):.4g}"
         else:
             lines = said.strip().splitlines()
             lines = [f"ended by signal {-code}"] if code < 0 else lines or ["no results"]
             how = self.failed[point] = lines[0 if point.problem else -1]
         board.line(point, how, len(self.done) + len(self.failed))
+
+    def _finished(self, point: Point, results: dict) -> None:
+        """Take a point's results. A metric that they do not have is in no other point's either."""
+        means = self.done[point] = _means(results)
+        metric = self.options.file.metric
+        if metric not in means and not self.wrong:
+            why = without_result(results)
+            near = difflib.get_close_matches(metric, means, 5, 0.4) or sorted(k for k in means if k.startswith("quality/"))
+            self.wrong = why or f"runs have no {metric}, which the sweep file names as its metric; did you mean {', '.join(near)}?"
 
 
 def _means(results: dict) -> dict[str, float]:
@@ -209,7 +227,7 @@ def main() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["harness.evaluation.evaluate", "harness.sweeping.local"])
-        failed = Runner(chosen, Path("outputs") / cfg.name, context).run()
+        failed = Runner(chosen, Path("outputs") / str(cfg.name), context).run()
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None

@@ -2,6 +2,7 @@
 or a second process that writes the same file never see or leave half of one."""
 
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -11,6 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+TAKEN = (".failed", "_true", "_pairs")  # ends of the names of what lies beside a trajectory's record and video
+LONGEST = 180  # characters: a file system takes 255, and suffixes and the names of files that are being written need some
+LEFT_BEHIND = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
 FREE_SPACE = "finished trajectories are kept, free some space and run the same command again"
 
 
@@ -100,8 +105,35 @@ def remove_stale(folder: Path, seconds: float = 3600) -> None:
 
 
 def file_name(name: str) -> str:
-    """A trajectory's name as that of a file."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    """A trajectory's name as that of a file: two names never share one.
+
+    A plain name stays as it is. In any other one (signs that a file system or a URL may not take, a name that is hidden or too long, or that
+    ends as files of a record's own do) what is not plain becomes `_`, and `~` with a hash of the name follows; no plain name has a `~`.
+    """
+    if PLAIN.fullmatch(name) and len(name) <= LONGEST and not name.endswith(TAKEN):
+        return name
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)[:LONGEST].lstrip('.')}~{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
+
+
+def visible(path: Path, root: Path | None = None) -> bool:
+    """Whether a file or folder is somebody's own: no hidden one, none that macOS, Windows or a disk station left (`._*`, `__MACOSX`, `@eaDir`).
+
+    root: whose parents are not looked at; None: only the last part of `path` counts.
+    """
+    parts = path.relative_to(root).parts if root is not None else (path.name,)
+    return not any(part.startswith(".") or part in LEFT_BEHIND for part in parts)
+
+
+def folders_below(root: Path) -> Iterator[Path]:
+    """`root` and every visible folder below it, sorted, links to folders too (pathlib's own walk passes them by from Python 3.11 on).
+
+    A link that leads back to where it lies is not followed.
+    """
+    for path, folders, _ in os.walk(root, followlinks=True):
+        here = Path(path)
+        yield here
+        above = [p.resolve() for p in (here, *here.parents) if p == root or root in p.parents]
+        folders[:] = sorted(f for f in folders if visible(here / f) and not any(p.is_relative_to((here / f).resolve()) for p in above))
 
 
 def _beside(path: Path) -> Path:
@@ -109,7 +141,7 @@ def _beside(path: Path) -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

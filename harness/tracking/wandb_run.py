@@ -23,7 +23,7 @@ import wandb
 from harness.reporting.columns import columns_of, revisits
 from harness.reporting.curves import means
 from harness.results.run_folder import ID, RunFolder
-from harness.system.files import write_once
+from harness.system.files import file_name, write_once
 from harness.tracking.tracker import PICTURES, Label
 from metrics.column import Column
 
@@ -225,7 +225,7 @@ def pair_table(folder: RunFolder, columns: Sequence[Column]) -> wandb.Table | No
     pictured = 0
     for record in folder.records():
         pairs = sorted(record.pairs, key=lambda r: r["revisit"])  # as in the video
-        strips = list(_strips(folder.path / "videos" / f"{record.name}_pairs.mp4", min(len(pairs), PICTURED - pictured)))
+        strips = list(_strips(folder.path / "videos" / f"{file_name(record.name)}_pairs.mp4", min(len(pairs), PICTURED - pictured)))
         pictured += len(strips)
         for i, pair in enumerate(pairs):
             seen = [wandb.Image(part, file_type="jpg") for part in np.split(strips[i], len(PARTS), 1)] if i < len(strips) else [None] * len(PARTS)

@@ -5,7 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from harness.settings.command_line import CONF
+from harness.settings.command_line import CONF, understood
 from harness.settings.help import asks_for_help, help_text
 
 CONFIG = "experiment/train_rooms"
@@ -21,7 +21,7 @@ def _main(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Entry point of the script and of `worldkv train`."""
-    arguments = sys.argv[1:]
+    sys.argv[1:] = arguments = understood(sys.argv[1:])
     if asks_for_help(arguments):
         print(help_text(CONF, CONFIG, [a for a in arguments if not a.startswith("-")]), end="")
         return

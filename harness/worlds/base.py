@@ -1,6 +1,7 @@
 """What the harness asks of a world: trajectories, by index, each a pure function of the settings."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor
@@ -23,16 +24,26 @@ class World(ABC):
     @abstractmethod
     def trajectory(self, index: int) -> Trajectory: ...
 
+    def about(self) -> Sequence[str]:
+        """Lines that tell people what was read, where a world reads files: printed before its trajectories run."""
+        return ()
+
     def ground(self, index: int) -> Ground | None:
         """Where a trajectory lies, for whoever leaves its path; None where the world has no truth beyond it."""
         return None
 
 
-def given_frames(c2w: Float[Tensor, "p 4 4"], protocol: str, chunk_px: int) -> int:
-    """How many video frames are clean context: one chunk (`free`), or the outbound leg in whole chunks (`guided`)."""
+def check_names(names: Sequence[str]) -> None:
+    """Raises ValueError where two trajectories share a name: noise and result files are keyed by it, so one would be lost."""
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise ValueError(f"several trajectories are called {', '.join(twice[:5])}; rename a folder or file: results and noise are found by this name")
+
+
+def given_frames(c2w: Float[Tensor, "p 4 4"], protocol: str, chunk_px: int, leg: int | None = None) -> int:
+    """How many video frames are clean context: one chunk (`free`), or the outbound leg (of `leg` frames, where it is known) in whole chunks (`guided`)."""
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol {protocol!r}; use one of {', '.join(PROTOCOLS)}")
     if protocol == "free":
         return chunk_px
-    leg = outbound(c2w)
+    leg = outbound(c2w) if leg is None else leg
     return max(chunk_px, min(leg, len(c2w) - chunk_px) // chunk_px * chunk_px)

@@ -10,7 +10,7 @@ from harness.worlds.houses import House, make_house, plan_house
 from harness.worlds.plans import check_rooms
 from harness.worlds.poses import pinhole
 from harness.worlds.render import render
-from harness.worlds.revisits import find_pairs
+from harness.worlds.revisits import Tolerance
 from harness.worlds.rooms import SEEDS
 from harness.worlds.tours import Tour, Wish, tour
 
@@ -24,7 +24,7 @@ class HousesWorld(World):
     protocol: `guided` gives everything up to the first view that is scored, `free` the first chunk. start: the first house of the split.
     size: pixels (rows, columns). step, degrees: metres and turn of a frame. gap: chunks from a look around to being back, at least. rooms: fewest
     and most. twins: share of rooms that look like another. loops: chance of a doorway that no room needs. min_gap, overlap: when a
-    return counts as a revisit (see `find_pairs`): by true co-visibility.
+    return counts as a revisit (see `Tolerance`): by true co-visibility.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class HousesWorld(World):
         self.protocol, self.seeds, self.start = protocol, SEEDS[split], start
         self.house = (tuple(rooms), twins, loops)
         self.size, self.fov = (size[0], size[1]), fov
-        self.min_gap, self.overlap, self.chunk_px = min_gap, overlap, chunk_px
+        self.tolerance, self.chunk_px = Tolerance(min_gap, overlap), chunk_px
         self._names = tuple(f"{split}{i:04d}_{route}" for i in range(start, start + trajectories))
 
     @property
@@ -72,13 +72,13 @@ class HousesWorld(World):
         house, walked = self.find(index)
         c2w, intrinsics = walked.c2w, pinhole(self.fov, self.size, len(walked.c2w))
         truth = CoVisibility(house.scene, c2w, intrinsics, self.size)
-        pairs = find_pairs(c2w, self.fov, 1, self.min_gap, overlap=self.overlap, truth=truth)
+        pairs, miss = self.tolerance.returns(c2w, self.fov, truth=truth)
         frames = render(house.scene, c2w, intrinsics, self.size)
         given = self.chunk_px
         if self.protocol == "guided":
             scored = min((p.revisit for p in pairs), default=len(c2w))
             given = max(given, min(scored, len(c2w) - self.chunk_px) // self.chunk_px * self.chunk_px)
-        return Trajectory(self._names[index], c2w, intrinsics, walked.actions, frames[:given], pairs, reference=frames, overlap=truth)
+        return Trajectory(self._names[index], c2w, intrinsics, walked.actions, frames[:given], pairs, reference=frames, overlap=truth, no_pairs=miss)
 
     def ground(self, index: int) -> Ground:
         house, _ = self.find(index)

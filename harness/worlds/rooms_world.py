@@ -9,7 +9,7 @@ from harness.worlds.base import World, given_frames
 from harness.worlds.covisibility import CoVisibility
 from harness.worlds.ground import Ground
 from harness.worlds.poses import integrate, pinhole
-from harness.worlds.revisits import find_pairs
+from harness.worlds.revisits import Tolerance
 from harness.worlds.rooms import SEEDS, make_room, place, render
 from harness.worlds.scripted import pad, parse
 
@@ -18,7 +18,7 @@ class RoomsWorld(World):
     """`trajectories` rooms of a split, each walked along the next of `specs` in turn.
 
     protocol: `guided` gives the outbound leg as clean context, `free` the first chunk. size: pixels (rows, columns). step: metres
-    a frame. degrees: turn a frame. min_gap, overlap: when a return counts as a revisit (see `find_pairs`).
+    a frame. degrees: turn a frame. min_gap, overlap: when a return counts as a revisit (see `Tolerance`).
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class RoomsWorld(World):
         self.specs, self.protocol, self.seeds = list(specs), protocol, SEEDS[split]
         self.size, self.fov, self.step = (size[0], size[1]), fov, step
         self.grammar = (degrees, move_frames, hold_frames)
-        self.min_gap, self.overlap, self.chunk_px, self.repeat = min_gap, overlap, chunk_px, repeat
+        self.tolerance, self.chunk_px, self.repeat = Tolerance(min_gap, overlap), chunk_px, repeat
         self._names = tuple(f"{split}{i:04d}_{self.specs[i % len(self.specs)]}" for i in range(trajectories))
 
     @property
@@ -61,15 +61,17 @@ class RoomsWorld(World):
         intrinsics = pinhole(self.fov, self.size, len(c2w))
         frames = render(room, c2w, intrinsics, self.size)
         given = given_frames(c2w, self.protocol, self.chunk_px)
+        pairs, miss = self.tolerance.returns(c2w, self.fov)
         return Trajectory(
             name=self._names[index],
             c2w=c2w,
             intrinsics=intrinsics,
             actions=actions,
             images=frames[:given],
-            pairs=find_pairs(c2w, self.fov, 1, self.min_gap, overlap=self.overlap),
+            pairs=pairs,
             reference=frames,
             overlap=CoVisibility(room.scene, c2w, intrinsics, self.size),
+            no_pairs=miss,
         )
 
     def ground(self, index: int) -> Ground:

@@ -44,4 +44,5 @@ class RoundsWorld(World):
         last = range(max(around, length - around), length)
         pairs = tuple(RevisitPair(i % around, i, (i + around // 2) % around, 0.0, 0.0) for i in last)
         images = render(room, c2w[: self.chunk_px], intrinsics[: self.chunk_px], self.size)
-        return Trajectory(self.names[0], c2w, intrinsics, actions, images, pairs)
+        short = "" if pairs else f"one round takes {around} video frames and the path has {length}: it never comes back; raise world.chunks={self.chunks}"
+        return Trajectory(self.names[0], c2w, intrinsics, actions, images, pairs, no_pairs=short)

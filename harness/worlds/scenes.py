@@ -13,10 +13,13 @@ from torch import Tensor
 
 from harness.datatypes import RevisitPair, Trajectory
 from harness.worlds.base import World
+from harness.worlds.frusta import reach
+from harness.worlds.paths import check_stride, frame_rate, read_path, whole_chunks
+from harness.worlds.pictures import IMAGES, pictures_in, read_image, resize
 from harness.worlds.poses import integrate, pinhole
-from harness.worlds.recorded import IMAGES, check_stride, frame_rate, read_image, read_path, resize, whole_chunks
-from harness.worlds.revisits import find_pairs
+from harness.worlds.revisits import Tolerance
 from harness.worlds.scripted import PRESETS, parse
+from harness.worlds.text import prompt_beside, read_text
 
 KEYS = ("image", "prompt", "trajectory", "name")
 SCRIPT = re.compile(r"[RLWSAD_][RLWSAD_\d.]*")
@@ -32,6 +35,7 @@ class Route:
     c2w: Float[Tensor, "p 4 4"]
     actions: Float[Tensor, "p 6"]
     pairs: tuple[RevisitPair, ...]
+    miss: str
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,9 @@ class ScenesWorld(World):
     A trajectory is an action string, perhaps with its number of video frames (`R_L_R_L_R_L90_360`, see `script`), or a
     folder with poses.npy. Action strings are held at the end to whole chunks; recorded paths and strings with a number of
     frames are cut to whole chunks. Nothing is stretched in time: latent frame i has the pose of video frame `stride_px` * i.
+    metres_tolerance, degrees_tolerance: of recorded paths, see `Tolerance`; action strings repeat exactly. depth: likewise; without one, recorded
+    paths see as far as they reach, and of action strings only turns leave a view. convention, direction: as of `RecordedWorld`. encoding: of prompts
+    that are not Unicode.
     size: pixels (rows, columns), to which images are scaled and cropped. fov: of the picture's width, degrees. step: metres a
     frame, degrees: turn a frame, of action strings. path_fps: frame rate of recorded paths, `fps` if None.
     Raises FileNotFoundError or ValueError for what is missing or cannot be read: before anything runs, except for a picture that
@@ -77,6 +84,12 @@ class ScenesWorld(World):
         stride_px: int = 4,
         path_fps: float | None = None,
         protocol: str = "free",
+        metres_tolerance: float = 0.05,
+        degrees_tolerance: float = 2.0,
+        depth: float | None = None,
+        convention: str | None = None,
+        direction: str | None = None,
+        encoding: str | None = None,
     ) -> None:
         if protocol != "free":
             raise ValueError(f"world.protocol={protocol!r}: a scene has a first image and no other true view to give; use free")
@@ -87,9 +100,11 @@ class ScenesWorld(World):
         self.size, self.fov, self.fps, self.step = (size[0], size[1]), fov, fps, step
         self.grammar = (degrees, move_frames, hold_frames)
         self.chunk_px, self.stride_px, self.rate = chunk_px, check_stride(stride_px, chunk_px), frame_rate(path_fps, fps)
-        self.min_gap, self.overlap = min_gap, overlap
+        self.exact = Tolerance(min_gap, overlap, depth=depth)
+        self.recorded = Tolerance(min_gap, overlap, metres_tolerance, degrees_tolerance, depth, recorded=True)
+        self.reading, self.encoding = (convention, direction), encoding
         self._paths: dict[str, Route] = {}
-        self.scenes = tuple(self._scenes(Path(folder), _several(trajectories)))
+        self.scenes = tuple(self._scenes(Path(folder).expanduser(), _several(trajectories)))
         self._names = tuple(s.name for s in self.scenes)
         if twice := sorted({n for n in self._names if self._names.count(n) > 1}):
             raise ValueError(f"{folder}: several scenes are called {', '.join(twice)}; rename an image, or give the entries of a YAML list a name each")
@@ -103,18 +118,18 @@ class ScenesWorld(World):
         path = self._paths[scene.path]
         image = cover(read_image(scene.image), self.size)
         intrinsics = pinhole(self.fov, self.size, len(path.c2w))
-        return Trajectory(scene.name, path.c2w, intrinsics, path.actions, image, path.pairs, self.fps, scene.prompt)
+        return Trajectory(scene.name, path.c2w, intrinsics, path.actions, image, path.pairs, self.fps, scene.prompt, no_pairs=path.miss)
 
     def _scenes(self, source: Path, trajectories: list[str]) -> list[Scene]:
         """The scenes of a folder or a YAML list; their paths are read on the way."""
         if source.is_dir():
-            images = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith("."))
+            images = pictures_in(source)
             if not images:
                 raise FileNotFoundError(f"world.folder={source} holds no image ({' '.join(IMAGES)}); put the first frames into it")
             entries = [{"image": p.name} for p in images]
             base = source
         elif source.suffix in (".yaml", ".yml") and source.is_file():
-            entries, base = _entries(source), source.parent
+            entries, base = _entries(source, self.encoding), source.parent
         else:
             raise FileNotFoundError(f"world.folder={source} is neither a folder of images nor a YAML file that lists them; give one of them")
         scenes = []
@@ -122,16 +137,16 @@ class ScenesWorld(World):
             image = base / str(entry["image"])
             if not image.is_file():
                 raise FileNotFoundError(f"{source}: no image {image}; correct the entry {entry['image']!r}, or put the image there")
-            text, prompt = image.with_suffix(".txt"), entry.get("prompt")
+            prompt = entry.get("prompt")
             if prompt is None:
-                prompt = text.read_text(encoding="utf-8") if text.is_file() else ""
+                prompt = prompt_beside(image.parent, [f"{image.stem}.txt", f"{image.name}.txt"], self.encoding)
             own = _several(entry.get("trajectory"))
             if not own and not trajectories:
                 raise ValueError(f"{source}: {image.name} has no trajectory; list some in world.trajectories, as in world.trajectories=[R_L_R_L90]")
             for trajectory in own or trajectories:
                 key, label = self._path(trajectory, base if own else Path())
                 name = str(entry["name"]) if "name" in entry and len(own) == 1 else f"{entry.get('name', image.stem)}_{label}"
-                scenes.append(Scene(re.sub(r"[^A-Za-z0-9_.-]", "_", name), image, str(prompt).strip(), key))
+                scenes.append(Scene(re.sub(r"[^A-Za-z0-9_.\-\u0080-\U0010ffff]", "_", name), image, str(prompt).strip(), key))
         return scenes
 
     def _path(self, text: str, base: Path) -> tuple[str, str]:
@@ -142,22 +157,22 @@ class ScenesWorld(World):
                 if not counted:
                     whole = whole_chunks(len(actions) + self.chunk_px - 1, self.chunk_px, self.stride_px)
                     actions = F.pad(actions, (0, 0, 0, whole - len(actions)))
-                self._paths[text] = self._route(text, integrate(actions, self.step), actions)
+                self._paths[text] = self._route(text, integrate(actions, self.step), actions, self.exact)
             return text, text
         folder = (base / text).resolve()
         if not folder.is_dir():
             known = f"an action string as R_L_R_L90 or R_L90_180, nor one of {', '.join(PRESETS)}"
             raise ValueError(f"unknown trajectory {text!r}: neither {known}, nor a folder {folder} with poses.npy")
         if str(folder) not in self._paths:
-            path = read_path(folder, self.rate)
-            self._paths[str(folder)] = self._route(str(folder), path.c2w, path.actions)
+            path = read_path(folder, self.rate, None, *self.reading)
+            self._paths[str(folder)] = self._route(str(folder), path.c2w, path.actions, self.recorded.reaching(reach(path.c2w)))
         return str(folder), folder.name
 
-    def _route(self, name: str, c2w: Float[Tensor, "p 4 4"], actions: Float[Tensor, "p 6"]) -> Route:
+    def _route(self, name: str, c2w: Float[Tensor, "p 4 4"], actions: Float[Tensor, "p 6"], tolerance: Tolerance) -> Route:
         keep = whole_chunks(len(c2w), self.chunk_px, self.stride_px)
         if keep == 0:
             raise ValueError(f"trajectory {name}: {len(c2w)} video frames are less than a chunk of {self.chunk_px - self.stride_px + 1}; use a longer one")
-        return Route(c2w[:keep], actions[:keep], find_pairs(c2w[:keep], self.fov, self.stride_px, self.min_gap, overlap=self.overlap))
+        return Route(c2w[:keep], actions[:keep], *tolerance.returns(c2w[:keep], self.fov, self.stride_px, aspect=self.size[0] / self.size[1]))
 
 
 def script(name: str, degrees: float = 2.0, move_frames: int = 24, hold_frames: int = 18) -> tuple[Float[Tensor, "p 6"], bool]:
@@ -199,10 +214,10 @@ def _several(value: str | Sequence[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else [str(v) for v in value or ()]
 
 
-def _entries(file: Path) -> list[dict]:
+def _entries(file: Path, encoding: str | None) -> list[dict]:
     """The entries of a YAML list, with the image and no unknown key. Raises ValueError that names the entry."""
     try:
-        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+        entries = yaml.safe_load(read_text(file, encoding))
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is no YAML ({error}); write a list of entries with {', '.join(KEYS)}") from error
     if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) for e in entries):

@@ -26,7 +26,7 @@ function answers() {
     const close = runs.filter((run) => mean(run, quality.key) !== null && mean(run, quality.key) >= mean(base, quality.key) - WITHIN);
     const cheapest = winner(close, stored);
     const d = cheapest && cheapest.run !== base && paired(cheapest.run, base, quality.key);
-    const unsure = d && d.low < -WITHIN ? `n=${d.n}: order uncertain, it may be more than ${WITHIN} dB below` : "";
+    const unsure = d && (d.low === null || d.low < -WITHIN) ? `n=${d.n}: order uncertain, it may be more than ${WITHIN} dB below` : "";
     if (cheapest) found.push({ question: `Cheapest within ${WITHIN} dB of ${base.label}`, run: cheapest.run, unsure, why: [`${value(cheapest.run, stored)}, ${share(cheapest.run, base, stored)}`, d ? against(cheapest.run, base, quality) : "nothing cheaper comes that close"] });
   }
   const fps = COLUMN.get("cost/fps_mean");
@@ -38,7 +38,7 @@ function answers() {
 
 function against(run, base, column) {
   const d = paired(run, base, column.key);
-  return d ? `${show(column, d.mean, true)} [${show(column, d.low, true)}, ${show(column, d.high, true)}] ${column.unit} to ${base.label}` : "";
+  return d ? `${show(column, d.mean, true)}${d.low === null ? "" : ` [${show(column, d.low, true)}, ${show(column, d.high, true)}]`} ${column.unit} to ${base.label}` : "";
 }
 
 const share = (run, base, column) => (run === base ? "the baseline itself" : `${Math.round((100 * mean(run, column.key)) / mean(base, column.key))} % of ${base.label}'s`);

@@ -113,7 +113,7 @@ function pareto(id, quality) {
   const cost = COLUMN.get(state.cost);
   const home = homeGroup();
   const points = visible().filter((run) => mean(run, cost.key) !== null && mean(run, quality.key) !== null)
-    .map((run) => ({ run, x: mean(run, cost.key) * cost.factor, y: mean(run, quality.key) * quality.factor, bar: [run.cells[quality.key][1], run.cells[quality.key][2]].map((v) => (v ?? mean(run, quality.key)) * quality.factor), home: run.group === home || !Number.isFinite(home) }));
+    .map((run) => ({ run, x: mean(run, cost.key) * cost.factor, y: mean(run, quality.key) * quality.factor, bar: ends(run, quality.key).map((v) => (v ?? mean(run, quality.key)) * quality.factor), home: run.group === home || !Number.isFinite(home) }));
   for (const p of points) p.good = p.y * quality.better;
   const limit = competitive(points), inside = points.filter((p) => p.good >= limit), outside = points.filter((p) => p.good < limit);
   const bars = inside.flatMap((p) => [...p.bar, p.y]), margin = 0.12 * (Math.max(...bars) - Math.min(...bars)) || 1;
@@ -131,7 +131,7 @@ function pareto(id, quality) {
     hovertext: points.map((p) => `<b>${p.run.name}</b><br>${quality.heading} ${show(quality, mean(p.run, quality.key))}<br>${cost.heading} ${show(cost, mean(p.run, cost.key))} ${cost.unit}${p.home ? "" : "<br>not comparable with the baseline's runs"}`), hoverinfo: "text",
     marker: { size: few ? 11 : 7, color: points.map((p) => look(p.run).colour), symbol: points.map((p) => (outside.includes(p) ? (quality.better > 0 ? "arrow-down" : "arrow-up") : look(p.run).symbol) + (p.home ? "" : "-open")), opacity: points.map((p) => (p.home ? 1 : 0.5)),
       line: { width: points.map((p) => (followedOnly(p.run) ? 3 : 0.5)), color: points.map((p) => (followedOnly(p.run) ? token("--ink") : token("--paper"))) } },
-    error_y: few ? { type: "data", symmetric: false, array: points.map((p) => (outside.includes(p) ? 0 : p.run.cells[quality.key][2] - p.run.cells[quality.key][0]) * quality.factor || 0), arrayminus: points.map((p) => (outside.includes(p) ? 0 : p.run.cells[quality.key][0] - p.run.cells[quality.key][1]) * quality.factor || 0), thickness: 1, width: 3, color: token("--stored") } : undefined,
+    error_y: few ? { type: "data", symmetric: false, array: points.map((p) => (outside.includes(p) ? 0 : p.bar[1] - p.y) || 0), arrayminus: points.map((p) => (outside.includes(p) ? 0 : p.y - p.bar[0]) || 0), thickness: 1, width: 3, color: token("--stored") } : undefined,
   });
   const arrow = (column) => (column.better > 0 ? "more is better" : "less is better");
   return plot(id, traces, { title: { text: `${quality.heading} against ${cost.heading}${outside.length ? `; arrows: ${outside.length} outside` : ""}`, font: { size: 13 } }, xaxis: { title: { text: `${title(cost)}, ${arrow(cost)}` }, rangemode: "tozero" }, yaxis: { title: { text: `${title(quality)}, ${arrow(quality)}` }, range } });

@@ -58,6 +58,7 @@ function recalled() {
 }
 
 /** A run's mean of a column, or null. */
+const ends = (run, key) => (run.cells[key]?.length === 4 ? run.cells[key].slice(1, 3) : [null, null]); // of the interval, where there is one
 function mean(run, key) { return run.cells[key]?.[0] ?? null; }
 
 function show(column, value, sign = false) {
@@ -74,7 +75,7 @@ function homeGroup() {
   return RUNS.filter((run) => run.label === state.baseline).reduce((least, run) => Math.min(least, run.group), Infinity);
 }
 
-/** Mean, 95 % bootstrap interval and count of run - base over the trajectories of both; null without any. */
+/** Mean, 95 % bootstrap interval (null of one trajectory) and count of run - base over the trajectories of both; null without any. */
 function paired(run, base, key) {
   const name = `${run.id} ${base.id} ${key}`;
   if (!PAIRED.has(name)) PAIRED.set(name, interval(differences(run, base, key)));
@@ -89,6 +90,7 @@ function differences(run, base, key) {
 function interval(x) {
   const n = x.length;
   if (!n) return null;
+  if (n === 1) return { mean: x[0], low: null, high: null, n }; // one trajectory has no interval
   const picks = resamples(n);
   const means = new Float64Array(picks.length / n);
   for (let i = 0, at = 0; i < means.length; i++) {

@@ -1,0 +1,1 @@
+"""Videos that other systems made, scored as our own rollouts are."""
