@@ -1,5 +1,6 @@
 """Every file in conf/ composes and instantiates; nothing but plain values reaches a class."""
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -25,6 +26,9 @@ def test_options_instantiate(group, name, tmp_path):
         overrides += ["backbone.weights=random", "backbone.size=[32,32]", "backbone.sizes={dim: 32, heads: 2, layers: 1, ffn: 8, context_dim: 8}"]
     if group == "world" and name in ("recorded", "scenes"):
         overrides.append(f"world.folder={_recorded(tmp_path)}")
+    if group == "world" and name == "videos":
+        np.save(_recorded(tmp_path) / "frames.npy", np.zeros((9, 16, 24, 3), np.uint8))
+        overrides.append(f"world.folder={tmp_path}")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides)
     node = cfg[group.split("/")[0]]
@@ -79,7 +83,6 @@ def test_experiments_compose(name, tmp_path):
 
 def _recorded(folder):
     import imageio.v3 as iio
-    import numpy as np
 
     np.save(folder / "walk_poses.npy", np.tile(np.eye(4), (9, 1, 1)))
     np.save(folder / "walk_intrinsics.npy", np.array([[400.0, 400.0, 416.0, 240.0]]))

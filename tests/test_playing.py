@@ -359,7 +359,7 @@ def test_pages_of_other_sites_and_hosts_are_refused(served, visit):
 def test_a_token_is_asked_for():
     from starlette.testclient import TestClient
 
-    client = TestClient(make_app(Hub(1.0), "secret"), base_url="http://10.0.0.1")
+    client = TestClient(make_app(Hub(1.0), Setup(), "secret"), base_url="http://10.0.0.1")
     assert client.get("/").status_code == 403 and client.get("/?token=wrong").status_code == 403
     assert client.get("/?token=secret").status_code == 200
     assert client.get("/play.js").status_code == 200, "by its cookie"

@@ -264,3 +264,18 @@ def test_several_writers_of_one_evaluation_end_with_one_whole_result(tmp_path, f
     for key, entry in summary.items():
         assert entry["mean"] == pytest.approx(sum(v[key] for v in values) / len(values), rel=1e-12), "the summary is of these very records"
     assert not list(tmp_path.rglob("*.partial*")), "no litter"
+
+
+def test_a_bayes_search_learns_from_what_it_has_seen(tmp_path):
+    """Where small values are good it goes on there, and where large ones are, there."""
+    file = tmp_path / "b.yaml"
+    parameters = {"policy.theta": {"min": 0.0, "max": 1.0}}
+    config = {"program": "harness/run.py", "command": [*COMMAND], "method": "bayes", "metric": {"name": "m", "goal": "maximize"}, "parameters": parameters}
+    file.write_text(yaml.safe_dump(config))
+    search = load(file)
+    seen = [i / 15 for i in range(16)]
+    means = []
+    for good in (0.15, 0.85):
+        tried = [Tried({"policy.theta": x}, -((x - good) ** 2)) for x in seen]
+        means.append(sum(float(search.suggest(i, tried)["policy.theta"]) for i in range(20, 28)) / 8)
+    assert means[0] < 0.35 and means[1] > 0.65, means

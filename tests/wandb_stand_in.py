@@ -1,16 +1,33 @@
-"""A loopback stand-in for the W&B server: the GraphQL operations that `wandb sweep` and `wandb agent` need, and no others.
+"""A loopback stand-in for the W&B server: the GraphQL operations that runs, `wandb sweep` and `wandb agent` need, and no others.
 
-Runs themselves log offline. Points come from W&B's own search code; a run whose agent has ended it is finished.
+What it knows of runs is what W&B's own client sent: history, summary, state. Points come from W&B's own search code, and so does the
+word which of them are to be stopped; a run whose agent has ended it is finished.
 """
 
+import gzip
 import json
 import re
 import threading
+import time
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import yaml
 
 import sweeps
+
+
+@dataclass
+class Run:
+    """began: upserts by clients that opened it. history: its rows, with the time when each came. config: flat."""
+
+    began: int = 0
+    history: list[dict] = field(default_factory=list)
+    came: list[float] = field(default_factory=list)
+    config: dict = field(default_factory=dict)
+    sweep: str = ""
+    exit_code: int | None = None
+    uploaded: set[str] = field(default_factory=set)
 
 
 class StandIn:
@@ -27,6 +44,8 @@ class StandIn:
         self.operations: list[str] = []
         self.given: list[dict] = []
         self.agents: list[str] = []
+        self.runs: dict[str, Run] = {}
+        self.stopped: list[str] = []
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"stand_in": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -67,6 +86,57 @@ class StandIn:
 
     _upsertView = _UpsertView2
 
+    def _UpsertBucket(self, variables: dict) -> dict:
+        run = self.runs.setdefault(variables["name"], Run())
+        first = variables["displayName"] is not None or variables.get("sweep")
+        if first:
+            run.began += 1
+            run.exit_code = None
+        config = json.loads(variables["config"] or "{}")
+        run.config |= {k: v["value"] for k, v in config.items()}
+        run.sweep = variables.get("sweep") or run.sweep
+        project = {"id": "p", "name": "p", "entity": {"id": "e", "name": "e"}}
+        known = {"id": variables["name"], "name": variables["name"], "displayName": variables.get("displayName") or variables["name"]}
+        bucket = known | {"description": None, "config": None, "sweepName": run.sweep or None, "historyLineCount": len(run.history), "project": project}
+        return {"upsertBucket": {"bucket": bucket, "inserted": bool(first)}}
+
+    def _RunResumeStatus(self, variables: dict) -> dict:
+        run, name = self.runs.get(variables["name"]), variables["name"]
+        bucket = run and {
+            "id": name, "name": name, "displayName": name, "summaryMetrics": "{}", "logLineCount": 0, "historyLineCount": len(run.history),
+            "eventsLineCount": 0, "historyTail": json.dumps([json.dumps(row) for row in run.history[-1:]]), "eventsTail": "[]",
+            "config": json.dumps({k: {"value": v} for k, v in run.config.items()}), "tags": [], "notes": "", "wandbConfig": "{}",
+        }  # fmt: skip
+        return {"model": {"id": "p", "name": "p", "entity": {"id": "e", "name": "e"}, "bucket": bucket}}
+
+    def _CreateRunFiles(self, variables: dict) -> dict:
+        run = variables["run"]
+        files = [{"name": name, "uploadUrl": f"{self.url}/upload/{run}/{name}"} for name in variables["files"]]
+        return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": files}}
+
+    def _ServerFeaturesQuery(self, _) -> dict:
+        return {"serverInfo": {"features": []}}
+
+    def _OrganizationCoreWeaveOrganizationID(self, _) -> dict:
+        return {"entity": None}
+
+    def _ArtifactType(self, _) -> dict:
+        return {"project": {"artifact": None}}
+
+    def _CreateArtifact(self, _) -> dict:
+        """As if the server had the very files already: none is sent."""
+        return {"createArtifact": {"artifact": {"id": "a", "state": "COMMITTED", "artifactSequence": {"id": "s", "latestArtifact": None}}}}
+
+    def stream(self, run_id: str, sent: dict) -> None:
+        """What a run's client sends while the run goes on, and its exit code at the end."""
+        with self._lock:
+            run = self.runs.setdefault(run_id, Run())
+            for line in sent.get("files", {}).get("wandb-history.jsonl", {}).get("content", []):
+                run.history.append(json.loads(line))
+                run.came.append(time.monotonic())
+            if sent.get("complete"):
+                run.exit_code = sent.get("exitcode")
+
     def _UpsertSweep(self, variables: dict) -> dict:
         self.text = variables["config"]
         self.config = yaml.safe_load(self.text)
@@ -82,9 +152,10 @@ class StandIn:
         return {"createAgent": {"agent": {"id": self.agents[-1]}}}
 
     def _Heartbeat(self, variables: dict) -> dict:
-        """One point for an agent that runs none; the end when there is none left."""
-        commands = []
-        if not json.loads(variables["runState"]):
+        """One point for an agent that runs none; the end when there is none left; and the runs that W&B's search code would stop."""
+        running = json.loads(variables["runState"])
+        commands = [{"type": "stop", "run_id": name} for name in self._to_stop() if name in running]
+        if not running:
             known = [sweeps.SweepRun(config=g["args"], state=sweeps.RunState.running) for g in self.given]
             run = sweeps.next_run(self.config, known)
             if run is None:
@@ -93,6 +164,19 @@ class StandIn:
                 commands = [{"type": "run", "run_id": f"run{len(self.given)}", "program": self.config["program"], "args": run.config}]
                 self.given.append(commands[0] | {"agent": variables.get("id")})
         return {"agentHeartbeat": {"agent": {"id": variables.get("id")}, "commands": json.dumps(commands)}}
+
+    def _to_stop(self) -> list[str]:
+        if "early_terminate" not in self.config:
+            return []
+        metric = self.config["metric"]["name"]
+        known = []
+        for name, run in self.runs.items():
+            state = sweeps.RunState.running if run.exit_code is None else sweeps.RunState.finished
+            history = [{metric: row[metric]} for row in run.history if metric in row]
+            known.append(sweeps.SweepRun(name=name, state=state, config={}, sampledHistory=history))
+        found = [run.name for run in sweeps.stop_runs(self.config, known)]
+        self.stopped += [name for name in found if name not in self.stopped]
+        return found
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -106,8 +190,17 @@ class _Handler(BaseHTTPRequestHandler):
         if self._misbehaves(self.stand_in.mood.removeprefix("late ")):
             return
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-        answer = self.stand_in.answer(json.loads(body)) if self.path == "/graphql" else {}  # others are telemetry
-        self._answer(answer)
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        if stream := re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path):
+            self.stand_in.stream(stream[1], json.loads(body))
+        self._answer(self.stand_in.answer(json.loads(body)) if self.path == "/graphql" else {})  # others are telemetry
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"] or 0))
+        _, _, run, name = self.path.split("/", 3)
+        self.stand_in.runs[run].uploaded.add(name)
+        self._answer({})
 
     def _misbehaves(self, mood: str) -> bool:
         if mood == "hang":

@@ -27,6 +27,7 @@ from rich.console import Console
 
 from harness.benchmark.table import Figure, markdown, summary, terminal
 from harness.settings.command_line import CONF, understood
+from harness.settings.plugins import with_plugins
 
 Samples = dict[str, list[dict[str, float]]]
 
@@ -35,7 +36,7 @@ def settings(arguments: list[str]) -> DictConfig:
     """The config of a bench. Raises HydraException for settings that there are not."""
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("bench", arguments)
+            return compose("bench", with_plugins(arguments))
     finally:
         GlobalHydra.instance().clear()
 

@@ -11,6 +11,7 @@ from harness.benchmark.table import PARTS
 from harness.benchmark.timing import ChunkTime, time_last_chunk
 from harness.datatypes import Geometry, Trajectory
 from harness.settings.command_line import CONF
+from harness.settings.plugins import with_plugins
 from harness.worlds.poses import pinhole, rotation
 
 
@@ -38,7 +39,7 @@ def measure(cfg: DictConfig) -> Iterator[tuple[str, dict[str, float]]]:
     trajectory = there_and_back(g, cfg.chunk + 1, backbone.size)
     rng = torch.Generator().manual_seed(cfg.seed)
     past = torch.cat([backbone.noise(rng)[0].cpu() for _ in range(cfg.chunk)])
-    policies = {name: instantiate(_policy(settings), _convert_="all") for name, settings in cfg.modes.items()}
+    policies = {name: instantiate(_policy(settings, cfg.plugins), _convert_="all") for name, settings in cfg.modes.items()}
     for policy in policies.values():
         policy.reset(g)  # what cannot work is said before minutes of measuring
     warm_up = there_and_back(g, 2, backbone.size)
@@ -60,6 +61,6 @@ def columns(timed: ChunkTime, g: Geometry) -> dict[str, float]:
     }
 
 
-def _policy(settings: list[str]) -> DictConfig:
+def _policy(settings: list[str], plugins: list[str]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(settings)).policy
+        return compose("config", with_plugins([*settings, f"plugins=[{','.join(plugins)}]"])).policy

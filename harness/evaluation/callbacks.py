@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.datatypes import ChunkStats, Rollout, Trajectory
+from harness.evaluation.live import LiveLog
 from harness.evaluation.runner import Outcome
 from harness.reporting.media import filmstrip, save_image, save_video, strips, to_uint8
 from harness.results.run_folder import Record, RunFolder
@@ -26,9 +27,9 @@ class ResultWriter(BasePredictionWriter):
     means that all is there. What the thread runs into (a disk that is full) is raised when the next outcome comes, or at the end.
     """
 
-    def __init__(self, folder: RunFolder, videos: int) -> None:
+    def __init__(self, folder: RunFolder, videos: int, live: LiveLog) -> None:
         super().__init__("batch")
-        self.folder, self.videos = folder, videos
+        self.folder, self.videos, self.live = folder, videos, live
 
     def on_predict_start(self, trainer, module) -> None:
         self._background = Background()  # not before: a thread cannot be sent to the processes that Lightning starts
@@ -51,7 +52,7 @@ class ResultWriter(BasePredictionWriter):
         if prediction.features:
             features = {m: {k: x.numpy() for k, x in kept.items()} for m, kept in prediction.features.items()}
             jobs.append(partial(self.folder.write_features, record.name, features))
-        self._background.do([*jobs, partial(self.folder.write, record)])
+        self._background.do([*jobs, partial(self.folder.write, record), partial(self.live.trajectory, record)])
 
     def _videos(self, record: Record, rollout: Rollout, trajectory: Trajectory) -> Iterator[Callable[[], object]]:
         videos, name = self.folder.path / "videos", file_name(record.name)

@@ -19,9 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.evaluation.multirun import Asked, check_launcher, conclude, folder_of, listening, planned, record_failure, tell, told
 from harness.results.run_folder import without_result
-from harness.settings.command_line import CONF, ROOT, check_overrides, label_of, understood
+from harness.settings.command_line import CONF, LOGGERS, ROOT, check_overrides, label_of, understood
 from harness.settings.help import asks_for_help, help_text
 from harness.settings.packages import check_packages
+from harness.settings.plugins import with_plugins
 
 BEGAN = time.perf_counter()  # as near to the start of the process as a module can look
 
@@ -30,8 +31,8 @@ BEGAN = time.perf_counter()  # as near to the start of the process as a module c
 def _main(cfg: DictConfig) -> None:
     began = time.perf_counter()
     check_packages()  # a job of a launcher starts here
-    if cfg.logger not in ("auto", "online", "offline", "none"):
-        raise SystemExit(f"logger={cfg.logger}: use auto, online, offline or none")
+    if cfg.logger not in LOGGERS:
+        raise SystemExit(f"logger={cfg.logger}: use one of {', '.join(LOGGERS)}")
     hydra_config = HydraConfig.get()
     choices = {k: str(v) for k, v in hydra_config.runtime.choices.items()}
     several = hydra_config.mode == RunMode.MULTIRUN
@@ -92,6 +93,7 @@ def main() -> None:
             print(help_text(CONF, "config", [a for a in arguments if not a.startswith("-")]), end="")
             return
     check_overrides(CONF, arguments)
+    sys.argv[1:] = arguments = with_plugins(arguments)
     asked = Asked.by(arguments)
     if not asked.several or asked.others:
         _main()

@@ -8,20 +8,23 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 from rich.markup import escape
 
 from harness.backbone import Backbone
 from harness.cache.stores import PackedStore
+from harness.datatypes import ChunkStats
 from harness.policy import CachePolicy
 from harness.reporting.pictures import experiment_pictures, run_pictures
 from harness.reporting.table import Run, headline
@@ -30,56 +33,76 @@ from harness.results.identity import DECIDES, config_hash, deciding, run_path
 from harness.results.provenance import provenance
 from harness.results.run_folder import RunFolder
 from harness.rollout import Snapshot
+from harness.settings.command_line import CONF
 from harness.settings.nested import flatten
-from harness.settings.policy_line import policy_line
+from harness.settings.plugins import plugin_folders, plugins_of
+from harness.settings.policy_line import line_of, policy_line
 from harness.snapshot.snapshot import is_saved
 from harness.system.files import write_atomic
+from harness.tracking.tracker import Label, Tracker, followed, tracker_of
 from harness.worlds.base import check_names
 
 if TYPE_CHECKING:
     from metrics.metric_set import MetricSet
 
 SAID = 5  # trajectories without revisit pairs that are named
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 COMPARABLE = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone
 
 
-def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool = True, began: float | None = None) -> dict:
+def evaluate(
+    cfg: DictConfig,
+    choices: dict[str, str],
+    label: str,
+    compare: bool = True,
+    began: float | None = None,
+    given: Mapping[str, Any] = NOTHING,
+    out: Console | None = None,
+) -> dict:
     """Run what is missing of one evaluation and return its results. Raises ValueError for settings that cannot work.
 
     choices: the option of every config group. compare: set it beside the other runs of its experiment, in a table and in
-    pictures (-m and a sweep do that once, at their end). began: `time.perf_counter()` when the command started.
+    pictures (-m and a sweep do that once, at their end). began: `time.perf_counter()` when the command started. given: objects by
+    group that are used in place of those that the settings would build. out: where it prints.
     """
     began = time.perf_counter() if began is None else began
+    if given and cfg.devices > 1:
+        raise ValueError(f"devices={cfg.devices}: objects stay in the process that made them; use devices=1, or settings files (plugins=[mypkg])")
     warnings.filterwarnings("ignore", module="lightning")
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(settings, dict)
+    plugins = [f"plugins=[{','.join(settings['plugins'])}]"]
     path = run_path(settings, choices["policy"])
-    out = console()
+    out = out or console()
     folder = RunFolder(path)
     if cfg.overwrite and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":  # a requeued job goes on with what it has
         folder.clear()
     _check_same(folder, deciding(settings))
-    world = instantiate(cfg.world, _convert_="all")
+    world = given.get("world") or instantiate(cfg.world, _convert_="all")
     check_names(world.names)
     results, rollouts = folder.results(), 0.0
     done = folder.done() & set(world.names)
     if cfg.snapshot.save:
         done = {name for name in done if is_saved(Path(cfg.snapshot.save), name)}
     fresh = results is None or len(done) < len(world.names)
+    # a W&B agent's run is a new one to its sweep, whether or not there is anything left to do
+    told = cfg.logger != "none" and (fresh or bool(os.environ.get("WANDB_SWEEP_ID")))
+    tracker = _tracker(cfg, settings, choices, label, folder, len(world.names)) if told else None
     if results is None or fresh:
         for line in world.about():
             out.print(line, markup=False, highlight=False, soft_wrap=True)
         folder.create()
         write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
-        parts = _parts(cfg, settings)
+        parts = _parts(cfg, settings, given)
         from metrics.metric_set import MetricSet
 
-        metrics = MetricSet.of(instantiate(m, _convert_="all") for m in cfg.metric.values())
+        metrics = MetricSet.of(given.get("metric") or (instantiate(m, _convert_="all") for m in cfg.metric.values()))
         for name, why in metrics.left_out.items():
             out.print(f"{name} is left out: {why}", markup=False, highlight=False, soft_wrap=True)
-        rollouts = _predict(cfg, settings, folder, world, done, metrics, parts)
+        with followed(tracker, folder):
+            rollouts = _predict(cfg, settings, folder, world, done, metrics, parts)
         run = {
             "label": label,
             **{k: choices[k] for k in ("policy", "world", "store")},
@@ -88,15 +111,17 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
             "seed": cfg.seed,
             "comparable": config_hash({k: settings[k] for k in COMPARABLE}),
             "metrics": metrics.versions(),
-            "about_policy": policy_line(choices["policy"]),
+            "about_policy": line_of(given["policy"]) if "policy" in given else policy_line(choices["policy"], [CONF, *plugin_folders(plugins)]),
             "fps_includes": "plan, assembly, denoising and clean passes, commit, decode; generated chunks only; no warm-up excluded",
             "config": settings,
-            **provenance(_device(settings)),
+            **provenance(_device(settings), plugins_of(plugins)),
         }
         results = folder.finish(run, world.names, _of_run(folder, metrics), [asdict(c) for c in metrics.columns()])
         run_pictures(folder, label)
     else:
         out.print(f"finished before: {path} (overwrite=true runs it again)", markup=False, soft_wrap=True)
+        if tracker is not None:
+            tracker.begin()
     current = Run(label, path, results, folder.values())
     if compare and fresh and not cfg.run_dir:  # a chosen folder's parent is not ours to write to
         experiment_pictures(path.parent, current)
@@ -105,19 +130,25 @@ def evaluate(cfg: DictConfig, choices: dict[str, str], label: str, compare: bool
         out.print(f"failed: {failed}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
     for name, why in list(results["run"].get("no_pairs", {}).items())[:SAID]:
         out.print(f"{name}: no revisit pairs: {why}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    if (fresh or os.environ.get("WANDB_SWEEP_ID")) and cfg.logger != "none":  # a W&B agent's run is a new one to its sweep
-        # flat, and `policy` its name: the columns of a run whose `policy` a sweep has set, and of any other
-        flat = flatten({k: settings[k] for k in DECIDES}) | {k: v for k, v in choices.items() if not k.startswith("hydra")}
-        from harness.tracking.wandb_run import Label, log_to_wandb
-
-        where = log_to_wandb(folder, results, flat, cfg.logger, Label(str(cfg.name), f"{label}-{cfg.seed}", tuple(cfg.tags), str(cfg.notes)))
-        out.print(f"W&B: {where}" if where else "W&B: not logged, see the warning above", markup=False, soft_wrap=True)
+    if tracker is not None:
+        where, name = tracker.finish(results), "Trackio" if cfg.logger == "trackio" else "W&B"
+        out.print(f"{name}: {where}" if where else f"{name}: not logged, see the warning above", markup=False, soft_wrap=True)
+    folder.settled()
     if fresh:
         whole = time.perf_counter() - began
         split = f"rollouts {rollouts:.1f} s, everything else {whole - rollouts:.1f} s" if cfg.devices == 1 else f"{whole:.1f} s in {cfg.devices} processes"
         out.print(f"time: {split}", highlight=False)
     out.print(f"results: {path}", markup=False, soft_wrap=True)
     return results
+
+
+def _tracker(cfg: DictConfig, settings: dict, choices: dict[str, str], label: str, folder: RunFolder, trajectories: int) -> Tracker:
+    """Who is told of this run. Raises ValueError for one that is not installed."""
+    # flat, and `policy` its name: the columns of a run whose `policy` a sweep has set, and of any other
+    flat = flatten({k: settings[k] for k in DECIDES}) | {k: v for k, v in choices.items() if not k.startswith("hydra")}
+    protocol = f", {settings['world']['protocol']}" if settings["world"].get("protocol") else ""
+    notes = str(cfg.notes or "") or f"{trajectories} trajectories of {choices['world']}{protocol}; {folder.path.resolve()}"
+    return tracker_of(cfg.logger, folder, flat, Label(str(cfg.name), f"{label}-{cfg.seed}", tuple(cfg.tags), notes), folder.begun())
 
 
 def _of_run(folder: RunFolder, metrics: "MetricSet") -> dict[str, dict]:
@@ -139,13 +170,13 @@ class _Parts(NamedTuple):
     snapshot: Snapshot
 
 
-def _parts(cfg: DictConfig, settings: dict) -> _Parts:
-    """Build them, so that what cannot work is said before the imports that take seconds. Raises ValueError."""
+def _parts(cfg: DictConfig, settings: dict, given: Mapping[str, Any]) -> _Parts:
+    """Build them where they are not given, so that what cannot work is said before the imports that take seconds. Raises ValueError."""
     snapshot = _snapshot(settings)
-    store, policy = instantiate(cfg.store, _convert_="all"), instantiate(cfg.policy, _convert_="all")
+    store, policy = instantiate(cfg.store, _convert_="all"), given.get("policy") or instantiate(cfg.policy, _convert_="all")
     make_backbone = partial(_build, settings["backbone"])
     if cfg.devices == 1:
-        backbone = make_backbone("cuda:0" if _device(settings).type == "cuda" else "cpu")
+        backbone = given.get("backbone") or make_backbone("cuda:0" if _device(settings).type == "cuda" else "cpu")
         policy.reset(backbone.geometry)
         make_backbone = partial(_made, backbone)
     return _Parts(make_backbone, policy, store, snapshot)
@@ -158,6 +189,7 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
     from harness.evaluation.callbacks import ChunkProgress, ResultWriter
+    from harness.evaluation.live import LiveLog
     from harness.evaluation.probes import Probes
     from harness.evaluation.runner import EvalModule, loader
 
@@ -165,10 +197,11 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
         logging.getLogger(noisy).setLevel(logging.ERROR)
     store.settle(folder.path / "bank")
     progress = ChunkProgress(len(world.names), len(done), cfg.progress and alone)
-    observe = progress.observe if alone else _ignore
+    live = LiveLog(folder.path, cfg.live_chunks)
+    observe = partial(_observe, (progress.observe, live.chunk) if alone else (live.chunk,))
     probes = Probes(**settings["probes"])
     module = EvalModule(parts.make_backbone, parts.policy, store, world, metrics, cfg.seed, observe, parts.snapshot, probes)
-    callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos)]
+    callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos, live)]
     if alone:
         callbacks.append(progress)
     trainer = L.Trainer(
@@ -202,8 +235,9 @@ def _snapshot(settings: dict) -> Snapshot:
     return Snapshot(save, load, snapshot["chunks"], about)
 
 
-def _ignore(name: str, stats) -> None:
-    """With several processes nobody watches single chunks."""
+def _observe(observers: tuple[Callable[[str, ChunkStats], None], ...], name: str, stats: ChunkStats) -> None:
+    for observer in observers:
+        observer(name, stats)
 
 
 def _build(backbone: dict, device: str):

@@ -63,7 +63,7 @@ class Serving:
     def __init__(self, setup: Setup, choices: Sequence[Choice], opened: str = "", linger: float = 10.0) -> None:
         self.hub = Hub(linger)
         self.hub.worker = self.worker = start_worker(setup, choices, self.hub, opened)
-        self._server = uvicorn.Server(uvicorn.Config(make_app(self.hub), log_level="warning", ws="websockets-sansio", timeout_graceful_shutdown=1))
+        self._server = uvicorn.Server(uvicorn.Config(make_app(self.hub, setup), log_level="warning", ws="websockets-sansio", timeout_graceful_shutdown=1))
         self._socket = listen("127.0.0.1", 0)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, name="server", daemon=True)
 

@@ -18,7 +18,7 @@ from harness.playing.camera import KEYS
 from harness.playing.hub import Hub, Page
 from harness.playing.messages import read
 from harness.playing.pane import picture
-from harness.playing.setup import BUDGETS, POLICIES
+from harness.playing.setup import Setup
 from harness.playing.walk import MOST
 
 STATIC = Path(__file__).parent / "static"
@@ -34,7 +34,7 @@ HEADERS = {
 }
 
 
-def make_app(hub: Hub, token: str = "") -> Starlette:
+def make_app(hub: Hub, setup: Setup, token: str = "") -> Starlette:
     """token: what every address must give, once or as a cookie; empty for a page that only this machine can reach."""
 
     def allowed(connection: HTTPConnection) -> bool:
@@ -68,7 +68,7 @@ def make_app(hub: Hub, token: str = "") -> Starlette:
         return FileResponse(path, headers=HEADERS) if path else PlainTextResponse("there is no such file", 404, HEADERS)
 
     def options(request: Request) -> Response:
-        return JSONResponse({"policies": POLICIES, "budgets": BUDGETS, "keys": KEYS, "most": MOST}, headers=HEADERS)
+        return JSONResponse({"policies": setup.options("policy"), "budgets": setup.options("budget"), "keys": KEYS, "most": MOST}, headers=HEADERS)
 
     def frame(request: Request) -> Response:
         """A video frame of a pane, or of the true views; grey where there is none (any more)."""

@@ -36,7 +36,7 @@ def serve(setup: Setup, choices: Sequence[Choice], host: str, port: int, linger:
     hub = Hub(linger)
     hub.worker = worker = start_worker(setup, choices, hub, opened)
     try:
-        return asyncio.run(_until_signal(hub, worker, sock, token))
+        return asyncio.run(_until_signal(hub, worker, setup, sock, token))
     finally:
         worker.end()
         worker.join(timeout=30)
@@ -58,9 +58,9 @@ def start_worker(setup: Setup, choices: Sequence[Choice], hub: Hub, opened: str 
     return worker
 
 
-async def _until_signal(hub: Hub, worker: Worker, sock, token: str) -> int:
+async def _until_signal(hub: Hub, worker: Worker, setup: Setup, sock, token: str) -> int:
     config = uvicorn.Config(
-        make_app(hub, token), log_level="warning", access_log=False, ws="websockets-sansio", ws_max_size=4 * LARGEST, timeout_graceful_shutdown=2
+        make_app(hub, setup, token), log_level="warning", access_log=False, ws="websockets-sansio", ws_max_size=4 * LARGEST, timeout_graceful_shutdown=2
     )
     server, status = _Server(config), 0
     loop = asyncio.get_running_loop()

@@ -18,10 +18,9 @@ from harness.playing.camera import Camera
 from harness.policy import CachePolicy
 from harness.settings.command_line import CONF, composed, label_of
 from harness.settings.nested import flatten
+from harness.settings.plugins import plugin_folders
 from harness.worlds.ground import Ground
 
-POLICIES = tuple(sorted(p.stem for p in (CONF / "policy").glob("*.yaml")))
-BUDGETS = tuple(sorted(p.stem for p in (CONF / "budget").glob("*.yaml")))
 DEFAULTS = {"step": 0.12, "degrees": 10.0}  # metres and turn a frame, where a world does not say
 
 
@@ -34,9 +33,6 @@ class Choice:
     ratio: float | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("policy", POLICIES), ("budget", BUDGETS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"there is no {name} {getattr(self, name)!r}; use one of {', '.join(known)}")
         if self.ratio is not None and not 0 < self.ratio <= 1:
             raise ValueError(f"ratio={self.ratio}; use a share above 0 and up to 1, or leave it to the policy")
 
@@ -68,6 +64,11 @@ class Setup:
     overrides: tuple[str, ...] = ()
     index: int = 0
     bank: Path = field(default=Path("outputs/.play"))  # files of stores that have some
+
+    def options(self, group: str) -> tuple[str, ...]:
+        """Names of the settings files of a group, those of plugins too."""
+        places = [CONF, *plugin_folders(self.overrides)]
+        return tuple(sorted({p.stem for place in places for p in (place / group).glob("*.yaml")}))
 
     @cached_property
     def cfg(self) -> DictConfig:
@@ -121,6 +122,9 @@ class Setup:
 
     def make(self, choice: Choice) -> Made:
         """The policy of a choice and its store. Raises ValueError for what does not go together."""
+        for group in ("policy", "budget"):
+            if (name := getattr(choice, group)) not in (known := self.options(group)):
+                raise ValueError(f"there is no {group} {name!r}; use one of {', '.join(known)}")
         overrides = [f"policy={choice.policy}", f"budget={choice.budget}"]
         cfg, choices = self._composed(overrides)
         ratios = [k for k in flatten(OmegaConf.to_container(cfg.policy)) if re.search(r"(^|\.)ratio$", k)]

@@ -45,25 +45,32 @@ def read_runs(experiment: Path) -> tuple[list[Run], list[str]]:
     """Finished runs, grouped and named, and the names of folders that hold unfinished ones. Raises ValueError without any."""
     if not experiment.is_dir():
         raise ValueError(f"{experiment} is not a folder; give one that holds runs, such as outputs/NAME")
-    runs, unfinished = [], []
-    for path in sorted(p for p in experiment.iterdir() if (p / "trajectories").is_dir()):
-        folder = RunFolder(path)
-        results = folder.results()
-        if results is None:
-            unfinished.append(path.name)
-            continue
-        about = results["run"]
-        settings = flatten({k: about["config"][k] for k in DECIDES if about["config"].get(k) is not None})
-        settings = {k: v for k, v in settings.items() if not k.endswith("_target_")}
-        settings |= {k: about[k] for k in ("policy", "backbone", "world", "store")}
-        good = [r for r in folder.records() if not r.error]
-        runs.append(Run(path, results, good, settings))
+    found = {path: read_run(path) for path in sorted(p for p in experiment.iterdir() if (p / "trajectories").is_dir())}
+    runs, unfinished = [r for r in found.values() if r], [path.name for path, run in found.items() if run is None]
     if not runs:
         also = f" and {len(unfinished)} unfinished" if unfinished else ""
         raise ValueError(f"{experiment} has no finished runs{also}; run harness/run.py name={experiment.name} first")
+    return grouped(runs), unfinished
+
+
+def read_run(path: Path) -> Run | None:
+    """A folder's run; None while it is unfinished."""
+    folder = RunFolder(path)
+    results = folder.results()
+    if results is None:
+        return None
+    about = results["run"]
+    settings = flatten({k: about["config"][k] for k in DECIDES if about["config"].get(k) is not None})
+    settings = {k: v for k, v in settings.items() if not k.endswith("_target_")}
+    settings |= {k: about[k] for k in ("policy", "backbone", "world", "store")}
+    return Run(path, results, [r for r in folder.records() if not r.error], settings)
+
+
+def grouped(runs: list[Run]) -> list[Run]:
+    """The same runs, with the number of their group and with names of their own."""
     _group(runs)
     _name(runs)
-    return runs, unfinished
+    return runs
 
 
 def varying(runs: Sequence[Run]) -> list[str]:

@@ -84,17 +84,19 @@ def filmstrips(path: Path, strips: Sequence[tuple[str, np.ndarray]], title: str)
 
 
 def contact_sheet(path: Path, entries: Sequence[tuple[str, np.ndarray]]) -> None:
-    """Captioned strips, one above the other."""
-    columns = 2
-    lines = -(-len(entries) // columns)
-    plt = _pyplot()
-    figure, axes = plt.subplots(lines, columns, figsize=(12, 1.75 * lines + 0.6), squeeze=False, layout="constrained")
-    for axis in axes.flat:
+    """Captioned strips of one size, in two columns, one above the other."""
+    lines, wide = -(-len(entries) // 2), 5.8  # inches
+    tall = wide * entries[0][1].shape[0] / entries[0][1].shape[1]
+    line, height = tall + 0.28, (tall + 0.28) * lines + 0.45
+    figure = _pyplot().figure(figsize=(12, height))
+    for i, (caption, image) in enumerate(entries):  # placed by hand: matplotlib's own layout takes twice as long as the drawing
+        column, row = divmod(i, lines)
+        axis = figure.add_axes(((0.1 + 6 * column) / 12, (height - 0.64 - line * row - tall) / height, wide / 12, tall / height))
         axis.axis("off")
-    for axis, (caption, image) in zip(axes.T.flat, entries, strict=False):
         axis.imshow(image, interpolation="nearest")
-        axis.set_title(caption, fontsize=8, loc="left")
-    figure.suptitle("first visit | revisit | true view | difference around grey (left: best pairs, right: worst)", fontsize=9)
+        axis.set_title(caption, fontsize=8, loc="left", pad=3)
+    title = "first visit | revisit | true view | difference around grey (left: best pairs, right: worst)"
+    figure.suptitle(title, fontsize=9, y=1 - 0.12 / height, va="top")
     save_figure(path, figure)
 
 

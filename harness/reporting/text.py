@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from html import escape
 
 from harness.reporting.columns import columns_of, leading
 from harness.reporting.groups import Run, groups_of, reasons
@@ -45,7 +46,7 @@ def shown(runs: list[Run]) -> list[Column]:
 def headings(columns: Iterable[Column], baseline: str) -> list[str]:
     found = ["run"]
     for c in columns:
-        found += [c.title] + ([f"to {baseline}"] if c.difference else [])
+        found += [c.title] + ([f"{c.heading} to {baseline}"] if c.difference else [])
     return found
 
 
@@ -74,6 +75,23 @@ def markdown(runs: list[Run], baseline: str) -> str:
     for row in rows(runs, columns, baseline):
         lines.append("| " + " | ".join(f"**{t}**" if best else t.replace("|", "\\|") for t, best in _flat(row, columns)) + " |")
     return "\n".join([*lines, "", *(f"- {n}" for n in notes(runs, baseline))])
+
+
+def html(runs: list[Run], baseline: str, rank: int = 5) -> str:
+    """A table of the columns up to a rank, for notebooks."""
+    columns = [c for c in shown(runs) if c.rank < rank]
+    head = "".join(f"<th>{escape(h)}</th>" for h in headings(columns, baseline))
+    body = ""
+    for row in rows(runs, columns, baseline):
+        body += "<tr>" + "".join(f"<td>{f'<b>{escape(t)}</b>' if best else escape(t)}</td>" for t, best in _flat(row, columns)) + "</tr>"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def table(runs: list[Run], baseline: str) -> list[dict[str, str]]:
+    """A row a run, the best quality first, every column as text under its heading."""
+    columns = shown(runs)
+    head = headings(columns, baseline)
+    return [dict(zip(head, (text for text, _ in _flat(row, columns)), strict=True)) for row in rows(runs, columns, baseline)]
 
 
 def latex(runs: list[Run], baseline: str) -> str:

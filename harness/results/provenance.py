@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,12 +19,12 @@ PATIENCE = 20  # seconds for git to answer, on a slow network drive
 PACKAGES = ("worldkv-harness", "torch", "torchvision", "lightning", "torchmetrics", "lpips", "hydra-core", "wandb", "numpy", "safetensors")
 
 
-def provenance(device: "torch.device") -> dict:
-    """Where and with what a run was made."""
+def provenance(device: "torch.device", plugins: Sequence[str] = ()) -> dict:
+    """Where and with what a run was made. plugins: packages whose code may have been used."""
     import torch  # here, so that who only reads results need not wait for it
 
     versions = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *plugins):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

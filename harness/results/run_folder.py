@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.results.live import FILE as LIVE
 from harness.results.older import completed_record, completed_summary
 from harness.results.statistics import summarise
 from harness.system.files import atomic_path, file_name, remove_stale, write_atomic, write_once
@@ -39,7 +40,7 @@ class Record:
 class RunFolder:
     """All paths and files of one run. Nothing here is ever half-written: files appear whole, by rename."""
 
-    FILES = ("config.yaml", "results.json", "pairs.csv", "chunks.csv", "probes.csv", "trajectories.jsonl", "frames.png", "chunks.png", "error.txt")
+    FILES = ("config.yaml", "results.json", LIVE, "pairs.csv", "chunks.csv", "probes.csv", "trajectories.jsonl", "frames.png", "chunks.png", "error.txt")
     FOLDERS = ("trajectories", "videos", "wandb", "bank")
 
     def __init__(self, path: Path) -> None:
@@ -56,6 +57,14 @@ class RunFolder:
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in self.FILES:
             (self.path / name).unlink(missing_ok=True)
+
+    def begun(self) -> bool:
+        """Whether an earlier process began this run, and did not end it."""
+        return (self.path / LIVE).exists()
+
+    def settled(self) -> None:
+        """All is told: what the run said of itself while it ran is in its tables now."""
+        (self.path / LIVE).unlink(missing_ok=True)
 
     def done(self) -> set[str]:
         """Names of trajectories that need not run again (failed ones do)."""

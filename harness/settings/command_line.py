@@ -13,9 +13,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from harness.settings.nested import flatten
+from harness.settings.plugins import plugin_folders, with_plugins
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent  # of the checkout
+LOGGERS = ("auto", "online", "offline", "trackio", "none")
 BUDGET = "w18"  # the default of conf/config.yaml, which labels need not name
 TEXTS = ("name", "notes", "run_dir", "world.folder", "backbone.weights", "snapshot.save", "snapshot.load")  # settings that are text, whatever it looks like
 CONF = next(p for p in (ROOT / "conf", PACKAGE / "_conf") if p.is_dir())
@@ -25,12 +27,16 @@ def check_overrides(conf: Path, arguments: Sequence[str]) -> None:
     """Exit with the valid names when `a.b=c` names a setting that does not exist. Groups are Hydra's own to check."""
     try:
         parsed = OverridesParser.create().parse_overrides([a for a in arguments if "=" in a and not a.startswith("-")])
-        groups = [o for o in parsed if (conf / o.key_or_group).is_dir() and not o.key_or_group.startswith("hydra")]
+        places = (conf, *plugin_folders(arguments))
+        groups = [o for o in parsed if any((p / o.key_or_group).is_dir() for p in places) and not o.key_or_group.startswith("hydra")]
         first = [f"{'+' if o.is_add() else ''}{o.key_or_group}{f'@{o.package}' if o.package else ''}={_one(o)}" for o in groups]
+        plugins = [a for a in arguments if a.startswith(("plugins=", "hydra.searchpath="))]
         with initialize_config_dir(str(conf), version_base="1.3"):
-            cfg = compose("config", first)
+            cfg = compose("config", with_plugins([*first, *plugins]))
     except HydraException:
         return  # Hydra says what is wrong with it, and lists a group's options
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     finally:
         GlobalHydra.instance().clear()
     for override in parsed:
@@ -73,9 +79,9 @@ def _meant(argument: str) -> str:
 
 
 def composed(conf: Path, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    """The main job's config under these overrides, and the option chosen in every group."""
+    """The main job's config under these overrides, and the option chosen in every group. Raises HydraException, ValueError for plugins."""
     with initialize_config_dir(str(conf), version_base="1.3"):
-        cfg = compose("config", list(overrides), return_hydra_config=True)
+        cfg = compose("config", with_plugins(overrides), return_hydra_config=True)
     choices = {str(k): str(v) for k, v in cfg.hydra.runtime.choices.items()}
     return OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"]), choices
 

@@ -7,6 +7,8 @@ from string import Template
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from harness.settings.plugins import plugin_folders, with_plugins
+
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
     """Whether help is all that is asked for, maybe under some choices (`policy=full --help`). Other flags are Hydra's to answer."""
@@ -17,14 +19,17 @@ def asks_for_help(arguments: Sequence[str]) -> bool:
 def help_text(conf: Path, config: str, overrides: Sequence[str]) -> str:
     """The config's own help template, with every group's options and the settings under these overrides. Raises HydraException."""
     with initialize_config_dir(str(conf), version_base="1.3"):
-        cfg = compose(config, list(overrides), return_hydra_config=True)
+        cfg = compose(config, with_plugins(overrides), return_hydra_config=True)
     shown = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"])
-    return Template(cfg.hydra.help.template).safe_substitute(APP_CONFIG_GROUPS="\n".join(_groups(conf)) + "\n", CONFIG=OmegaConf.to_yaml(shown))
+    groups = "\n".join(_groups([conf, *plugin_folders(overrides)])) + "\n"
+    return Template(cfg.hydra.help.template).safe_substitute(APP_CONFIG_GROUPS=groups, CONFIG=OmegaConf.to_yaml(shown))
 
 
-def _groups(conf: Path) -> Iterator[str]:
-    for folder in sorted(p for p in conf.rglob("*") if p.is_dir()):
-        name = folder.relative_to(conf).as_posix()
-        options = sorted(p.stem for p in folder.glob("*.yaml"))
-        if options and not name.startswith("hydra"):
-            yield f"{name}: {', '.join(options)}"
+def _groups(places: Sequence[Path]) -> Iterator[str]:
+    options: dict[str, set[str]] = {}
+    for place in places:
+        for file in place.rglob("*.yaml"):
+            options.setdefault(file.parent.relative_to(place).as_posix(), set()).add(file.stem)
+    for group in sorted(options):
+        if group != "." and not group.startswith("hydra"):
+            yield f"{group}: {', '.join(sorted(options[group]))}"

@@ -2,25 +2,42 @@
 
 import ast
 import inspect
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
 
-from harness.settings.command_line import CONF, ROOT
+from harness.settings.command_line import CONF
 
 
-def policy_line(name: str) -> str:
-    """The first comment of conf/policy/NAME.yaml, or the first paragraph of its class's docstring, read and not imported. Empty where there is neither."""
-    file = CONF / "policy" / f"{name}.yaml"
-    if not file.is_file():  # a config of the user's own folder, or of an older checkout
+def policy_line(name: str, places: Sequence[Path] = (CONF,)) -> str:
+    """The first comment of policy/NAME.yaml, or the first paragraph of its class's docstring, read and not imported. Empty where there is neither.
+
+    places: folders with settings, ours and those of plugins.
+    """
+    file = next((f for place in places if (f := place / "policy" / f"{name}.yaml").is_file()), None)
+    if file is None:  # a config of the user's own folder, or of an older checkout
         return ""
     text = file.read_text()
     if text.startswith("# "):
         return text.splitlines()[0].removeprefix("# ")
     module, _, wanted = yaml.safe_load(text)["_target_"].rpartition(".")
-    source = ROOT / Path(*module.split(".")).with_suffix(".py")
-    if not source.is_file():
+    try:
+        source = find_spec(module)
+    except ImportError:
+        source = None
+    if source is None or not source.origin:
         return ""
-    classes = {n.name: n for n in ast.parse(source.read_text()).body if isinstance(n, ast.ClassDef)}
+    classes = {n.name: n for n in ast.parse(Path(source.origin).read_text()).body if isinstance(n, ast.ClassDef)}
     docstring = ast.get_docstring(classes[wanted]) if wanted in classes else None
+    return _first(docstring)
+
+
+def line_of(policy: object) -> str:
+    """The first paragraph of an object's class's own docstring."""
+    return _first(type(policy).__doc__ if "__doc__" in vars(type(policy)) else None)
+
+
+def _first(docstring: str | None) -> str:
     return " ".join(inspect.cleandoc(docstring or "").partition("\n\n")[0].split())

@@ -162,4 +162,6 @@ def _run(tried: Tried, metric: str) -> sweeps.SweepRun:
         return sweeps.SweepRun(config=config, state=sweeps.RunState.running)
     if tried.value != tried.value:
         return sweeps.SweepRun(config=config, state=sweeps.RunState.failed)
-    return sweeps.SweepRun(config=config, state=sweeps.RunState.finished, summary_metrics={metric: tried.value})  # pyright: ignore[reportCallIssue]
+    return sweeps.SweepRun(
+        config=config, state=sweeps.RunState.finished, summaryMetrics={metric: tried.value}
+    )  # by its alias: the other name is ignored in silence

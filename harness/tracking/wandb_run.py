@@ -1,4 +1,4 @@
-"""W&B mirrors a finished run. It never fails one, never asks anything, and waits a bounded time: results are on disk before.
+"""W&B follows a run and mirrors it when it is finished. Results are on disk before.
 
 A server that does not answer is left alone: the run is kept offline in its folder, and `wandb sync` sends it later.
 """
@@ -10,7 +10,7 @@ import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from harness.reporting.columns import columns_of, revisits
 from harness.reporting.curves import means
 from harness.results.run_folder import ID, RunFolder
 from harness.system.files import file_name, write_once
+from harness.tracking.tracker import PICTURES, Label
 from metrics.column import Column
 
 log = logging.getLogger(__name__)
@@ -34,36 +35,99 @@ START = 20  # for a run to begin
 FINISH = 120  # for what was logged to be sent; what was not is still in the run's wandb/ folder
 PICTURED = 64  # pairs with pictures: a table is for looking at, and every picture is a file to send
 PAIRS = "revisit_pairs"  # what the table of pairs is called: never as a column of the summary, which would take its place
-PICTURES = {"frames.png": "picture/frames", "chunks.png": "picture/chunks"}
 PARTS = ("first visit", "revisit", "true view", "difference")  # of a strip, see media.strips
 
 
-@dataclass(frozen=True)
-class Label:
-    """How W&B files a run. group: its experiment or sweep."""
+class WandbTracker:
+    """mode: auto (online when logged in, else offline), online or offline. resumed: whether an earlier process began this run, which
+    then goes on under its id; else W&B replaces all that it has of it."""
 
-    group: str
-    name: str
-    tags: tuple[str, ...] = ()
-    notes: str = ""
+    def __init__(self, folder: RunFolder, config: dict, mode: str, label: Label, resumed: bool = False) -> None:
+        self._folder, self._config, self._wanted, self._label, self._resumed = folder, config, mode, label, resumed
+        self._mode: Mode | None = None
+        self._run: wandb.Run | None = None
+
+    def begin(self) -> None:
+        self._mode = _mode(self._wanted)
+        try:
+            self._run = self._init(self._mode, _run_id(self._folder.path), self._resumed and self._mode == "online")
+            self._run.define_metric("live/*", summary="none")  # the last point of a curve is not the run's
+        except Exception as error:  # noqa: BLE001  (tracking must never cost a result)
+            _warn(self._mode, error)
+
+    def log(self, row: dict[str, float]) -> None:
+        try:
+            if self._run is not None:
+                self._run.log(row)
+        except Exception as error:  # noqa: BLE001
+            self._run = None
+            _warn(str(self._mode), error)
+
+    def finish(self, results: dict | None) -> str | None:
+        """The run's folder or address. What failed online is kept offline, whole; None where that failed too."""
+        if results is None:
+            if self._run is not None:
+                with suppress(Exception):
+                    self._run.finish(exit_code=1)
+            return None
+        chosen = self._mode or _mode(self._wanted)
+        attempts: tuple[Mode, ...] = ("online", "offline") if chosen == "online" else (chosen,)
+        # an upload that failed late keeps the folder's id in use until this process ends: the last attempt takes a new one
+        tries: list[tuple[Mode, bool]] = [*((attempt, True) for attempt in attempts), (attempts[-1], False)]
+        for attempt, own in tries:
+            try:
+                run = self._run or self._init(attempt, _run_id(self._folder.path) if own else None, False)
+                self._run = None
+                with run:
+                    _log(run, self._folder, results, self._config)
+                    return run.url if attempt == "online" and run.url else str(Path(run.dir).parent)  # what `wandb sync` takes, not the files/ in it
+            except Exception as error:  # noqa: BLE001
+                _warn(attempt, error)
+        log.warning("everything is in %s", self._folder.path)
+        return None
+
+    def _init(self, mode: Mode, run_id: str | None, resume: bool) -> "wandb.Run":
+        label, config = self._label, self._config
+        settings = wandb.Settings(
+            silent=True,
+            base_url=server(),
+            init_timeout=START,
+            login_timeout=START,
+            finish_timeout=FINISH,
+            x_graphql_retry_max=2,
+            x_graphql_timeout_seconds=ANSWER,
+            x_graphql_retry_wait_max_seconds=2,
+            x_file_stream_retry_max=2,
+            x_file_stream_retry_wait_max_seconds=2,
+            x_file_transfer_retry_max=2,
+            x_file_transfer_retry_wait_max_seconds=2,
+        )
+        return wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "worldkv-harness"),
+            group=label.group,
+            name=label.name,
+            job_type="eval",
+            config=config,
+            mode=mode,
+            dir=self._folder.path,
+            reinit="finish_previous",
+            id=run_id,
+            resume="allow" if resume else None,
+            tags=list(dict.fromkeys(str(t)[:64] for t in (config["policy"], config["world"], config["backbone"], *label.tags))),
+            notes=label.notes,
+            settings=settings,
+        )
 
 
 def log_to_wandb(folder: RunFolder, results: dict, config: dict, mode: str, label: Label) -> str | None:
-    """Mirror a finished run: config, curves over the rollout, the pair table, summary, videos, the folder as an artifact.
+    """Mirror a finished run: config, curves over the rollout, the pair table, summary, videos, the folder as an artifact."""
+    tracker = WandbTracker(folder, config, mode, label)
+    tracker.begin()
+    return tracker.finish(results)
 
-    mode: auto (online when logged in, else offline), online or offline. Returns the run's folder or address, None if W&B failed.
-    """
-    chosen = _mode(mode)
-    attempts: tuple[Mode, ...] = ("online", "offline") if chosen == "online" else (chosen,)
-    # an upload that failed late keeps the folder's id in use until this process ends: the last attempt takes a new one
-    tries: list[tuple[Mode, bool]] = [*((attempt, True) for attempt in attempts), (attempts[-1], False)]
-    for attempt, own in tries:
-        try:
-            return _mirror(folder, results, config, attempt, label, _run_id(folder.path) if own else None)
-        except Exception as error:  # noqa: BLE001  (tracking must never cost a result)
-            log.warning("W&B was not told of this run %s (%s: %s)", attempt, type(error).__name__, str(error).strip().splitlines()[:1])
-    log.warning("everything is in %s", folder.path)
-    return None
+
+def _warn(mode: str, error: Exception) -> None:
+    log.warning("W&B was not told of this run %s (%s: %s)", mode, type(error).__name__, str(error).strip().splitlines()[:1])
 
 
 def logged_in() -> bool:
@@ -106,43 +170,6 @@ def _mode(wanted: str) -> Mode:
     return "online"
 
 
-def _mirror(folder: RunFolder, results: dict, config: dict, mode: Mode, label: Label, run_id: str | None) -> str:
-    about = results["run"]
-    protocol = f", {about['protocol']}" if about.get("protocol") else ""
-    settings = wandb.Settings(
-        silent=True,
-        base_url=server(),
-        init_timeout=START,
-        login_timeout=START,
-        finish_timeout=FINISH,
-        x_graphql_retry_max=2,
-        x_graphql_timeout_seconds=ANSWER,
-        x_graphql_retry_wait_max_seconds=2,
-        x_file_stream_retry_max=2,
-        x_file_stream_retry_wait_max_seconds=2,
-        x_file_transfer_retry_max=2,
-        x_file_transfer_retry_wait_max_seconds=2,
-    )
-    with (
-        wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "worldkv-harness"),
-            group=label.group,
-            name=label.name,
-            job_type="eval",
-            config=config,
-            mode=mode,
-            dir=folder.path,
-            reinit="finish_previous",
-            id=run_id,  # of a run that is there already W&B replaces all that it has
-            tags=list(dict.fromkeys(str(t)[:64] for t in (config["policy"], config["world"], config["backbone"], *label.tags))),
-            notes=label.notes or f"{about['trajectories']} trajectories of {about['world']}{protocol}; {folder.path.resolve()}",
-            settings=settings,
-        ) as run
-    ):
-        _log(run, folder, results, config)
-        return run.url if mode == "online" and run.url else str(Path(run.dir).parent)  # what `wandb sync` takes, not the files/ in it
-
-
 def _run_id(folder: Path) -> str | None:
     """The folder's id at W&B, which stays with the folder, so that a run that is repeated (overwrite=true) is no second one.
 
@@ -162,7 +189,6 @@ def setting(key: str) -> str:
 
 
 def _log(run, folder: RunFolder, results: dict, config: dict) -> None:
-    run.define_metric("frame")
     for prefix in ("cost/*", "policy/*"):  # a curve's last value is not the run's: the summary below is
         run.define_metric(prefix, step_metric="frame", summary="none")
     for row in means([r.chunks for r in folder.records() if not r.error]):

@@ -19,6 +19,7 @@ from harness.cache.stores import GpuStore
 from harness.datatypes import Trajectory
 from harness.rollout import rollout
 from harness.settings.command_line import CONF
+from harness.settings.plugins import with_plugins
 from policies.full import FullPolicy
 from policies.parts.reach import LABELS, file_name, write_labels
 from policies.wrappers.watch_reach import WatchReachPolicy
@@ -30,7 +31,7 @@ def main() -> None:
         return
     overrides = [a for a in sys.argv[1:] if not a.startswith("labels=")]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", ["world.split=validation", "world.trajectories=8", *overrides])
+        cfg = compose("config", with_plugins(["world.split=validation", "world.trajectories=8", *overrides]))
     backbone = instantiate(cfg.backbone, _convert_="all")
     where = next((a.removeprefix("labels=") for a in sys.argv[1:] if a.startswith("labels=")), None)
     path = Path(where) if where else LABELS / file_name(backbone.geometry)
