@@ -45,8 +45,8 @@ from harness.worlds.base import check_names
 if TYPE_CHECKING:
     from metrics.metric_set import MetricSet
 
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 SAID = 5  # trajectories without revisit pairs that are named
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 COMPARABLE = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone
 
 
@@ -147,8 +147,8 @@ def _tracker(cfg: DictConfig, settings: dict, choices: dict[str, str], label: st
     # flat, and `policy` its name: the columns of a run whose `policy` a sweep has set, and of any other
     flat = flatten({k: settings[k] for k in DECIDES}) | {k: v for k, v in choices.items() if not k.startswith("hydra")}
     protocol = f", {settings['world']['protocol']}" if settings["world"].get("protocol") else ""
-    notes = cfg.notes or f"{trajectories} trajectories of {choices['world']}{protocol}; {folder.path.resolve()}"
-    return tracker_of(cfg.logger, folder, flat, Label(str(cfg.name), f"{label}-{cfg.seed}", tuple(cfg.tags), str(notes)), folder.begun())
+    notes = str(cfg.notes or "") or f"{trajectories} trajectories of {choices['world']}{protocol}; {folder.path.resolve()}"
+    return tracker_of(cfg.logger, folder, flat, Label(str(cfg.name), f"{label}-{cfg.seed}", tuple(cfg.tags), notes), folder.begun())
 
 
 def _of_run(folder: RunFolder, metrics: "MetricSet") -> dict[str, dict]:

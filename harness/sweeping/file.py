@@ -32,12 +32,14 @@ class Tried:
 
 @dataclass(frozen=True)
 class SweepFile:
-    """fixed: overrides that the file's command gives to every point. digest: what decides which points there are."""
+    """fixed: overrides that the file's command gives to every point. digest: what decides which points there are. cap: how many there
+    may be, by `run_cap`, which the search package does not know."""
 
     name: str
     config: dict
     fixed: tuple[str, ...]
     digest: str
+    cap: int | None = None
 
     @property
     def method(self) -> str:
@@ -51,11 +53,6 @@ class SweepFile:
     def sign(self) -> int:
         """1 if more of the metric is better, else -1."""
         return 1 if self.config.get("metric", DEFAULT_METRIC).get("goal", "minimize") == "maximize" else -1
-
-    @property
-    def cap(self) -> int | None:
-        """How many points the file's `run_cap` lets there be."""
-        return self.config.get("run_cap")
 
     def remarks(self) -> list[str]:
         """What of the file W&B's agents do and this runner does otherwise."""
@@ -104,10 +101,13 @@ def load(path: Path) -> SweepFile:
         raise ValueError(f"{path} is no sweep file: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} is no sweep file: it holds {type(config).__name__}, not method and parameters")
+    cap = config.pop("run_cap", None)
     try:
         problems = sweeps.schema_violations_from_proposed_config(config)
     except (TypeError, ValueError) as error:  # for bounds of mixed types, for instance
         problems = [str(error)]
+    if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
+        problems.append(f"run_cap is {cap}; give a whole number from 1")
     command = config.get("command", [])
     if config.get("program") != PROGRAM:
         problems.append(f"program is {config.get('program')}; this runner knows {PROGRAM}")
@@ -123,7 +123,7 @@ def load(path: Path) -> SweepFile:
     fixed = tuple(str(c) for c in command if not str(c).startswith("${"))
     decides = {k: config.get(k) for k in ("method", "metric", "parameters")}
     digest = hashlib.sha256(json.dumps([decides, fixed], sort_keys=True).encode()).hexdigest()[:8]
-    return SweepFile(config.get("name", path.stem), config, fixed, digest)
+    return SweepFile(config.get("name", path.stem), config, fixed, digest, cap)
 
 
 def overrides_of(parameters: dict[str, Scalar]) -> tuple[str, ...]:
