@@ -40,6 +40,8 @@ class Cameras:
         for name, value, known in (("convention", convention, CONVENTIONS), ("direction", direction, DIRECTIONS)):
             if value is not None and value not in known:
                 raise ValueError(f"world.{name}={value}; use {' or '.join(known)}, or null for what the file's format says")
+        if direction is None and self.direction not in DIRECTIONS:
+            raise ValueError(f"{self.file}: {self.direction}; say world.direction=c2w or w2c")
         poses = check_poses(self.poses, self.file).double().numpy()
         plain = self.upright and convention in (None, "opencv") and direction in (None, "c2w")
         if plain:
@@ -74,6 +76,8 @@ def check_poses(array: np.ndarray, origin: Path | str) -> Float[Tensor, "f 4 4"]
     """Rigid matrices as float32; (F, 3, 4) get their last row. Raises ValueError, with the frame, for a wrong shape, NaN, rotations that are none
     and matrices that are transposed."""
     poses = torch.from_numpy(np.asarray(array, dtype=np.float64))
+    if poses.ndim == 2 and poses.shape[1] in (12, 16):
+        poses = poses.unflatten(1, (-1, 4))
     if poses.ndim == 3 and poses.shape[1:] == (3, 4):
         poses = torch.cat([poses, torch.tensor([[[0.0, 0, 0, 1]]], dtype=poses.dtype).expand(len(poses), 1, 4)], 1)
     if poses.ndim != 3 or poses.shape[1:] != (4, 4) or not len(poses):
