@@ -217,9 +217,12 @@ def test_scenes_find_recorded_returns_and_say_what_strings_miss(images):  # noqa
     np.save(images / "paths" / "walk" / "poses.npy", c2w.numpy())
     t = make(images, [str(images / "paths" / "walk")]).trajectory(0)
     assert t.pairs and max(p.gap_degrees for p in t.pairs) > 0.05
-    none = make(images, ["W_S", "R_L40"])
-    assert "world.depth=METRES" in none.trajectory(0).no_pairs and "no view is left" in none.trajectory(1).no_pairs
-    assert make(images, ["W_S"], depth=1.0, move_frames=12).trajectory(0).pairs
+    walks = make(images, ["W_S", "R_L40"], move_frames=12)
+    assert walks.trajectory(0).pairs and walks.trajectory(0).no_pairs == "", "there and back without a turn"
+    assert not walks.trajectory(1).pairs and "no view is left" in walks.trajectory(1).no_pairs
+    far = make(images, ["W_S"], move_frames=12, depth=100.0).trajectory(0)
+    assert not far.pairs and "no view is left" in far.no_pairs, "where all that is seen is far away"
+    assert make(images, ["R_L_W_S_R_L90"]).trajectory(0).pairs == make(images, ["R_L_W_S_R_L90"], depth=1e6).trajectory(0).pairs, "turns count as ever"
 
 
 def test_a_run_that_stops_for_a_snapshot_or_probes_needs_no_pairs():

@@ -93,7 +93,13 @@ class ChunkProgress(L.Callback):
     """A line over trajectories: how many, the time taken and left, and the FPS of the chunk that just came out."""
 
     def __init__(self, total: int, done: int, enabled: bool) -> None:
-        columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(10), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[live]}"))
+        columns = (
+            TextColumn("{task.completed}/{task.total}"),
+            BarColumn(10),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[live]}", markup=False),
+        )
         self._bar = Progress(*columns, disable=not enabled)
         self._task = self._bar.add_task("trajectories", total=total, completed=done, live="")
         self._room = self._bar.console.width - len(f"{total}/{total} {'-' * 10} 0:00:00 0:00:00 ")

@@ -140,7 +140,7 @@ class Tolerance:
         stays = (
             f"the camera turns by {most_turned[i, j]:.3g} degrees and walks {most_walked[i, j]:.2g} metres between frames {i * stride_px} and {j * stride_px}"
         )
-        more = "" if self.depth is not None else "; world.depth=METRES counts walks too, where the world has it"
+        more = "" if self.depth is not None or most_walked[i, j] <= self.metres else "; world.depth=METRES counts walks too, where the world has it"
         return (
             f"no view is left and seen again: {stays}, {fov * (1 - self.overlap):.3g} degrees leave a view of {fov:.3g} (world.overlap={self.overlap:g}){more}"
         )
