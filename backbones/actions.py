@@ -110,6 +110,15 @@ class ActionCache:
                 self._past[block] = (pair[0][:, -self._keep :].clone(), pair[1][:, -self._keep :].clone())
 
     @property
+    def past(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """By block, the keys and values that the next chunk sees; its tensors are replaced, never changed."""
+        return dict(self._past)
+
+    @past.setter
+    def past(self, past: dict[int, tuple[Tensor, Tensor]]) -> None:
+        self._past, self._seen = dict(past), {}
+
+    @property
     def nbytes(self) -> int:
         return sum(t.nbytes for pair in self._past.values() for t in pair)
 

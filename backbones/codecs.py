@@ -101,6 +101,12 @@ class PreviewCodec:
     def begin(self) -> None:
         self._started = False
 
+    def state(self) -> list:
+        return [self._started]
+
+    def restore(self, state: list) -> None:
+        (self._started,) = state
+
     def encode(self, pixels: Float[Tensor, "1 3 p y x"]) -> Float[Tensor, "1 16 f h w"]:
         cells = F.avg_pool3d(pixels[:, :, ::4], (1, 8, 8))
         return F.pad(cells, (0, 0, 0, 0, 0, 0, 0, 13))

@@ -81,6 +81,13 @@ class MatrixGame2Backbone(WanBackbone):
     def state_bytes(self) -> int:
         return super().state_bytes + self.cache.nbytes
 
+    def state(self) -> dict:
+        return super().state() | {"actions": self.cache.past}
+
+    def restore(self, state: dict) -> None:
+        super().restore(state)
+        self.cache.past = state["actions"]
+
     def context(self, trajectory: Trajectory) -> Float[Tensor, "1 n c"]:
         return self.images(2 * trajectory.images[:1] - 1)
 

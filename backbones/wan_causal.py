@@ -22,9 +22,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Codec(Protocol):
-    """Pixels in [-1, 1] to normalised latents and back; `decode` goes on where its last call since `begin` ended."""
+    """Pixels in [-1, 1] to normalised latents and back; `decode` goes on where its last call since `begin` ended.
+
+    state, restore: where that is, as tensors and plain values that later calls do not change in place.
+    """
 
     def begin(self) -> None: ...
+    def state(self) -> list: ...
+    def restore(self, state: list) -> None: ...
     def encode(self, pixels: Float[Tensor, "1 3 p y x"]) -> Float[Tensor, "1 16 f h w"]: ...
     def decode(self, latents: Float[Tensor, "1 16 f h w"]) -> Float[Tensor, "1 3 p y x"]: ...
 
@@ -103,18 +108,24 @@ class WanBackbone(Backbone):
         g = self.geometry
         self.codec.begin()
         self._cross = self.network.cross(self.context(trajectory).to(g.device))
-        if self.network.config.in_dim == LATENT_CHANNELS:
-            self._condition = torch.empty(0, self.latent_frames(trajectory), *self.grid, device=g.device)
-        else:
-            self._condition = self.image_condition(trajectory)
+        self._condition = self.image_condition(trajectory, self.latent_frames(trajectory))
 
     @property
     def state_bytes(self) -> int:
         return self._cross.nbytes + self._condition.nbytes
 
-    def image_condition(self, trajectory: Trajectory) -> Float[Tensor, "20 f y x"]:
-        """Mask (ones in latent frame 0) and latents of the first image followed by zero frames, over the whole rollout."""
-        frames = self.latent_frames(trajectory)
+    def state(self) -> dict:
+        return {"cross": self._cross, "condition": self._condition, "decoder": self.codec.state()}
+
+    def restore(self, state: dict) -> None:
+        self._cross, self._condition = state["cross"], state["condition"]
+        self.codec.restore(state["decoder"])
+
+    def image_condition(self, trajectory: Trajectory, frames: int) -> Float[Tensor, "20 f y x"]:
+        """Mask (ones in latent frame 0) and latents of the first image followed by zero frames, over so many latent frames; no channels
+        for a network without an image condition."""
+        if self.network.config.in_dim == LATENT_CHANNELS:
+            return torch.empty(0, frames, *self.grid, device=self.geometry.device)
         image = trajectory.images[:1]
         if tuple(image.shape[-2:]) != self.size:
             raise ValueError(f"the first image is {tuple(image.shape[-2:])} pixels, the model works at {self.size}; set world.size={list(self.size)}")
@@ -136,6 +147,8 @@ class WanBackbone(Backbone):
     def condition(self, trajectory: Trajectory, chunk: Chunk) -> Condition:
         g = self.geometry
         at = slice(chunk.start, chunk.start + g.chunk)
+        if at.stop > self._condition.shape[1]:  # the path was led on; the encoder is causal, so the frames so far stay what they are
+            self._condition = self.image_condition(trajectory, max(at.stop, 2 * self._condition.shape[1]))
         return Condition(self.positions(chunk.frames), (self._condition[None, :, at], *self.control(trajectory, chunk)))
 
     def positions(self, frames: Sequence[int]) -> Float[Tensor, "m 3"]:
@@ -182,6 +195,9 @@ class WanBackbone(Backbone):
         return ((pixels[0].transpose(0, 1).float().cpu() + 1) / 2).clamp(0, 1)
 
     def roundtrip(self, frames: Float[Tensor, "p 3 y x"]) -> Float[Tensor, "p 3 y x"]:
-        latents = self.encode(frames)
+        latents, rollout = self.encode(frames), self.codec.state()
         self.codec.begin()
-        return self.decode(latents)
+        try:
+            return self.decode(latents)
+        finally:
+            self.codec.restore(rollout)

@@ -79,6 +79,13 @@ class WanVAE:
         """A new rollout: the next latent frame is a first one."""
         self._past: list[Tensor | None] = [None] * self._slots
 
+    def state(self) -> list:
+        """The decoder's frames of every convolution, and its marks of those that have seen one frame only."""
+        return list(self._past)
+
+    def restore(self, state: list) -> None:
+        self._past = list(state)
+
     def encode(self, pixels: Float[Tensor, "1 3 p y x"]) -> Float[Tensor, "1 16 f h w"]:
         """The mode of the posterior, normalised per channel, in float32. Raises ValueError for sizes that would be cut."""
         frames, *sides = pixels.shape[2:]

@@ -50,7 +50,7 @@ class Backbone(ABC):
         raise ValueError(f"{name} {kept}; it can be neither saved (use snapshot.save=null) nor forked")
 
     def restore(self, state: dict) -> None:
-        """After `begin`: go on from a saved `state`."""
+        """Go on from a `state`, whichever rollout was begun last."""
 
     @abstractmethod
     def condition(self, trajectory: Trajectory, chunk: Chunk) -> Condition:

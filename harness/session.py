@@ -286,8 +286,9 @@ class Session:
     def _take_backbone(self) -> None:
         """Let the backbone hold this session's state; the session that used it last keeps its own until its next step."""
         if _leave(self.backbone, self):
-            self.backbone.begin(self.path)
-            if self._backbone_state is not None:
+            if self._backbone_state is None:
+                self.backbone.begin(self.path)
+            else:
                 self.backbone.restore(self._backbone_state)
             self.backbone.user = weakref.ref(self)
 

@@ -43,6 +43,10 @@ class RecordedCodec:
         self.latents = latents
 
     def begin(self) -> None: ...
+    def state(self) -> list:
+        return []
+
+    def restore(self, state: list) -> None: ...
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         assert pixels.shape[2] == 4 * (self.latents.shape[2] - 1) + 1

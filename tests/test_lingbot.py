@@ -138,7 +138,8 @@ def test_ray_maps_and_image_condition():
     cam, act = make().ray_maps(path("walk_loop")), make("act").ray_maps(path("walk_loop"))
     for mine, name, chunk in ((cam, "control_cam.chunk0", 0), (cam, "control_cam.chunk4", 4), (act, "control_act.chunk1", 1)):
         assert (mine[:, 3 * chunk : 3 * chunk + 3] - inputs[name][0]).abs().max() < 1e-6, name
-    condition = make().image_condition(path("walk_loop"))
+    backbone, trajectory = make(), path("walk_loop")
+    condition = backbone.image_condition(trajectory, backbone.latent_frames(trajectory))
     for chunk in (0, 1):
         assert torch.equal(condition[:, 3 * chunk : 3 * chunk + 3], inputs[f"y.chunk{chunk}"])
 

@@ -392,6 +392,11 @@ def test_a_message_travels_whole():
 
 
 def test_settings_of_the_page():
+    headless = Asked.of(["policy=full", "--headless", "walks/keys.txt"])
+    assert (headless.script, headless.film, headless.policy) == ("walks/keys.txt", "walks/keys.mp4", "full")
+    assert Asked.of(["--headless", "keys.txt", "film=a.gif"]).film == "a.gif"
+    with pytest.raises(ValueError, match="needs a file of keys"):
+        Asked.of(["--headless"])
     asked = Asked.of(["policy=full", "port=0", "world=houses", "policy.sink=3"])
     assert (asked.policy, asked.port, asked.rest) == ("full", 0, ("world=houses", "policy.sink=3"))
     for arguments, message in (

@@ -107,3 +107,16 @@ def test_vae_keys():
     assert vae_keys("decoder.upsamples.14.residual.6.bias") == "decoder.up_blocks.3.resnets.2.conv2.bias"
     assert vae_keys("encoder.downsamples.6.shortcut.weight") == "encoder.down_blocks.6.conv_shortcut.weight"
     assert vae_keys("decoder.upsamples.15.bias") == "decoder.upsamples.15.bias", "unknown keys stay"
+
+
+def test_a_decoder_goes_on_where_its_state_says(vae, io, one_shot):
+    """Also after somebody else's video was decoded in between; the state itself does not change meanwhile."""
+    latents = io["latent_in"]
+    vae.begin()
+    vae.decode(latents[:, :, :2])
+    state = vae.state()
+    first = vae.decode(latents[:, :, 2:])
+    vae.begin()
+    vae.decode(latents)
+    vae.restore(state)
+    assert torch.equal(vae.decode(latents[:, :, 2:]), first) and torch.equal(first, one_shot[:, :, 5:])

@@ -68,6 +68,8 @@ def _fingerprint(value: Any, name: str) -> str:
     """16 hexadecimal digits of a value's content."""
     if isinstance(value, nn.Module):
         value = {"class": type(value).__qualname__, "state": dict(value.state_dict())}
+    if is_dataclass(value) and not isinstance(value, type | Geometry):
+        value = settings_of(value)
     if isinstance(value, Geometry | torch.dtype | torch.device):
         value = str(value)
     tensors: dict[str, Tensor] = {}

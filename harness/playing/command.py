@@ -7,7 +7,8 @@
   python harness/play.py start=3                                    another room of the world
   python harness/play.py open=outputs/play/NAME                     go on with a saved walk
   python harness/play.py host=0.0.0.0 port=9000                     reachable from other machines, with a token in the address
-  python harness/play.py script=keys.txt film=walk.mp4              walk by a script and film the page (.mp4, .gif or .webp)
+  python harness/play.py --headless keys.txt                        walk by a script and film the page, into keys.mp4
+  python harness/play.py script=keys.txt film=walk.webp             the same into another file (.mp4, .gif or .webp)
 
 Settings of the page itself: start (which of the world's trajectories gives the first image and pose), host, port, linger (seconds
 that a walk outlives its last page), open, script, film, width (of the film, pixels), seconds (length of the film at most). A script
@@ -43,6 +44,7 @@ class Asked:
     @staticmethod
     def of(arguments: list[str]) -> "Asked":
         """Raises ValueError for what is no setting."""
+        arguments = _headless(arguments)
         own = {f.name: f.type for f in fields(Asked) if f.name != "rest"}
         given: dict[str, str | int | float] = {}
         rest = []
@@ -66,6 +68,18 @@ class Asked:
         if bool(asked.script) != bool(asked.film):
             raise ValueError("script and film go together: script=keys.txt film=walk.mp4")
         return asked
+
+
+def _headless(arguments: list[str]) -> list[str]:
+    """`--headless FILE` is a script and a film of its name. Raises ValueError without a file."""
+    if "--headless" not in arguments:
+        return arguments
+    at = arguments.index("--headless")
+    if at + 1 == len(arguments) or "=" in arguments[at + 1]:
+        raise ValueError("--headless needs a file of keys, as in --headless keys.txt")
+    file = Path(arguments[at + 1])
+    film = [] if any(a.startswith("film=") for a in arguments) else [f"film={file.with_suffix('.mp4')}"]
+    return [*arguments[:at], *arguments[at + 2 :], f"script={file}", *film]
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from harness.reporting.columns import columns_of, ends_of, leading
 from harness.reporting.table import BASELINE
 from harness.results.older import completed_summary
+from harness.results.statistics import LEVEL, adjusted
 from metrics.column import Column
 
 Cell = Callable[[dict], str]  # a run's entry in docs/results -> what stands in the table
@@ -57,7 +58,7 @@ def results_table(name: str, table: dict, link: Link) -> str:
     the same rollout generated."""
     bench = BENCHES.get(SHORT_OF if name == SHORT else name)
     runs, known = _read(table)
-    columns = _bench_columns(bench, runs, known) if bench else _cost_columns(known) if name in SPEED else _quality_columns(known, BASELINE)
+    columns = _bench_columns(bench, runs, known) if bench else _cost_columns(known) if name in SPEED else _quality_columns(known, BASELINE, runs)
     shown = {bench.name(label): run for label, run in runs.items() if bench.leads(label)} if bench else runs
     if name == SHORT:
         columns, shown = _short(columns, shown)
@@ -66,7 +67,9 @@ def results_table(name: str, table: dict, link: Link) -> str:
     limits = {ENDS[end]: [_limit(by_heading.get(heading), values) for heading in columns] for end, values in ends.items()}
     rows = [f"| *{limit}* | " + " | ".join(cells) + " |" for limit, cells in limits.items() if any(cells)]
     about = f"{table['trajectories']} held-out trajectories of `{table['world']}`, `{table['protocol']}`, seed {table['seed']}, same noise"
-    return "\n".join([*_rows(columns, _sorted(shown, known), link), *rows, "", f"{about}; {table['device']}."])
+    compared = sum((run["difference"].get(_main(known).key) or {}).get("p") is not None for run in shown.values())
+    starred = f" {compared} policies are compared; * adjusted p < {LEVEL} ([significance](../concepts.md#significance))." if compared and name != SHORT else ""
+    return "\n".join([*_rows(columns, _sorted(shown, known), link), *rows, "", f"{about}; {table['device']}.{starred}"])
 
 
 def bench_rows(name: str, table: dict, link: Link) -> str:
@@ -85,9 +88,14 @@ def _read(table: dict) -> tuple[dict[str, dict], list[Column]]:
 
 
 def _sorted(runs: dict[str, dict], known: Sequence[Column]) -> dict[str, dict]:
+    main = _main(known)
+    return dict(sorted(runs.items(), key=lambda item: -main.better * item[1]["summary"][main.key]["mean"]))
+
+
+def _main(known: Sequence[Column]) -> Column:
     main = leading(known)
     assert main is not None, "docs/results holds runs with qualities"
-    return dict(sorted(runs.items(), key=lambda item: -main.better * item[1]["summary"][main.key]["mean"]))
+    return main
 
 
 def _rows(columns: dict[str, Cell], runs: dict[str, dict], link: Link) -> list[str]:
@@ -108,13 +116,13 @@ def _short(columns: dict[str, Cell], runs: dict[str, dict]) -> tuple[dict[str, C
     return kept | memory, {label: runs[label] for label in SHORT_RUNS}
 
 
-def _quality_columns(known: Sequence[Column], base: str) -> dict[str, Cell]:
+def _quality_columns(known: Sequence[Column], base: str, runs: dict[str, dict]) -> dict[str, Cell]:
     """Every quality that has room for it (an added metric too), differences to the base, and what the memory costs."""
     columns: dict[str, Cell] = {}
     for c in (c for c in known if c.group == "quality" and c.rank < 5):
         columns[c.heading] = _interval(c) if c is leading(known) else _mean(c)
         if c.difference:
-            columns[f"{c.heading.split()[0]} vs {base}"] = _difference(c)
+            columns[f"{c.heading.split()[0]} vs {base}"] = _difference(c, runs)
     return columns | _columns(known, "cost/attended_tokens", "cost/window_bytes", "cost/bank_bytes", "cost/unreachable_frames")
 
 
@@ -141,7 +149,8 @@ def _bench_columns(bench: Bench, runs: dict[str, dict], known: Sequence[Column])
 
         return cell
 
-    columns = _quality_columns([c for c in known if not c.key.endswith(("_reference", "/contrast"))], bench.name(bench.base))
+    leads = {label: run for label, run in runs.items() if bench.leads(label)}
+    columns = _quality_columns([c for c in known if not c.key.endswith(("_reference", "/contrast"))], bench.name(bench.base), leads)
     return columns | {f"{main.heading}, {bench.key}={value}": at(value) for value in bench.others}
 
 
@@ -162,11 +171,15 @@ def _between(c: Column, entry: dict, sign: bool = False) -> str:
     return f" [{', '.join(c.show(v, sign=sign) for v in entry['ci95'])}]" if entry["ci95"] else ""
 
 
-def _difference(c: Column) -> Cell:
+def _difference(c: Column, runs: dict[str, dict]) -> Cell:
+    """With a star where it is significant among all of these runs (of tables that were made before: without)."""
+    known = {label: p for label, run in runs.items() if (p := (run["difference"].get(c.key) or {}).get("p")) is not None}
+    stars = {label for label, q in zip(known, adjusted(list(known.values())), strict=True) if q is not None and q < LEVEL}
+
     def cell(run: dict) -> str:
         entry = run["difference"].get(c.key)
         if not entry or entry["mean"] == 0 == (entry["ci95"] or [0])[0]:
             return ""
-        return f"{c.show(entry['mean'], sign=True)}{_between(c, entry, sign=True)}"
+        return f"{c.show(entry['mean'], sign=True)}{'*' if run['label'] in stars else ''}{_between(c, entry, sign=True)}"
 
     return cell

@@ -5,17 +5,21 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 from harness.reporting.columns import columns_of, leading
 from harness.reporting.groups import Run, groups_of, reasons
-from harness.results.statistics import paired
+from harness.results.statistics import LEVEL, adjusted, detectable, needed, paired
 from metrics.column import Column
+
+FEWEST = 6  # trajectories: two-sided, 5 sign flips give p = 1/16 at best
 
 
 @dataclass(frozen=True)
 class Row:
     """A run's row. cells, differences: text by column key; the difference is to the run of the baseline's name with the same
-    world, seed and noise (`base`), with how many trajectories. best: the keys in which no comparable run is better."""
+    world, seed and noise (`base`), with how many trajectories, and a star where it is significant. best: the keys in which no
+    comparable run is better."""
 
     run: Run
     base: Run | None
@@ -29,10 +33,11 @@ def rows(runs: list[Run], columns: list[Column], baseline: str) -> list[Row]:
     found, main = [], leading(columns)
     for group in groups_of(runs):
         base = next((r for r in group if r.label == baseline), None)
+        stars = {c.key: {path for path, (_, q) in corrected(group, base, c).items() if q < LEVEL} for c in columns if c.difference}
         tops = {c.key: top for c in columns if (top := _best(group, c)) is not None}
         for run in sorted(group, key=lambda r: (-_quality(r, main), r.name)):
             best = {c.key for c in columns if (mine := run.summary.get(c.key)) and c.show(mine["mean"]) == tops.get(c.key)}
-            differences = {c.key: _difference(run, base, c) for c in columns if c.difference}
+            differences = {c.key: _difference(run, base, c, run.path in stars[c.key]) for c in columns if c.difference}
             cells = {c.key: _cell(run, c) for c in columns}
             found.append(Row(run, base, cells, differences, best))
     return found
@@ -65,6 +70,40 @@ def notes(runs: list[Run], baseline: str) -> list[str]:
         found.append(f"{', '.join(r.name for r in runs if r.about.get('external') == said)}: {said}")
     failed = {r.name: len(r.about["failed"]) for r in runs if r.about["failed"]}
     found += [f"{name}: {count} trajectories failed and are missing" for name, count in failed.items()]
+    return found + significance(home, baseline)
+
+
+def significance(group: list[Run], baseline: str) -> list[str]:
+    """What a star means, among how many, and which difference so many trajectories can show."""
+    main, base = leading(shown(group)), next((r for r in group if r.label == baseline), None)
+    entries = [entry for run in group if main and (entry := _paired(run, base, main)) and entry["sd"] is not None]
+    if main is None or not entries:
+        return []
+    few, middle = min(entry["n"] for entry in entries), sorted(entries, key=lambda entry: detectable(entry["sd"], entry["n"]))[len(entries) // 2]
+    said = f"* differs from {baseline}: adjusted p < {LEVEL} (sign flips over trajectories, Benjamini-Hochberg over {len(entries)} comparisons)"
+    if few < FEWEST:
+        return [f"{said}; {few} trajectories cannot show it, {FEWEST} can"]
+    least = main.show(detectable(middle["sd"], middle["n"]))
+    return [f"{said}; {middle['n']} trajectories find a difference of {least} {main.unit} in {main.heading} in 8 of 10 cases (median run)"]
+
+
+def wanted(group: list[Run], baseline: str, difference: float) -> list[str]:
+    """How many trajectories each run needs to be told from the baseline by a difference in the leading column, in its unit.
+
+    Raises ValueError without a baseline, for single trajectories, and for a difference of nothing.
+    """
+    main, base = leading(shown(group)), next((r for r in group if r.label == baseline), None)
+    if main is None or base is None:
+        raise ValueError(f"there is no run of {baseline} to differ from; choose one of {', '.join(r.label for r in group)} as --baseline")
+    found = []
+    for run in group:
+        entry = _paired(run, base, main)
+        if entry and entry["sd"] is not None:
+            count = needed(entry["sd"], difference / main.factor)
+            effect = f"{difference:g} {main.unit} in {main.heading} to {baseline}"
+            found.append(f"{run.name}: {count} trajectories find {effect} in 8 of 10 cases (n={entry['n']} now)")
+    if not found:
+        raise ValueError("one trajectory says nothing of how trajectories differ; evaluate two or more")
     return found
 
 
@@ -109,12 +148,16 @@ def comma_separated(runs: list[Run], baseline: str) -> str:
     columns, text = shown(runs), io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     parts = ("mean", "low", "high", "n")
-    writer.writerow(["run", "folder", "group", *(f"{c.key}{d}/{p}" for c in columns for d in (("", "/difference") if c.difference else ("",)) for p in parts)])
+    heads = [[f"{c.key}/{p}" for p in parts] + ([f"{c.key}/difference/{p}" for p in (*parts, "p", "p_adjusted")] if c.difference else []) for c in columns]
+    writer.writerow(["run", "folder", "group", *(name for head in heads for name in head)])
     for row in rows(runs, columns, baseline):
+        group = [run for run in runs if run.group == row.run.group]
         cells = [row.run.name, row.run.path.name, row.run.group]
         for c in columns:
             for entry in (row.run.summary.get(c.key), _paired(row.run, row.base, c)) if c.difference else (row.run.summary.get(c.key),):
                 cells += [entry["mean"], *(entry["ci95"] or ("", "")), entry["n"]] if entry else [""] * 4
+            if c.difference:
+                cells += corrected(group, row.base, c).get(row.run.path, ("", ""))
         writer.writerow(cells)
     return text.getvalue().rstrip("\n")
 
@@ -145,12 +188,18 @@ def _paired(run: Run, base: Run | None, c: Column) -> dict | None:
     return None if base is None or base is run else paired(run.values, base.values, c.key)
 
 
-def _difference(run: Run, base: Run | None, c: Column) -> str:
+def corrected(runs: list[Run], base: Run | None, c: Column) -> dict[Path, tuple[float, float]]:
+    """By run, the p-value of its difference to the baseline, as it is and adjusted for how many are compared with it."""
+    found = {run.path: p for run in runs if (entry := _paired(run, base, c)) and (p := entry["p"]) is not None}
+    return {path: (p, q) for (path, p), q in zip(found.items(), adjusted(list(found.values())), strict=True) if q is not None}
+
+
+def _difference(run: Run, base: Run | None, c: Column, significant: bool) -> str:
     entry = _paired(run, base, c)
     if entry is None:
         return "baseline" if base is run else "-"
     interval = f" [{', '.join(c.show(v, sign=True) for v in entry['ci95'])}]" if entry["ci95"] else ""
-    return f"{c.show(entry['mean'], sign=True)}{interval} ({entry['n']})"
+    return f"{c.show(entry['mean'], sign=True)}{'*' if significant else ''}{interval} ({entry['n']})"
 
 
 def _flat(row: Row, columns: list[Column]) -> Iterable[tuple[str, bool]]:
