@@ -163,7 +163,8 @@ def _pickled(file: Path) -> dict[str, Tensor]:
         if isinstance(held, dict) and isinstance(held.get(key), dict):
             held = held[key]
     if not isinstance(held, dict) or not all(isinstance(tensor, Tensor) for tensor in held.values()):
-        raise ValueError(f"{file} holds no state dict (names and tensors), neither at its top nor in {' or '.join(NESTED)}")
+        there = f"; it has {', '.join(map(str, list(held)[:LISTED]))}" if isinstance(held, dict) else ""
+        raise ValueError(f"{file} holds no state dict (names and tensors), neither at its top nor in {' or '.join(NESTED)}{there}")
     return held
 
 

@@ -39,3 +39,8 @@ class Column:
     def show(self, value: float, sign: bool = False) -> str:
         """The value in the shown unit. sign: with a plus, for differences."""
         return f"{value * self.factor:{'+' if sign else ''}.{self.decimals}f}"
+
+
+def leading_score(row: dict[str, float]) -> float:
+    """What a pair is ranked by, more being better: PSNR, or the first score that there is."""
+    return row["psnr_revisit"] if "psnr_revisit" in row else next((-v if k.startswith("lpips") else v for k, v in row.items() if k.endswith("_revisit")), 0.0)

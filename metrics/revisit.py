@@ -13,8 +13,8 @@ from metrics.frame import FrameMetric
 EXACT = (1e-3, 0.05)  # metres and degrees below which a pose is the same one, and no gap is shown
 COLUMNS = (
     Column("pairs", "pairs", "pairs", "quality", 1, 0, "scored revisit pairs of a trajectory, mean", rank=4),
-    Column("gap/metres", "gap_m", "gap", "quality", 3, 0, "between the poses of first visit and revisit, mean over pairs", unit="m"),
-    Column("gap/degrees", "gap_deg", "gap", "quality", 2, 0, "between the poses of first visit and revisit, mean over pairs", unit="degrees"),
+    Column("gap/metres", "gap_m", "gap metres", "quality", 3, 0, "between the poses of first visit and revisit, mean over pairs"),
+    Column("gap/degrees", "gap_deg", "gap degrees", "quality", 2, 0, "between the poses of first visit and revisit, mean over pairs"),
 )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 
+from harness.reporting.table import EXTERNAL
 from harness.results.identity import config_hash
 from harness.results.run_folder import Record, RunFolder
 from metrics.frame import LPIPS, PSNR
@@ -43,6 +44,26 @@ def make_run(
         "config": config | {"published": published or {}},
         "comparable": config_hash({"world": world, "seed": seed}), "metrics": {"psnr": version}, "git": {"commit": "0" * 40, "dirty": False},
         "versions": {"python": "3"}, "device": device, "finished": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    folder.finish(about, names, columns=COLUMNS)
+    return folder.path
+
+
+def make_external(experiment: Path, system: str, quality: float = 28.0, names: tuple[str, ...] = NAMES) -> Path:
+    """Scored videos of another system: pairs and a small film, no chunks and no costs."""
+    folder = RunFolder(experiment / f"{system}-external")
+    folder.create()
+    for i, name in enumerate(names):
+        made = _record(name, quality + i, 1.0, "path", system, 6)
+        values = {k: v for k, v in made.values.items() if not k.startswith("cost/")}
+        folder.write(Record(name, values, made.pairs, [], made.noise, camera=made.camera))
+        _film(folder.path / "videos" / f"{name}.mp4", 18, np.random.default_rng(i))
+    about = {
+        "label": system, "policy": system, "backbone": "external", "world": "videos (plain)", "store": "external", "protocol": "", "seed": 0,
+        "external": EXTERNAL, "about_policy": f"{EXTERNAL}; videos from a folder", "comparable": "external",
+        "config": {"policy": {"system": system}, "backbone": {"external": True}, "world": {}, "store": {}, "metric": {}, "seed": 0},
+        "metrics": {"psnr": "1"}, "git": {"commit": "unknown", "dirty": None}, "versions": {"python": "3"}, "device": EXTERNAL,
+        "finished": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
     folder.finish(about, names, columns=COLUMNS)
     return folder.path

@@ -105,7 +105,13 @@ def write_three_rows(folder, c2w):
     np.save(folder / "intrinsics.npy", intrinsics()[0].astype(np.longdouble))
 
 
+def write_flat(folder, c2w):
+    np.save(folder / "poses.npy", c2w.reshape(-1, 16))
+    np.save(folder / "intrinsics.npy", intrinsics())
+
+
 WRITERS = (
+    write_flat,
     write_realestate, write_tum, write_kitti, write_colmap, write_nerfstudio, write_instant_ngp, write_npz, write_npz_inverse, write_three_rows,
 )  # fmt: skip
 
@@ -225,6 +231,8 @@ WRONG = {
     "of a larger picture": (camera([[1100.0, 1100, 960, 540]]), r"point of frame 0 \(960, 540\) lies outside a picture 832 wide.*perhaps \[1080,1920\]"),
     "shares of focal length alone": (camera([[0.6, 0.6, 416, 240]]), "frame 0 would have a field of view of 179.* degrees"),
     "short quaternions": (text("a.tum", "0 0 0 0 0 0 0 0\n1 0 0 0 0 0 0 1\n"), "a.tum: the quaternion of frame 0 has length 0, expected 1"),
+    "times that do not rise": (text("a.tum", "0 0 0 0 0 0 0 1\n2 0 0 0 0 0 0 1\n1 0 0 0 0 0 0 1\n"), "a.tum: pose 2 is no later than the one before it"),
+    "either direction": (lambda f, w: np.savez(f / "poses.npz", extrinsics=w), "poses.npz: extrinsics may be either; say world.direction=c2w or w2c"),
     "ragged": (text("a.txt", "1 2 3 4 5 6 7 8\n" * 2 + "1 2 3 4 5 6 7 8 9 10 11 12\n"), "a.txt: pose 2 has 12 numbers; TUM has 8, KITTI 12, RealEstate10K 19"),
     "no frames": (text("transforms.json", '{"frames": 3}'), "transforms.json is no transforms.json of nerfstudio or instant-ngp .*it needs frames"),
     "no JSON": (text("transforms.json", "{"), "transforms.json is no transforms.json"),

@@ -12,7 +12,7 @@ import pytest
 
 from harness.reporting import data, groups
 from tests.conftest import ROOT
-from tests.made_runs import NAMES, make_run
+from tests.made_runs import NAMES, make_external, make_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Python's playwright: pip install -e '.[dev]'")
 pytest.importorskip("plotly", reason="needs plotly: pip install -e '.[report]'")
@@ -334,3 +334,30 @@ def test_200_runs_open_in_three_seconds(visit, tmp_path):
     assert len(names(page)) == 200
     every_plot(page)
     keep(page, "report_200")
+
+
+def test_videos_of_other_systems_stand_beside_our_runs(visit, tmp_path):
+    """A run without chunks and costs: its row, its films, no complaint; alone of its name, one trajectory has no interval."""
+    experiment = tmp_path / "beside"
+    make_run(experiment, "full", film=True)
+    make_external(experiment, "RELIC")
+    make_run(experiment, "once", names=NAMES[:1], film=True)
+    make_run(experiment, "twice", names=NAMES[:1])
+    write(experiment)
+    page = visit(experiment / "report")
+    row = page.locator("#runs tr", has_text="RELIC").first
+    assert "external: cost not measured here" in row.inner_text()
+    for section in SECTIONS:
+        page.locator(f"#{section}").scroll_into_view_if_needed()
+    page.get_by_label("follow RELIC").check()
+    page.wait_for_selector("article.card[data-run='RELIC-external'] canvas")
+    once = page.locator("#runs tr", has_text="once").first.inner_text()
+    assert "[" not in once
+
+
+def test_external_videos_alone_make_a_report(visit, tmp_path):
+    make_external(tmp_path / "alone", "RELIC")
+    make_external(tmp_path / "alone", "Voyager", 25.0)
+    write(tmp_path / "alone")
+    page = visit(tmp_path / "alone" / "report")
+    assert page.locator("#runs tbody tr").count() >= 2

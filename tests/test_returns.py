@@ -50,7 +50,7 @@ def test_a_trembling_path_has_the_pairs_of_the_steady_one(spec):
     assert all(p in near for p in exact), "an exact path keeps its pairs, each with the nearest view of the first visit"
 
 
-@pytest.mark.parametrize("spec", ["R_L90", "out_back", "walk_turn", "WR_LS90", "staggered_far", "R180L180"])
+@pytest.mark.parametrize("spec", ["R_L90", "out_back", "walk_turn", "WR_LS90", "staggered_far", "R180L180", "full_loop"])
 @pytest.mark.parametrize("seed", range(4))
 def test_trembling_does_not_move_the_outbound_leg(spec, seed):
     steady = integrate(pad(parse(spec), 3), 0.12)
@@ -59,6 +59,14 @@ def test_trembling_does_not_move_the_outbound_leg(spec, seed):
     assert outbound(trembled(steady, seed=seed)) == len(steady), "without tolerance it never comes back"
     standing = trembled(torch.eye(4).repeat(30, 1, 1), seed=seed)
     assert trembling_outbound(standing, 0.05, 2.0) == 30, "standing is no way out"
+
+
+def test_the_outbound_leg_of_a_slow_camera_and_of_a_loop():
+    slow = integrate(parse("R_L90", 1.0, 6, 12), 0.1)
+    for seed in range(3):
+        assert abs(trembling_outbound(trembled(slow, seed=seed), 0.05, 2.0) - outbound(slow)) <= 3, "within what the tolerance is in frames"
+    loop = integrate(parse("R360L90", 2.0, 6, 3), 0.1)
+    assert abs(trembling_outbound(trembled(loop), 0.05, 2.0) - outbound(loop)) <= 2, "around, not halfway"
 
 
 def test_walking_leaves_a_view_where_the_picture_changes():
@@ -209,9 +217,12 @@ def test_scenes_find_recorded_returns_and_say_what_strings_miss(images):  # noqa
     np.save(images / "paths" / "walk" / "poses.npy", c2w.numpy())
     t = make(images, [str(images / "paths" / "walk")]).trajectory(0)
     assert t.pairs and max(p.gap_degrees for p in t.pairs) > 0.05
-    none = make(images, ["W_S", "R_L40"])
-    assert "world.depth=METRES" in none.trajectory(0).no_pairs and "no view is left" in none.trajectory(1).no_pairs
-    assert make(images, ["W_S"], depth=1.0, move_frames=12).trajectory(0).pairs
+    walks = make(images, ["W_S", "R_L40"], move_frames=12)
+    assert walks.trajectory(0).pairs and walks.trajectory(0).no_pairs == "", "there and back without a turn"
+    assert not walks.trajectory(1).pairs and "no view is left" in walks.trajectory(1).no_pairs
+    far = make(images, ["W_S"], move_frames=12, depth=100.0).trajectory(0)
+    assert not far.pairs and "no view is left" in far.no_pairs, "where all that is seen is far away"
+    assert make(images, ["R_L_W_S_R_L90"]).trajectory(0).pairs == make(images, ["R_L_W_S_R_L90"], depth=1e6).trajectory(0).pairs, "turns count as ever"
 
 
 def test_a_run_that_stops_for_a_snapshot_or_probes_needs_no_pairs():

@@ -12,6 +12,7 @@ import yaml
 from harness.evaluation.multirun import Asked, Job, listening, planned, tell, told
 from harness.results import provenance
 from harness.results.provenance import UNKNOWN, commit
+from harness.settings.command_line import CONF, composed
 from harness.sweeping.file import load
 from harness.sweeping.local import options
 from tests.conftest import ROOT
@@ -90,6 +91,30 @@ def test_a_run_without_git_has_results(tmp_path):
     assert data.report("e", groups.read_runs(tmp_path / "e")[0], [])["runs"][0]["commit"] == UNKNOWN
 
 
+def test_a_picture_or_film_that_fails_costs_no_result(tmp_path, monkeypatch, caplog):
+    from av.error import FFmpegError
+
+    from harness.evaluation import callbacks
+    from harness.evaluation.evaluate import evaluate
+
+    def broken(*arguments):
+        raise FFmpegError(1, "no encoder libx264")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(callbacks, "save_video", broken)
+    settings = ["policy=sliding", *TINY, "logger=none", "world.trajectories=1", "videos=1"]
+    cfg, choices = composed(CONF, [*settings, f"run_dir={tmp_path}/a", "~metric.psnr"])
+    results = evaluate(cfg, choices, "sliding", compare=False)
+    assert results["run"]["trajectories"] == 1 and "quality/ssim_revisit" in results["summary"], "PSNR is not needed to draw"
+    assert "a video was not written" in caplog.text
+    monkeypatch.setattr(callbacks, "save_video", full)
+    cfg, choices = composed(CONF, [*settings, f"run_dir={tmp_path}/b"])
+    with pytest.raises(OSError, match="No space left"):
+        evaluate(cfg, choices, "sliding", compare=False)
+
+
 def test_several_runs_by_glob_now_and_hydra_are_found(tmp_path):
     settings = [*TINY, "logger=none", "videos=0", "world.trajectories=1"]
     said = run("-m", "policy=glob(sink_*)", *settings, "name=g", cwd=tmp_path)
@@ -115,6 +140,7 @@ def test_the_plan_comes_from_the_jobs(tmp_path, monkeypatch):
         assert told(folder, jobs)[3].overrides == ("seed=3",)
     assert not (tmp_path / "outputs" / ".jobs").exists()
     tell(0, [], Path("nobody listens"))
+    assert Asked.by(["hydra.mode=MULTIRUN", "policy=full"]).several and not Asked.by(["policy=full"]).several
 
 
 def test_a_misspelt_metric_stops_a_sweep_after_its_first_point(tmp_path):

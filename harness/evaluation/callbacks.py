@@ -8,6 +8,7 @@ from functools import partial
 import lightning as L
 import numpy as np
 import torch
+from av.error import FFmpegError
 from lightning.pytorch.callbacks import BasePredictionWriter
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -18,6 +19,7 @@ from harness.reporting.media import filmstrip, save_image, save_video, strips, t
 from harness.results.run_folder import Record, RunFolder
 from harness.system.background import Background
 from harness.system.files import file_name
+from metrics.column import leading_score
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +44,14 @@ class ResultWriter(BasePredictionWriter):
         if prediction.rollout is not None and prediction.trajectory is not None:
             rollout, trajectory = prediction.rollout, prediction.trajectory
             if record.pairs:
-                ranked = sorted(record.pairs, key=lambda r: r["psnr_revisit"])
+                ranked = sorted(record.pairs, key=leading_score)
                 picked = strips(rollout, trajectory, [ranked[-1], ranked[0]])
                 jobs.append(
                     partial(save_image, self.folder.path / "trajectories" / f"{file_name(record.name)}.png", to_uint8(torch.cat(list(picked), 1)[None])[0])
                 )
             if module.world.names.index(record.name) < self.videos:
                 jobs += self._videos(record, rollout, trajectory)
+            jobs = [partial(_aside, job) for job in jobs]
         if prediction.features:
             features = {m: {k: x.numpy() for k, x in kept.items()} for m, kept in prediction.features.items()}
             jobs.append(partial(self.folder.write_features, record.name, features))
@@ -76,11 +79,27 @@ class ResultWriter(BasePredictionWriter):
             self._background.close()
 
 
+def _aside(job: Callable[[], object]) -> None:
+    """Draw or film. What an encoder cannot do costs no result; a disk that is full is raised, for the record would not fit either."""
+    try:
+        job()
+    except FFmpegError as error:
+        log.warning("a video was not written: %s", error)
+    except (ValueError, RuntimeError, LookupError, ImportError) as error:
+        log.warning("a picture or video was not written: %s: %s", type(error).__name__, error)
+
+
 class ChunkProgress(L.Callback):
     """A line over trajectories: how many, the time taken and left, and the FPS of the chunk that just came out."""
 
     def __init__(self, total: int, done: int, enabled: bool) -> None:
-        columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(10), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[live]}"))
+        columns = (
+            TextColumn("{task.completed}/{task.total}"),
+            BarColumn(10),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[live]}", markup=False),
+        )
         self._bar = Progress(*columns, disable=not enabled)
         self._task = self._bar.add_task("trajectories", total=total, completed=done, live="")
         self._room = self._bar.console.width - len(f"{total}/{total} {'-' * 10} 0:00:00 0:00:00 ")

@@ -71,7 +71,8 @@ class Asked:
         parser.add_argument("-cd", "--config-dir")
         known, rest = parser.parse_known_args(arguments)
         flags = [a for a in rest if a.startswith("-")]
-        return Asked(known.multirun, known.config_dir, [a for a in rest if a not in flags], flags)
+        several = known.multirun or any(a.upper() == "HYDRA.MODE=MULTIRUN" for a in rest)
+        return Asked(several, known.config_dir, [a for a in rest if a not in flags], flags)
 
 
 def planned(asked: Asked) -> list[Job]:

@@ -157,7 +157,7 @@ def _film_data(run: Run, name: str, keys: Sequence[str]) -> dict:
         "name": name,
         "truth": (run.path / "videos" / f"{file_name(name)}_true.png").exists(),
         "frames_px": [int(row["frames_px"]) for row in chunks] or [int(record.values["frames"])],  # of another system's video no chunks are known
-        "latent": int(chunks[0]["frames"]) if chunks else 0,
+        "latent": int(chunks[0]["frames"] if chunks else record.values["frames"]),
         "forced": "".join("1" if row["forced"] else "0" for row in chunks) or "0",
         "tokens": [row["attended_rows"] for row in chunks],
         "trace": asdict(trace(chunks)),

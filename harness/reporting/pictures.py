@@ -9,20 +9,22 @@ from harness.reporting.media import contact_sheet, cost_plot, filmstrips
 from harness.reporting.table import Run, finished_runs
 from harness.results.run_folder import RunFolder
 from harness.system.files import file_name, visible
+from metrics.column import leading_score
 
 
 def run_pictures(folder: RunFolder, label: str) -> None:
     """frames.png (best and worst pairs) and chunks.png (cost over the rollout) of one run."""
     records = [r for r in folder.records() if not r.error]
-    rated = sorted((r for r in records if r.pairs), key=lambda r: -r.values["quality/psnr_revisit"])
+    rated = sorted((r for r in records if r.pairs), key=lambda r: -sum(map(leading_score, r.pairs)) / len(r.pairs))
     chosen = rated if len(rated) <= 12 else rated[:6] + rated[-6:]
     entries = []
     for half in (0, 1):  # each picture holds the best pair above the worst
         for r in chosen:
             image = iio.imread(folder.path / "trajectories" / f"{file_name(r.name)}.png")
             part = np.split(image, 2)[half]
-            row = (max if half == 0 else min)(r.pairs, key=lambda p: p["psnr_revisit"])
-            entries.append((f"{r.name} {int(row['first'])}/{int(row['revisit'])}: {row['psnr_revisit']:.1f} dB", part))
+            row = (max if half == 0 else min)(r.pairs, key=leading_score)
+            score = f"{row['psnr_revisit']:.1f} dB" if "psnr_revisit" in row else f"{abs(leading_score(row)):.3g}"
+            entries.append((f"{r.name} {int(row['first'])}/{int(row['revisit'])}: {score}", part))
     if entries:
         contact_sheet(folder.path / "frames.png", entries)
     cost_plot(folder.path / "chunks.png", {label: [r.chunks for r in records]}, f"{label}: cost over the rollout, median of {len(records)} trajectories")

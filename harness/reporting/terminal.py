@@ -67,7 +67,13 @@ def heading(column: Column) -> str:
     """A heading on two lines: its last word, or the unit that scales it, below."""
     if column.factor != 1:
         return f"{column.heading}\n{column.unit}".replace(" a chunk", "")
-    return column.heading.replace(" revisit", "\nrevisit").replace(" true view", "\ntrue view").replace("tokens ", "tokens\n").replace(" frames", "\nframes")
+    return (
+        column.heading.replace(" revisit", "\nrevisit")
+        .replace(" true view", "\ntrue view")
+        .replace("tokens ", "tokens\n")
+        .replace(" frames", "\nframes")
+        .replace("gap ", "gap\n")
+    )
 
 
 def comparison_table(runs: list[Run], baseline: str, width: int, current: Path | None = None) -> list[Table | Text]:

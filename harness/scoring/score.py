@@ -20,6 +20,7 @@ from harness.scoring.cost_file import Costs, read_costs
 from harness.system.files import file_name, write_atomic
 from harness.worlds.base import check_names
 from harness.worlds.videos import Scored, VideosWorld
+from metrics.column import leading_score
 from metrics.drift import drift
 from metrics.metric_set import MetricSet
 from metrics.revisit import mean_gaps, mean_scores, score_pairs
@@ -87,7 +88,7 @@ def _record(world: VideosWorld, index: int, metrics: MetricSet, costs: Costs, ru
     if any(features.values()):
         run.write_features(name, {m: {k: x.numpy() for k, x in kept.items()} for m, kept in features.items()})
     if pairs:
-        ranked = sorted(pairs, key=lambda r: r["psnr_revisit"]) if "psnr_revisit" in pairs[0] else pairs
+        ranked = sorted(pairs, key=leading_score)
         picture = to_uint8(torch.cat(list(strips(rollout, task, [ranked[-1], ranked[0]])), 1)[None])[0]
         save_image(run.path / "trajectories" / f"{file_name(name)}.png", picture)
     if film:

@@ -79,7 +79,7 @@ class RecordedWorld(World):
         self.tolerance = Tolerance(min_gap, overlap, metres_tolerance, degrees_tolerance, depth, recorded=True)
         self.chunk_px, self.stride_px, self.rate = chunk_px, check_stride(stride_px, chunk_px), frame_rate(path_fps, fps)
         self.convention, self.direction = convention, direction
-        self._read = cache(self._path)
+        self._read, self._found = cache(self._path), cache(self._returns)
         for index in range(len(self.folders)):
             self._read(index)
 
@@ -90,8 +90,7 @@ class RecordedWorld(World):
     def about(self) -> Sequence[str]:
         lines = []
         for index, name in enumerate(self._names[:TOLD]):
-            path, (c2w, intrinsics, _) = self._read(index)[0], self._held(index)
-            returns, prompt = self._returns(c2w, intrinsics), self._prompt(index)
+            path, returns, prompt = self._read(index)[0], self._found(index), self._prompt(index)
             said = f"prompt {prompt[:40]!r}" if prompt else "no prompt"
             lines.append(f"{name}: {described(path)}; {returns.miss or f'{len(returns.pairs)} revisit pairs'}; {said}")
         return lines + ([f"and {len(self._names) - TOLD} more"] if len(self._names) > TOLD else [])
@@ -107,7 +106,7 @@ class RecordedWorld(World):
             images = truth[: given - self.stride_px + 1]
         else:
             images = resize(read_image(self._first_image(index)), self.size).expand(1 + lead, -1, -1, -1)
-        pairs, miss = self._returns(c2w, intrinsics)
+        pairs, miss = self._found(index)
         prompt = self._prompt(index)
         return Trajectory(self._names[index], c2w, intrinsics, actions, images, pairs, self.fps, prompt, reference=truth, no_pairs=miss)
 
@@ -143,7 +142,8 @@ class RecordedWorld(World):
             raise ValueError(f"{self.folders[index]}: {len(path.c2w)} poses and lead_in={self.lead_in} make less than one chunk of {need} frames")
         return [x[:keep] for x in held]
 
-    def _returns(self, c2w: Float[Tensor, "p 4 4"], intrinsics: Float[Tensor, "p 4"]) -> Returns:
+    def _returns(self, index: int) -> Returns:
+        c2w, intrinsics, _ = self._held(index)
         fx, fy, _, _ = intrinsics[0].tolist()
         width = self.size[1] / 2 / fx
         horizontal = 2 * torch.rad2deg(torch.atan(torch.tensor(self.size[1] / 2) / intrinsics[0, 0])).item()

@@ -140,7 +140,7 @@ class Tolerance:
         stays = (
             f"the camera turns by {most_turned[i, j]:.3g} degrees and walks {most_walked[i, j]:.2g} metres between frames {i * stride_px} and {j * stride_px}"
         )
-        more = "" if self.depth is not None else "; world.depth=METRES counts walks too, where the world has it"
+        more = "" if self.depth is not None or most_walked[i, j] <= self.metres else "; world.depth=METRES counts walks too, where the world has it"
         return (
             f"no view is left and seen again: {stays}, {fov * (1 - self.overlap):.3g} degrees leave a view of {fov:.3g} (world.overlap={self.overlap:g}){more}"
         )
@@ -158,8 +158,8 @@ def outbound(c2w: Float[Tensor, "p 4 4"], metres: float = METRES, degrees: float
 
 
 def trembling_outbound(c2w: Float[Tensor, "p 4 4"], metres: float, degrees: float) -> int:
-    """`outbound` of a recorded path, whose trembling is no way out and back: up to the last frame at the place that is farthest from where the
-    camera first comes back to, after it had been `LEFT` tolerances away."""
+    """`outbound` of a recorded path, whose trembling is no way out and back: the camera has to have been `LEFT` tolerances away. From where that is
+    sure, the way back is followed to where it began: to the farthest place, if it is the way out again, and not at all around a loop."""
     far, turned = distances(c2w)
     same = (far <= metres) & (turned <= degrees)
     away = (far > LEFT * metres) | (turned > LEFT * degrees)
@@ -167,5 +167,8 @@ def trembling_outbound(c2w: Float[Tensor, "p 4 4"], metres: float, degrees: floa
         earlier = torch.nonzero(same[j, :j])
         if len(earlier) and away[j, (i := int(earlier[0])) : j].any():
             turn = i + int((far[j, i:j] / metres + turned[j, i:j] / degrees).argmax())
-            return turn + int(same[turn, turn:j].nonzero()[-1]) + 1
+            there = turn + int(same[turn, turn:j].nonzero()[-1])  # the camera stands there until then
+            while j - 1 > there and same[j - 1, : turn + 1].any():
+                j -= 1
+            return j
     return len(c2w)

@@ -58,8 +58,8 @@ class ScenesWorld(World):
     A trajectory is an action string, perhaps with its number of video frames (`R_L_R_L_R_L90_360`, see `script`), or a
     folder with poses.npy. Action strings are held at the end to whole chunks; recorded paths and strings with a number of
     frames are cut to whole chunks. Nothing is stretched in time: latent frame i has the pose of video frame `stride_px` * i.
-    metres_tolerance, degrees_tolerance: of recorded paths, see `Tolerance`; action strings repeat exactly. depth: likewise; without one, recorded
-    paths see as far as they reach, and of action strings only turns leave a view. convention, direction: as of `RecordedWorld`. encoding: of prompts
+    metres_tolerance, degrees_tolerance: of recorded paths, see `Tolerance`; action strings repeat exactly. depth: likewise; without one, paths see
+    as far as they reach, but where turns leave views of an action string only these count. convention, direction: as of `RecordedWorld`. encoding: of prompts
     that are not Unicode.
     size: pixels (rows, columns), to which images are scaled and cropped. fov: of the picture's width, degrees. step: metres a
     frame, degrees: turn a frame, of action strings. path_fps: frame rate of recorded paths, `fps` if None.
@@ -172,7 +172,11 @@ class ScenesWorld(World):
         keep = whole_chunks(len(c2w), self.chunk_px, self.stride_px)
         if keep == 0:
             raise ValueError(f"trajectory {name}: {len(c2w)} video frames are less than a chunk of {self.chunk_px - self.stride_px + 1}; use a longer one")
-        return Route(c2w[:keep], actions[:keep], *tolerance.returns(c2w[:keep], self.fov, self.stride_px, aspect=self.size[0] / self.size[1]))
+        c2w, aspect = c2w[:keep], self.size[0] / self.size[1]
+        pairs, miss = tolerance.returns(c2w, self.fov, self.stride_px, aspect=aspect)
+        if not pairs and tolerance.depth is None:  # a walk that never turns: its own reach says what leaves a view
+            pairs, _ = tolerance.reaching(reach(c2w)).returns(c2w, self.fov, self.stride_px, aspect=aspect)
+        return Route(c2w, actions[:keep], pairs, "" if pairs else miss)
 
 
 def script(name: str, degrees: float = 2.0, move_frames: int = 24, hold_frames: int = 18) -> tuple[Float[Tensor, "p 6"], bool]:

@@ -22,7 +22,7 @@ function answers() {
   const best = quality && winner(runs, quality);
   if (best) found.push({ question: "Best quality", ...best, why: [value(best.run, quality), best.run !== base && base ? against(best.run, base, quality) : ""] });
   const stored = COLUMN.get("cost/stored_bytes");
-  if (base && stored && quality?.unit === "dB") {
+  if (base && stored && mean(base, stored.key) !== null && quality?.unit === "dB") {
     const close = runs.filter((run) => mean(run, quality.key) !== null && mean(run, quality.key) >= mean(base, quality.key) - WITHIN);
     const cheapest = winner(close, stored);
     const d = cheapest && cheapest.run !== base && paired(cheapest.run, base, quality.key);

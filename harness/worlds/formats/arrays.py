@@ -9,6 +9,7 @@ import numpy as np
 from harness.system.files import visible
 from harness.worlds.formats.cameras import Cameras
 
+EITHER = ("extrinsics", "extrinsic", "pose", "cameras")  # names that do not say which way
 POSES = {"poses": "c2w", "c2w": "c2w", "cam_c2w": "c2w", "camera_poses": "c2w", "camera_to_world": "c2w", "w2c": "w2c", "world_to_camera": "w2c"}
 INTRINSICS = ("intrinsics", "intrinsic", "K", "Ks")
 
@@ -34,6 +35,8 @@ def read(file: Path) -> Cameras:
     key = next((k for k in POSES if k in arrays), None)
     if key is None and len(stacks := [k for k, a in arrays.items() if a.ndim == 3 and a.shape[1:] in ((4, 4), (3, 4))]) == 1:
         key = stacks[0]
+    if key in EITHER:
+        return Cameras(file, arrays[key], direction=f"{key} may be either", intrinsics=next((arrays[k] for k in INTRINSICS if k in arrays), None))
     if key is None:
         raise ValueError(f"{file} holds {', '.join(arrays) or 'nothing'}; call the (F, 4, 4) poses one of {', '.join(POSES)}")
     intrinsics = next((arrays[k] for k in INTRINSICS if k in arrays), None)

@@ -40,6 +40,8 @@ class Cameras:
         for name, value, known in (("convention", convention, CONVENTIONS), ("direction", direction, DIRECTIONS)):
             if value is not None and value not in known:
                 raise ValueError(f"world.{name}={value}; use {' or '.join(known)}, or null for what the file's format says")
+        if direction is None and self.direction not in DIRECTIONS:
+            raise ValueError(f"{self.file}: {self.direction}; say world.direction=c2w or w2c")
         poses = check_poses(self.poses, self.file).double().numpy()
         plain = self.upright and convention in (None, "opencv") and direction in (None, "c2w")
         if plain:
@@ -74,21 +76,23 @@ def check_poses(array: np.ndarray, origin: Path | str) -> Float[Tensor, "f 4 4"]
     """Rigid matrices as float32; (F, 3, 4) get their last row. Raises ValueError, with the frame, for a wrong shape, NaN, rotations that are none
     and matrices that are transposed."""
     poses = torch.from_numpy(np.asarray(array, dtype=np.float64))
+    if poses.ndim == 2 and poses.shape[1] in (12, 16):
+        poses = poses.unflatten(1, (-1, 4))
     if poses.ndim == 3 and poses.shape[1:] == (3, 4):
         poses = torch.cat([poses, torch.tensor([[[0.0, 0, 0, 1]]], dtype=poses.dtype).expand(len(poses), 1, 4)], 1)
     if poses.ndim != 3 or poses.shape[1:] != (4, 4) or not len(poses):
         raise ValueError(f"{origin}: poses are {tuple(poses.shape)}, expected (F, 4, 4) camera matrices, or (F, 3, 4) without their last row")
     if not torch.isfinite(poses).all():
         raise ValueError(f"{origin}: poses hold NaN or infinity at frame {_first(~torch.isfinite(poses))}")
-    if (wrong := (poses[:, 3] - torch.tensor([0, 0, 0, 1.0])).abs() > 1e-3).any():
-        frame = _first(wrong)
-        turned = "; the matrices are transposed (row vectors): save poses.transpose(0, 2, 1)" if not poses[:, :3, 3].any() else ""
-        raise ValueError(f"{origin}: the last row of frame {frame} is {poses[frame, 3].tolist()}, expected 0 0 0 1{turned}")
     r = poses[:, :3, :3]
     error = (r @ r.transpose(1, 2) - torch.eye(3, dtype=r.dtype)).abs().amax((1, 2))
     if (off := error > RIGID).any() or (torch.linalg.det(r) < 0).any():
         frame = int(off.nonzero()[0]) if off.any() else int((torch.linalg.det(r) < 0).nonzero()[0])
         raise ValueError(f"{origin}: frame {frame} is no rigid camera pose (R R^T is off by {error[frame]:.2g}); check scale, handedness and matrix order")
+    if (wrong := (poses[:, 3] - torch.tensor([0, 0, 0, 1.0])).abs() > 1e-3).any():
+        frame = _first(wrong)
+        turned = "; the matrices are transposed (row vectors): save poses.transpose(0, 2, 1)" if poses[:, 3, :3].any() and not poses[:, :3, 3].any() else ""
+        raise ValueError(f"{origin}: the last row of frame {frame} is {poses[frame, 3].tolist()}, expected 0 0 0 1{turned}")
     return poses.float()
 
 

@@ -31,6 +31,10 @@ def read(file: Path) -> Cameras:
         odd = next(i for i, row in enumerate(rows) if len(row) != len(rows[0]) or len(row) not in COLUMNS)
         raise ValueError(f"{file}: pose {odd} has {len(rows[odd])} numbers; TUM has 8, KITTI 12, RealEstate10K 19")
     table = np.array(rows)
+    if lengths & {8, 19} and (late := np.diff(table[:, 0]) <= 0).any():
+        raise ValueError(
+            f"{file}: pose {int(late.argmax()) + 1} is no later than the one before it (its first number is a time); sort the lines, and drop twins"
+        )
     if lengths == {8}:  # time, place, quaternion x y z w
         return Cameras(file, matrices(table[:, 1:], False, file), times=table[:, 0])
     if lengths == {12}:
