@@ -5,10 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from harness.datatypes import ProbeView, Rollout, Trajectory
-from metrics.column import Column
+from metrics.column import PLACE, Column
 from metrics.frame import FrameMetric
-
-PLACE = ("chunk", "target", "gap", "metres", "aside_metres", "aside_degrees")  # of a probe's row, besides its scores
 
 
 def score_probes(views: Sequence[ProbeView], rollout: Rollout, trajectory: Trajectory, metrics: Sequence[FrameMetric]) -> list[dict[str, float]]:
