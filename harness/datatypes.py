@@ -153,7 +153,7 @@ class ChunkStats:
 
     retrieved, attended, unreachable: frames. stored: rows kept a layer of every past frame when the chunk was planned.
     taken: rows that the window took of each attended frame. unreachable and stored grow with the past: rollouts of more
-    than `rollout.TRACED` frames leave them out (None); their numbers stay.
+    than `session.TRACED` frames leave them out (None); their numbers stay.
     """
 
     chunk: int

@@ -21,12 +21,12 @@ from torch import Tensor
 from harness.backbone import Backbone
 from harness.cache.account import Account
 from harness.cache.kv_cache import KVCache
+from harness.cache.scratch import scratch_bytes
 from harness.cache.stores import PackedStore
 from harness.datatypes import Chunk, ChunkStats, Condition, Overlap, Plan, Rollout, Trajectory
 from harness.policy import CachePolicy
 from harness.snapshot.plain_values import restore, state_of
 from harness.snapshot.snapshot import check_same_path, read_snapshot, write_snapshot
-from harness.snapshot.state_bytes import state_bytes
 from harness.system.frame_buffer import FrameBuffer
 from harness.worlds.chunks import chunk_at, chunk_count, led_back, led_on
 
@@ -127,7 +127,7 @@ class Session:
         frames = self.backbone.decode(x0[0])
         clock.lap(chunk.index, "decode")
         self._keep(chunk, frames, x0[0])
-        self.stats.append(self._account.close(chunk, plan, taken, stored, len(frames), is_forced, cache, self.backbone, state_bytes(policy)))
+        self.stats.append(self._account.close(chunk, plan, taken, stored, len(frames), is_forced, cache, self.backbone, scratch_bytes(policy)))
         self._whole = True
         return frames, self.stats[-1]
 
