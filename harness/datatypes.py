@@ -7,13 +7,24 @@ and `l b n h d` where all layers travel together. A *frame* is a latent frame; n
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Overlap = Callable[[Sequence[int], Sequence[int]], Float[Tensor, "n m"]]  # of views of video frames (rows) with views of others (columns)
+
+class Overlap(Protocol):
+    """True co-visibility of views of video frames (rows) with views of others (columns), computed for the pairs that are asked for."""
+
+    def __call__(self, rows: Sequence[int], columns: Sequence[int], /) -> Float[Tensor, "n m"]:
+        """Share of each view that the other shows too."""
+        ...
+
+    def surface(self, rows: Sequence[int], columns: Sequence[int], /) -> Bool[Tensor, "n s m"]:
+        """Which of the surface points that a view of `rows` shows each view of `columns` shows too."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class Geometry:
 class Chunk:
     """What is known of a chunk before it is generated. Poses are one per latent frame, OpenCV camera-to-world.
 
-    covisible: computes `overlap`, when it is read. probing: the plan that is asked for is that of the probe pass, which
+    covisible: computes `overlap`, when it is read, and visible `surface`. probing: the plan that is asked for is that of the probe pass, which
     shows a policy the chunk's own queries before it plans (`CachePolicy.probes`).
     """
 
@@ -57,6 +68,7 @@ class Chunk:
     intrinsics: Float[Tensor, "f 4"]
     actions: Float[Tensor, "f 6"]
     covisible: Callable[[], Float[Tensor, "f g"]] | None = None
+    visible: Callable[[], Bool[Tensor, "f s g"]] | None = None
     probing: bool = False
 
     @property
@@ -64,6 +76,12 @@ class Chunk:
         """Share of each frame's view that is truly co-visible with each frame of the trajectory so far, the chunk's own included. Only
         worlds with geometry have it (None), only the `oracle` selector may read it, and reading it takes the time of some frames' rendering."""
         return None if self.covisible is None else self.covisible()
+
+    @property
+    def surface(self) -> Bool[Tensor, "f s g"] | None:
+        """Which of the true surface points that each frame of the chunk shows (rays on a grid) each frame of the trajectory so far shows
+        too, occlusion included. As `overlap`: for the `oracle` selector alone."""
+        return None if self.visible is None else self.visible()
 
     @property
     def frames(self) -> tuple[int, ...]:

@@ -70,7 +70,7 @@ class Told(PolicyWrapper):
         self.inner = inner
 
     def plan(self, chunk, bank):
-        assert set(vars(chunk)) == {"index", "start", "c2w", "intrinsics", "actions", "covisible", "probing"}
+        assert set(vars(chunk)) == {"index", "start", "c2w", "intrinsics", "actions", "covisible", "visible", "probing"}
         return super().plan(chunk, bank)
 
 

@@ -1,20 +1,26 @@
 """Selectors against second routes: loops over single points, enumeration of every set, attention over single rows."""
 
+import itertools
 from itertools import combinations
 from math import e
 
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
-from harness.datatypes import KV, Chunk, Site
-from harness.worlds.chunks import chunks_of
+from harness.datatypes import KV, Chunk, Geometry, Site
+from harness.worlds.chunks import chunk_at, chunks_of
+from harness.worlds.houses_world import HousesWorld
 from harness.worlds.poses import integrate, pinhole
+from policies.parts.select.controls import OracleSelector, RandomSelector, RecencySelector
 from policies.parts.select.coverage import CoverageSelector
 from policies.parts.select.fov import FovSelector
 from policies.parts.select.latent import LatentSelector
+from policies.parts.select.pose import PoseSelector
 from policies.parts.select.query import QuerySelector
-from tests.conftest import make_policy, make_world
+from tests.conftest import CONF, make_policy, make_world
 
 SIZE = (16, 24)
 
@@ -206,3 +212,46 @@ def test_the_chunk_of_the_same_poses_comes_first(name, roll, backbone):
 def test_bad_fields_are_refused(selector, override, message, roll):
     with pytest.raises(ValueError, match=message):
         roll(make_policy("worldkv", f"policy/selector={selector}", f"policy.selector.{override}"))
+
+
+def test_the_oracle_covers_the_most_surface_step_by_step(trajectory):
+    """By counting: at every place the candidate that adds the most true surface points, each cast and occluded on its own."""
+    chunk = chunk_at(trajectory, Geometry(1, 1, 4, 1, 3, 1, torch.float32, torch.device("cpu")), 9)
+    window, candidates = [0, 1, 2, 24, 25, 26], [1, 2, 3, 4, 5, 6, 7]
+    order = list(OracleSelector().order(chunk, candidates, window))
+    assert sorted(order) == candidates
+    truth = trajectory.overlap
+    seen = torch.stack([truth.seen(truth._points[chunk.frames[0] : chunk.frames[-1] + 1], torch.full((3,), j)) for j in range(27)], 2)
+    covered = seen[:, :, window].any(2)
+    for place, chosen in enumerate(order):
+        gains = {c: int((seen[:, :, 3 * c : 3 * c + 3].any(2) & ~covered).sum()) for c in order[place:]}
+        assert gains[chosen] == max(gains.values()), (place, gains)
+        covered |= seen[:, :, 3 * chosen : 3 * chosen + 3].any(2)
+
+
+def test_the_oracle_covers_no_less_than_other_selectors():
+    """On tours of houses, of the surface that sink and recent frames do not show: what 3 chunks of each selector add."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", ["world=houses", "world.trajectories=2", "world.split=validation"])
+    world = instantiate(cfg.world, _convert_="all")
+    assert isinstance(world, HousesWorld)
+    g = Geometry(1, 1, 4, 1, 3, 1, torch.float32, torch.device("cpu"))
+    total = {}
+    for i in range(2):
+        path = world.trajectory(i)
+        for index in range(20, 40, 4):
+            chunk = chunk_at(path, g, index)
+            window, candidates = [0, 1, 2, *range(chunk.start - 3, chunk.start)], list(range(1, index - 1))
+            surface = chunk.surface
+            covered = surface[:, :, window].any(2)
+            for selector in (OracleSelector(), CoverageSelector(), PoseSelector(), RandomSelector(), RecencySelector()):
+                selector.reset(g)
+                for c in range(index):
+                    selector.observe(chunk_at(path, g, c), None)
+                picked = list(itertools.islice(selector.order(chunk, candidates, window), 3))
+                frames = [f for c in picked for f in range(3 * c, 3 * c + 3)]
+                added = int((surface[:, :, frames].any(2) & ~covered).sum())
+                total[type(selector).__name__] = total.get(type(selector).__name__, 0) + added
+    print(total)
+    assert total["OracleSelector"] > max(v for k, v in total.items() if k != "OracleSelector")
+    assert total["RandomSelector"] < total["PoseSelector"]

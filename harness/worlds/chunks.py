@@ -1,11 +1,11 @@
 """A path cut into chunks. Latent frame `i` takes the pose of video frame `stride_px * i`; paths end at a whole chunk."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from harness.datatypes import Chunk, Geometry, Overlap, Trajectory
@@ -26,7 +26,8 @@ def chunk_at(path: Trajectory, g: Geometry, index: int) -> Chunk:
     at = slice(first * g.stride_px, last * g.stride_px + 1, g.stride_px)  # a slice: indices would copy, and cost more than the loop around them
     views = range(0, last * g.stride_px + 1, g.stride_px)  # of all latent frames so far
     covisible = partial(path.overlap, views[first:], views) if path.overlap else None
-    return Chunk(index, first, path.c2w[at], path.intrinsics[at], path.actions[at], covisible)
+    visible = partial(path.overlap.surface, views[first:], views) if path.overlap else None
+    return Chunk(index, first, path.c2w[at], path.intrinsics[at], path.actions[at], covisible, visible)
 
 
 def chunks_of(path: Trajectory, g: Geometry) -> list[Chunk]:
@@ -74,14 +75,26 @@ def led_back(path: Trajectory, g: Geometry, done: int, frames: Sequence[int]) ->
     start = g.frames_px(done * g.chunk)
     views = torch.tensor(frames)
     ahead = {"c2w": path.c2w[views], "actions": torch.zeros(len(views), 6), "intrinsics": path.intrinsics[views]}
-    overlap = path.overlap and partial(_as_seen_before, path.overlap, start, tuple(frames))
+    overlap = path.overlap and _SeenBefore(path.overlap, start, tuple(frames))
     return replace(path, overlap=overlap, **_joined(path, start, ahead))
 
 
-def _as_seen_before(overlap: Overlap, start: int, frames: Sequence[int], rows: Sequence[int], columns: Sequence[int]) -> Float[Tensor, "n m"]:
+@dataclass(frozen=True)
+class _SeenBefore:
     """The overlap of a path whose video frames from `start` on show what `frames` show."""
-    rows, columns = ([frames[i - start] if i >= start else i for i in some] for some in (rows, columns))
-    return overlap(rows, columns)
+
+    of: Overlap
+    start: int
+    frames: tuple[int, ...]
+
+    def __call__(self, rows: Sequence[int], columns: Sequence[int]) -> Float[Tensor, "n m"]:
+        return self.of(self._really(rows), self._really(columns))
+
+    def surface(self, rows: Sequence[int], columns: Sequence[int]) -> Bool[Tensor, "n s m"]:
+        return self.of.surface(self._really(rows), self._really(columns))
+
+    def _really(self, frames: Sequence[int]) -> list[int]:
+        return [self.frames[i - self.start] if i >= self.start else i for i in frames]
 
 
 def _joined(path: Trajectory, start: int, ahead: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -40,6 +40,13 @@ class CoVisibility:
         a, b = (x.flatten() for x in torch.meshgrid(first, second, indexing="ij"))
         return self.pairs(a, b).view(len(first), len(second))
 
+    def surface(self, rows: Sequence[int], columns: Sequence[int]) -> Bool[Tensor, "n s m"]:
+        """Which of the points that each view of `rows` shows (`samples`^2 of them) each view of `columns` shows too."""
+        first, second = torch.as_tensor(list(rows)), torch.as_tensor(list(columns))
+        a, b = (x.flatten() for x in torch.meshgrid(first, second, indexing="ij"))
+        seen = torch.cat([self.seen(self._points[i], j) for i, j in zip(a.split(PAIRS), b.split(PAIRS), strict=True)])
+        return seen.view(len(first), len(second), -1).transpose(1, 2)
+
     def pairs(self, a: Int[Tensor, "n"], b: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
         """Of views `a[i]` and `b[i]`."""
         shares = [

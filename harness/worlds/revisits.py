@@ -1,5 +1,6 @@
 """Which frames see the same view again: found from poses alone, exact after the rounding to latent frames."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -7,9 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.datatypes import Overlap, RevisitPair
+from harness.datatypes import RevisitPair
 from harness.worlds.frusta import FrustumOverlap
 from harness.worlds.poses import angle
+
+Shares = Callable[[Sequence[int], Sequence[int]], Float[Tensor, "n m"]]  # of views (rows) that others (columns) show too
 
 ASKED, MANY = 8, 512  # views at a time, of which the truth is asked: rays are cast for true co-visibility, frusta cost little
 METRES, DEGREES = 1e-3, 0.05  # within which poses of exact paths are the same
@@ -33,7 +36,7 @@ def find_pairs(
     metres: float = METRES,
     degrees: float = DEGREES,
     overlap: float = 0.25,
-    truth: Overlap | None = None,
+    truth: Shares | None = None,
     nearest: bool = False,
     asked: int = ASKED,
 ) -> tuple[RevisitPair, ...]:
@@ -108,7 +111,7 @@ class Tolerance:
         """With the depth that a path reaches, where none is given; `FAR` position tolerances at least, since standing still is trembling too."""
         return self if self.depth is not None else replace(self, depth=max(metres, FAR * self.metres))
 
-    def returns(self, c2w: Float[Tensor, "p 4 4"], fov: float, stride_px: int = 1, truth: Overlap | None = None, aspect: float = 1.0) -> Returns:
+    def returns(self, c2w: Float[Tensor, "p 4 4"], fov: float, stride_px: int = 1, truth: Shares | None = None, aspect: float = 1.0) -> Returns:
         """The pairs of a path. fov: degrees, of the picture's width; aspect: its height over its width."""
         asked = ASKED
         if truth is None and self.depth is not None:
