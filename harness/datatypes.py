@@ -153,7 +153,7 @@ class ChunkStats:
 
     retrieved, attended, unreachable: frames. stored: rows kept a layer of every past frame when the chunk was planned.
     taken: rows that the window took of each attended frame. unreachable and stored grow with the past: rollouts of more
-    than `rollout.TRACED` frames leave them out (None); their numbers stay.
+    than `session.TRACED` frames leave them out (None); their numbers stay.
     """
 
     chunk: int
@@ -243,6 +243,7 @@ class ProbeView:
     """What a recall probe showed: before `chunk` was made, a fork showed the views of chunk `target`, whose video frames are `frames`.
 
     gap: chunks since these views were last seen. metres: from where the camera was. retrieved: what the policy brought back.
+    aside: metres and degrees from the target's views, where the fork looked from beside them; truth: the true views from there.
     """
 
     chunk: int
@@ -252,6 +253,8 @@ class ProbeView:
     frames: tuple[int, ...]
     shown: Float[Tensor, "p 3 y x"]
     retrieved: tuple[int, ...]
+    aside: tuple[float, float] | None = None
+    truth: Float[Tensor, "p 3 y x"] | None = None
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from torch import Tensor
 from harness.backbone import Backbone
 from harness.cache.account import Account
 from harness.cache.kv_cache import KVCache
+from harness.cache.scratch import scratch_bytes
 from harness.cache.stores import PackedStore
-from harness.datatypes import Chunk, ChunkStats, Condition, Plan, Rollout, Trajectory
+from harness.datatypes import Chunk, ChunkStats, Condition, Overlap, Plan, Rollout, Trajectory
 from harness.policy import CachePolicy
 from harness.snapshot.plain_values import restore, state_of
 from harness.snapshot.snapshot import check_same_path, read_snapshot, write_snapshot
-from harness.snapshot.state_bytes import state_bytes
 from harness.system.frame_buffer import FrameBuffer
 from harness.worlds.chunks import chunk_at, chunk_count, led_back, led_on
 
@@ -87,15 +87,16 @@ class Session:
         c2w: Float[Tensor, "p 4 4"] | None = None,
         actions: Float[Tensor, "p 6"] | None = None,
         intrinsics: Float[Tensor, "p 4"] | None = None,
+        overlap: Overlap | None = None,
     ) -> tuple[Float[Tensor, "p 3 y x"], ChunkStats]:
         """Generate the next chunk: of the path that is known, or along one pose and action a video frame, which replace what was
-        known. intrinsics: those of the last frame unless given.
+        known. intrinsics: those of the last frame unless given. overlap: true co-visibility of the path so led on, for policies that need it.
 
         Raises FloatingPointError when the model produces NaN or infinity, ValueError for poses that are no whole chunk.
         """
         self._check_whole("go on")
         if c2w is not None or actions is not None:
-            self.path, self._coming = led_on(self.path, self.backbone.geometry, self.done, c2w, actions, intrinsics), None
+            self.path, self._coming = led_on(self.path, self.backbone.geometry, self.done, c2w, actions, intrinsics, overlap), None
         g, policy, cache, clock = self.backbone.geometry, self.policy, self.cache, self._account.clock
         chunk = self._chunk(self.done)
         self._take_backbone()
@@ -126,7 +127,7 @@ class Session:
         frames = self.backbone.decode(x0[0])
         clock.lap(chunk.index, "decode")
         self._keep(chunk, frames, x0[0])
-        self.stats.append(self._account.close(chunk, plan, taken, stored, len(frames), is_forced, cache, self.backbone, state_bytes(policy)))
+        self.stats.append(self._account.close(chunk, plan, taken, stored, len(frames), is_forced, cache, self.backbone, scratch_bytes(policy)))
         self._whole = True
         return frames, self.stats[-1]
 

@@ -5,6 +5,8 @@ A metric class and the cost function say it of their own columns; every view (te
 
 from dataclasses import dataclass
 
+PLACE = ("chunk", "target", "gap", "metres", "aside_metres", "aside_degrees")  # what a recall probe's row says besides its scores
+
 
 @dataclass(frozen=True)
 class Column:

@@ -11,7 +11,7 @@ from metrics import cost, drift, revisit
 from metrics.column import Column
 from metrics.fid import FID
 from metrics.frame import LPIPS, PSNR, SSIM, FrameMetric
-from metrics.recall import recall_column
+from metrics.recall import recall_columns
 from metrics.rollout import RolloutMetric
 
 
@@ -45,7 +45,7 @@ class MetricSet:
     def columns(self) -> list[Column]:
         """Every column that a run of these metrics can have, in the order of tables."""
         again, true = zip(*(m.columns() for m in self.frame), strict=True) if self.frame else ((), ())
-        quality = (*again, *true, *revisit.COLUMNS, *map(recall_column, self.frame), *drift.COLUMNS, *(m.column() for m in self.rollout))
+        quality = (*again, *true, *revisit.COLUMNS, *(c for m in self.frame for c in recall_columns(m)), *drift.COLUMNS, *(m.column() for m in self.rollout))
         return [*quality, *cost.COLUMNS]
 
     def features(self, rollout: Rollout, trajectory: Trajectory) -> dict[str, Mapping[str, Tensor]]:

@@ -92,12 +92,65 @@ def test_who_cannot_be_probed_says_why(backbone):
     class Moves(TinyRoomsBackbone):
         jumps = False
 
-    assert cannot(backbone) == ""
-    assert "steered by moves" in cannot(Moves())
+    assert cannot(backbone, Probes(4), None) == ""
+    assert "steered by moves" in cannot(Moves(), Probes(4), None)
+    assert "probes.metres=0" in cannot(backbone, Probes(4, metres=1.0), None)
+
+
+@pytest.fixture(scope="module")
+def ground():
+    return make_world(["R180R90L60R60L60R60L90"], degrees=10.0, hold_frames=3).ground(0)
+
+
+BESIDE = Probes(8, (2, 4), metres=1.0, degrees=40.0)
+
+
+def test_a_probe_from_beside_shares_a_view_that_is_old(backbone, path, ground):
+    """It stands on free floor, half to all of the way off, sees half of what the target sees, and has not seen it for the gap."""
+    g = backbone.geometry
+    probes = schedule(path, g, BESIDE, 1, ground)
+    assert len(probes) >= 3 and schedule(path, g, BESIDE, 1, ground) == probes, "the same for every policy"
+    middles = [3 * i + 1 for i in range(18)]
+    for p in probes:
+        assert p.aside is not None
+        target = path.c2w[3 * p.target : 3 * p.target + 3]
+        far = (p.aside.c2w[:, :3, 3] - target[:, :3, 3]).norm(dim=1)
+        assert torch.allclose(far, torch.full((3,), p.aside.metres), atol=1e-4) and 0.5 <= p.aside.metres <= 1.0
+        turn = (target[:, :3, :3].transpose(1, 2) @ p.aside.c2w[:, :3, :3]).diagonal(dim1=1, dim2=2).sum(1)
+        assert torch.allclose(torch.rad2deg(((turn - 1) / 2).clamp(-1, 1).acos()), torch.tensor(p.aside.degrees), atol=0.1) and 20 <= p.aside.degrees <= 40
+        assert ground.free(p.aside.c2w[:, [0, 2], 3]).all()
+        shares = path.overlap.led_on(3 * p.chunk, p.aside.c2w, path.intrinsics[:3])([3 * p.chunk + 1], middles[: p.chunk])[0]
+        assert shares[p.target] >= 0.5 and not (shares[p.chunk - p.gap + 1 :] >= 0.5).any() and p.gap >= 2
+
+
+@pytest.mark.parametrize("name", ["full", "worldkv", "oracle", "query", "reencode"])
+def test_the_rollout_does_not_notice_probes_from_beside(name, backbone, path, ground):
+    probes = schedule(path, backbone.geometry, BESIDE, 1, ground)
+    plain, _ = roll(backbone, make_policy(name), path)
+    prober = Prober(probes, ground)
+    probed = rollout(backbone, make_policy(name), GpuStore(), path, 0, backbone.encode(path.images)[:3], before=prober.before)
+    assert len(prober.views) == len(probes)
+    assert torch.equal(plain.latents, probed.latents) and plain.noise == probed.noise
+    rows = score_probes(prober.views, probed, path, [PSNR()])
+    for row, view, probe in zip(rows, prober.views, probes, strict=True):
+        assert "psnr" not in row and row["aside_metres"] == pytest.approx(probe.aside.metres, abs=1e-3)
+        true = ground.view(probe.aside.c2w, path.intrinsics[:3], (16, 24))
+        assert torch.equal(view.truth, true)
+        error = (view.shown - true).square().mean((1, 2, 3))
+        assert row["psnr_true"] == pytest.approx((-10 * error.log10()).mean().item(), abs=1e-4)
+    assert mean_recall(rows).keys() == {"recall/psnr_true", "recall/probes"}
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [((-1, (4,)), "probes.count=-1"), ((8, ()), "probes.gaps"), ((8, (0, 4)), "1 or more"), ((8, (8, 4)), "rising")]
+    ("settings", "message"),
+    [
+        ((-1, (4,)), "probes.count=-1"),
+        ((8, ()), "probes.gaps"),
+        ((8, (0, 4)), "1 or more"),
+        ((8, (8, 4)), "rising"),
+        ((8, (4,), -1.0), "probes.metres"),
+        ((8, (4,), 0.0, 200.0), "probes.degrees"),
+    ],
 )
 def test_settings_are_checked(settings, message):
     with pytest.raises(ValueError, match=message):

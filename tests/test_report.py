@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from scipy.stats import bootstrap
 from harness.reporting import command as report
 from harness.reporting import data, groups, text
 from harness.reporting.trace import trace
+from harness.results.run_folder import RunFolder
 from tests.conftest import ROOT
 from tests.made_runs import NAMES, make_run
 
@@ -174,7 +176,7 @@ def test_a_grid_has_its_axes(tmp_path):
 def test_quality_against_the_gap_by_hand(tmp_path):
     make_run(tmp_path, "full")
     runs, _ = groups.read_runs(tmp_path)
-    curve = data._against(runs[0], lambda pair: pair["gap_frames"], [PSNR])
+    curve = data._against(data._rows(runs[0], "pairs"), lambda pair: pair["gap_frames"], [PSNR])
     by_hand = [np.array([p["psnr_revisit"] for r in runs[0].records for p in r.pairs if p["gap_frames"] == gap]) for gap in curve["x"]]
     assert curve[PSNR] == pytest.approx([v.mean() for v in by_hand], rel=1e-6) and curve["n"] == [5] * 4
     assert curve["error/psnr_revisit"] == pytest.approx([1.96 * v.std(ddof=1) / 5**0.5 for v in by_hand], rel=1e-5)
@@ -186,3 +188,18 @@ def test_help_is_quick_and_a_typo_is_told():
     assert "outputs/NAME" in helped.stdout
     typo = subprocess.run([*command, "outputs/x", "--format", "mdd"], capture_output=True, text=True, timeout=60, check=False)
     assert typo.returncode == 2 and "choose from" in typo.stderr and "latex" in typo.stderr
+
+
+def test_recall_against_gap_and_distance(tmp_path):
+    """Of runs with probes: means over trajectories in each bin, by the scores that the probes have."""
+    path = make_run(tmp_path / "e", "worldkv")
+    folder = RunFolder(path)
+    for i, record in enumerate(folder.records()):
+        probes = [{"chunk": 9, "target": 1, "gap": gap, "metres": 0.5 * gap, "aside_metres": 0.7, "psnr_true": 20.0 + i - gap} for gap in (4, 8)]
+        (path / "trajectories" / f"{record.name}.json").write_text(json.dumps(asdict(replace(record, probes=probes))))
+    make_run(tmp_path / "e", "full")
+    runs, unfinished = groups.read_runs(tmp_path / "e")
+    by_label = {run["label"]: run for run in data.report("e", runs, unfinished)["runs"]}
+    found = by_label["worldkv"]["recall_gap"]
+    assert found["x"] == [4, 8] and found["n"] == [5, 5] and found["recall/psnr_true"] == [18.0, 14.0] and len(found["error/psnr_true"]) == 2
+    assert by_label["worldkv"]["recall_far"]["x"] == [2, 4] and by_label["full"]["recall_gap"] == {}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.snapshot.state_bytes import state_bytes
+from harness.cache.scratch import scratch_bytes
 from policies.full import FullPolicy
 from tests.conftest import make_policy, make_world
 
@@ -11,11 +11,11 @@ from tests.conftest import make_policy, make_world
 def test_state_is_counted_once_and_parts_with_it(backbone):
     policy = make_policy("full_clamped")
     policy.reset(backbone.geometry)
-    assert state_bytes(policy) == 0
+    assert scratch_bytes(policy) == 0
     whole = torch.zeros(10, 4)
     policy.inner._kept = {"a": [whole[:4], whole[2:]], "b": (torch.zeros(3, dtype=torch.uint8),)}
-    assert state_bytes(policy) == 160 + 3, "views of one memory, and no more than it has"
-    assert state_bytes(FullPolicy()) == 0
+    assert scratch_bytes(policy) == 160 + 3, "views of one memory, and no more than it has"
+    assert scratch_bytes(FullPolicy()) == 0
 
 
 def test_quest_keeps_the_extremes_of_its_pages(roll, backbone):

@@ -90,6 +90,18 @@ def test_tables_star_what_is_significant_and_say_among_how_many(experiment):
     assert p == pytest.approx(2 / 256) and q == pytest.approx(2 * p) and by_run["full"]["quality/psnr_revisit/difference/p"] == ""
 
 
+def test_a_difference_within_the_noise_band_is_marked(experiment):
+    """full under another seed differs by about 0.3 dB: h2o, 0.02 dB from it, cannot be told from noise, worldkv can."""
+    runs, _ = read_runs(experiment)
+    assert not any(n.startswith("~") for n in text.notes(runs, "full")) and text.noise_band(runs, text.shown(runs)[0]) is None
+    make_run(experiment, "full", quality=30.3, names=EIGHT, seed=1, noise="other")
+    runs, _ = read_runs(experiment)
+    cells = {row["run"]: row["PSNR revisit to full"] for row in text.table(runs, "full")}
+    assert "~" in cells["h2o"] and "~" not in cells["worldkv"]
+    (note,) = (n for n in text.notes(runs, "full") if n.startswith("~"))
+    assert re.search(r"up to 0\.[2-5]\d dB in PSNR revisit", note)
+
+
 def test_few_trajectories_are_said_to_be_few(tmp_path):
     for policy, quality in (("full", 30.0), ("worldkv", 35.0)):
         make_run(tmp_path / "e", policy, quality=quality, names=EIGHT[:4])

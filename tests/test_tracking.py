@@ -163,3 +163,29 @@ def test_nobody_is_asked_for_a_key(made, home, monkeypatch, mode):
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a prompt"))
     where = log_to_wandb(RunFolder(path), results, CONFIG, mode, Label("e", mode))
     assert where and "offline-run" in where
+
+
+def test_a_client_of_wandb_that_dies_costs_no_run(made, home, caplog):
+    """W&B's own process is killed while a run goes on: the run is kept offline by another one. In a process of its own, as pytest's has one."""
+    path, _ = made
+    shutil.copytree(path, home / "run", ignore=shutil.ignore_patterns("wandb"))
+    script = f"""
+import os, signal, subprocess, time
+from pathlib import Path
+from harness.results.run_folder import RunFolder
+from harness.tracking.wandb_run import Label, WandbTracker
+folder = RunFolder(Path({str(home / "run")!r}))
+tracker = WandbTracker(folder, {CONFIG!r}, "offline", Label("e", "dies"))
+tracker.begin()
+tracker.log({{"live/fps": 1.0}})
+children = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "wandb-core"], capture_output=True, text=True).stdout.split()
+assert children, "W&B's own process"
+for child in children:
+    os.kill(int(child), signal.SIGKILL)
+time.sleep(1)
+print("WHERE", tracker.finish(folder.results()))
+"""
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    where = next((line.removeprefix("WHERE ") for line in out.stdout.splitlines() if line.startswith("WHERE")), "")
+    assert "offline-run" in where, out.stdout + out.stderr
+    assert told(where)[1]["quality/psnr_revisit"] == pytest.approx(made[1]["summary"]["quality/psnr_revisit"]["mean"])

@@ -4,17 +4,20 @@ The recent window shows nothing of that view, so what comes out is memory alone,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from harness.backbone import Backbone
-from harness.datatypes import Geometry, ProbeView, Trajectory
+from harness.datatypes import ChunkStats, Geometry, ProbeView, Trajectory
+from harness.evaluation.beside import Aside, aside
 from harness.session import Session
 from harness.worlds.chunks import chunk_at, chunk_count
+from harness.worlds.covisibility import CoVisibility
+from harness.worlds.ground import Ground
 from harness.worlds.revisits import distances
 
 SEEN = 0.5  # a view counts as seen where at least this share of it is shown
@@ -23,16 +26,28 @@ NEAR = 1.0  # metres; where the world has no truth, a view is seen from no farth
 
 @dataclass(frozen=True)
 class Probes:
-    """count: forks a trajectory, shared among the gaps. gaps: chunks since the view was last seen, at least; rising."""
+    """count: forks a trajectory, shared among the gaps. gaps: chunks since the view was last seen, at least; rising.
+
+    metres, degrees: how far beside the earlier view a probe looks, at most (half of it at least); 0 and 0: the very same view.
+    """
 
     count: int = 8
     gaps: Sequence[int] = (4, 8, 16, 32)
+    metres: float = 0.0
+    degrees: float = 0.0
 
     def __post_init__(self) -> None:
         if self.count < 0:
             raise ValueError(f"probes.count={self.count}; give 0 (none) or more")
         if self.count and (not self.gaps or min(self.gaps) < 1 or list(self.gaps) != sorted(set(self.gaps))):
             raise ValueError(f"probes.gaps={list(self.gaps)}; give rising numbers of chunks, each 1 or more, such as [4,8,16,32]")
+        if not (0 <= self.metres < 1e3 and 0 <= self.degrees <= 180):
+            raise ValueError(f"probes.metres={self.metres}, probes.degrees={self.degrees}; give metres from 0, degrees from 0 to 180")
+
+    @property
+    def beside(self) -> bool:
+        """Whether probes look from beside the earlier view."""
+        return self.metres > 0 or self.degrees > 0
 
 
 NO_PROBES = Probes(0)
@@ -40,15 +55,19 @@ NO_PROBES = Probes(0)
 
 @dataclass(frozen=True)
 class Probe:
-    """chunk: before which the rollout is forked. target: the chunk whose views the fork shows again. gap: chunks since they were last seen."""
+    """chunk: before which the rollout is forked. target: the chunk whose views the fork shows again. gap: chunks since they were last seen.
+    aside: where the fork looks instead, beside the target; None: at the very same poses."""
 
     chunk: int
     target: int
     gap: int
+    aside: Aside | None = field(default=None, compare=False)
 
 
-def cannot(backbone: Backbone) -> str:
-    """Why a backbone cannot be probed; empty where it can."""
+def cannot(backbone: Backbone, probes: Probes, ground: Ground | None) -> str:
+    """Why there are no such probes of a backbone in a world; empty where there are."""
+    if probes.beside and ground is None:
+        return "this world does not say where one may stand beside an earlier view; use probes.metres=0 probes.degrees=0, or world=houses or rooms"
     if not backbone.jumps:
         return f"{type(backbone).__name__} is steered by moves and cannot jump to an earlier view"
     try:
@@ -58,11 +77,12 @@ def cannot(backbone: Backbone) -> str:
     return ""
 
 
-def schedule(path: Trajectory, g: Geometry, probes: Probes, given: int) -> list[Probe]:
+def schedule(path: Trajectory, g: Geometry, probes: Probes, given: int, ground: Ground | None = None) -> list[Probe]:
     """The probes of a trajectory: a pure function of its path, the same for every policy. given: chunks that are not generated.
 
     Every gap gets its share as long as there are views that were last seen so long ago (and less than the next gap); they are
-    spread over the chunks. A chunk is forked once.
+    spread over the chunks. A chunk is forked once. ground: of the world, for probes beside earlier views; a target that has no free
+    place with its view beside it, or whose view from there was seen more lately, is left out.
     """
     total = chunk_count(path, g)
     if not probes.count or total < 2:
@@ -79,6 +99,9 @@ def schedule(path: Trajectory, g: Geometry, probes: Probes, given: int) -> list[
             gaps = [(t, chunk - int(last[t, chunk - 1])) for t in targets if t < chunk]
             if fits := [Probe(chunk, t, gap) for t, gap in gaps if low <= gap < high]:
                 found.append(fits[len(fits) // 2])
+        if probes.beside:
+            assert ground is not None, "`cannot` has said so"
+            found = [p for p in (_beside(path, g, ground, probes, p) for p in found) if p and low <= p.gap < high]
         take = min(share, len(found))
         for i in range(take):
             probe = found[(2 * i + 1) * len(found) // (2 * take)]
@@ -86,9 +109,22 @@ def schedule(path: Trajectory, g: Geometry, probes: Probes, given: int) -> list[
     return sorted(chosen.values(), key=lambda p: p.chunk)[: probes.count]
 
 
+def _beside(path: Trajectory, g: Geometry, ground: Ground, probes: Probes, probe: Probe) -> Probe | None:
+    """The same probe from a place beside its target, and the gap of what it sees from there."""
+    frames = range(g.frames_px(probe.target * g.chunk), g.frames_px((probe.target + 1) * g.chunk))
+    middles = _middles(g, probe.chunk)
+    place = aside(path, ground, frames, middles, probes.metres, probes.degrees, SEEN, f"{path.name}/{probe.chunk}/{probe.target}")
+    return place and Probe(probe.chunk, probe.target, probe.chunk - place.seen, place)
+
+
+def _middles(g: Geometry, chunks: int) -> list[int]:
+    """The video frame in the middle of each chunk."""
+    return [(i * g.chunk + g.chunk // 2) * g.stride_px for i in range(chunks)]
+
+
 def seen(path: Trajectory, g: Geometry, total: int) -> Bool[Tensor, "c c"]:
     """Whether the middle view of each chunk is seen from the middle of each other chunk: by true co-visibility where the world has it."""
-    middle = [(i * g.chunk + g.chunk // 2) * g.stride_px for i in range(total)]
+    middle = _middles(g, total)
     if path.overlap is not None:
         return path.overlap(middle, middle) >= SEEN
     fx, _, cx, _ = path.intrinsics[0].tolist()
@@ -97,10 +133,10 @@ def seen(path: Trajectory, g: Geometry, total: int) -> Bool[Tensor, "c c"]:
 
 
 class Prober:
-    """Carries out the probes of one rollout. views: what they showed."""
+    """Carries out the probes of one rollout. ground: of the world, where probes look from beside. views: what they showed."""
 
-    def __init__(self, probes: Sequence[Probe]) -> None:
-        self._due = {p.chunk: p for p in probes}
+    def __init__(self, probes: Sequence[Probe], ground: Ground | None = None) -> None:
+        self._due, self._ground = {p.chunk: p for p in probes}, ground
         self.views: list[ProbeView] = []
 
     def before(self, session: Session) -> None:
@@ -112,9 +148,27 @@ class Prober:
         frames = range(g.frames_px(probe.target * g.chunk), g.frames_px((probe.target + 1) * g.chunk))
         fork = session.fork()
         try:
-            shown, stats = fork.revisit(frames)
+            shown, stats = self._look_aside(fork, probe.aside) if probe.aside else fork.revisit(frames)
         finally:
             fork.close()
         here, there = (chunk_at(path, g, i).c2w[:, :3, 3] for i in (probe.chunk - 1, probe.target))
         metres = (here[-1] - there).norm(dim=1).mean().item()
-        self.views.append(ProbeView(probe.chunk, probe.target, probe.gap, metres, tuple(frames), shown, stats.retrieved))
+        view = ProbeView(probe.chunk, probe.target, probe.gap, metres, tuple(frames), shown, stats.retrieved)
+        self.views.append(replace(view, aside=(probe.aside.metres, probe.aside.degrees), truth=self._truth(path, probe.aside)) if probe.aside else view)
+
+    def _look_aside(self, fork: Session, place: Aside) -> tuple[Float[Tensor, "p 3 y x"], ChunkStats]:
+        """With the true co-visibility of the new path, which a policy may ask for."""
+        assert self._ground is not None
+        path, start = fork.path, fork.backbone.geometry.frames_px(fork.done * fork.backbone.geometry.chunk)
+        rows, columns = path.images.shape[-2:]
+        truth = CoVisibility(self._ground.scene, path.c2w, path.intrinsics, (rows, columns)).led_on(start, place.c2w, self._intrinsics(path, place))
+        return fork.step(place.c2w, overlap=truth)
+
+    def _truth(self, path: Trajectory, place: Aside) -> Float[Tensor, "p 3 y x"]:
+        assert self._ground is not None
+        rows, columns = path.images.shape[-2:]
+        return self._ground.view(place.c2w, self._intrinsics(path, place), (rows, columns)).cpu()
+
+    @staticmethod
+    def _intrinsics(path: Trajectory, place: Aside) -> Float[Tensor, "p 4"]:
+        return path.intrinsics[:1].expand(len(place.c2w), 4)

@@ -20,6 +20,7 @@ from harness.policy import CachePolicy
 from harness.results.run_folder import Record
 from harness.rollout import NO_SNAPSHOT, Snapshot, rollout
 from harness.worlds.base import World
+from harness.worlds.ground import Ground
 from metrics.cost import cost, held
 from metrics.drift import drift
 from metrics.metric_set import MetricSet
@@ -82,7 +83,7 @@ class EvalModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         self.backbone = self.make_backbone(str(self.trainer.strategy.root_device))
-        if self.probes.count and (why := cannot(self.backbone)):
+        if self.probes.count and (why := cannot(self.backbone, self.probes, self.world.ground(0))):
             log.warning("no recall probes: %s", why)
             self.probes = NO_PROBES
 
@@ -90,7 +91,7 @@ class EvalModule(L.LightningModule):
         """Errors of one trajectory are recorded and the rest goes on; those of callers (ValueError) are not hidden."""
         name = self.world.names[index]
         try:
-            return self._evaluate(self.world.trajectory(index))
+            return self._evaluate(self.world.trajectory(index), self.world.ground(index) if self.probes.beside else None)
         except (FloatingPointError, FileNotFoundError, DamagedPage) as error:
             return Outcome(Record(name, {}, error=str(error)))
         except torch.OutOfMemoryError as error:
@@ -98,9 +99,9 @@ class EvalModule(L.LightningModule):
             remedy = "use store=cpu or store=tiered, a smaller policy budget, shorter trajectories or backbone.dtype=bfloat16"
             return Outcome(Record(name, {}, error=f"out of memory ({error}); {remedy}"))
 
-    def _evaluate(self, trajectory: Trajectory) -> Outcome:
+    def _evaluate(self, trajectory: Trajectory, ground: Ground | None) -> Outcome:
         g, forced = self.backbone.geometry, self.backbone.encode(trajectory.images)
-        prober = Prober(schedule(trajectory, g, self.probes, len(forced) // g.chunk))
+        prober = Prober(schedule(trajectory, g, self.probes, len(forced) // g.chunk, ground), ground)
         began = time.perf_counter()
         out = rollout(
             self.backbone,

@@ -14,6 +14,7 @@ from harness.datatypes import ChunkStats, Trajectory
 from harness.playing.setup import Made
 from harness.reporting.trace import trace
 from harness.session import Session
+from metrics.cost import held
 
 LOSSLESS = 128 * 128  # pixels of a picture up to which it is a PNG; larger ones are JPEG, which takes a tenth of the time and bytes
 
@@ -63,8 +64,13 @@ class Pane:
         if not self.session.stats:
             return {}
         last = self.session.stats[-1]
-        stored = last.window_bytes + last.bank_bytes_gpu + last.bank_bytes_cpu + last.bank_bytes_disk
-        return {"fps": last.frames_px / max(last.seconds, 1e-9), "tokens": last.attended_rows, "stored": stored, "seconds": last.seconds, "forced": last.forced}
+        return {
+            "fps": last.frames_px / max(last.seconds, 1e-9),
+            "tokens": last.attended_rows,
+            "stored": held(last)["stored_bytes"],
+            "seconds": last.seconds,
+            "forced": last.forced,
+        }
 
 
 def memory_of(stats: list[ChunkStats]) -> dict:

@@ -17,7 +17,7 @@ from harness.reporting.trace import trace
 from harness.results.statistics import interval
 from harness.settings.policy_line import policy_line
 from harness.system.files import file_name
-from metrics.column import Column
+from metrics.column import PLACE, Column
 
 RESAMPLES = 2000  # as in results.interval
 
@@ -100,8 +100,10 @@ def _run(run: Run, group: Sequence[Run], settings: Sequence[str], columns: Seque
         "cells": {k: [_round(entries[k]["mean"]), *map(_round, entries[k]["ci95"] or ()), entries[k]["n"]] for k in shown if k in entries},
         "values": {k: [_round(run.values[n][k]) if n in run.values and k in run.values[n] else None for n in names] for k in shown if k in entries},
         "rollout": _over_rollout(run),
-        "gap": _against(run, lambda pair: pair["gap_frames"], metrics),
-        "when": _against(run, lambda pair: pair["revisit"], metrics),
+        "gap": _against(_rows(run, "pairs"), lambda pair: pair["gap_frames"], metrics),
+        "when": _against(_rows(run, "pairs"), lambda pair: pair["revisit"], metrics),
+        "recall_gap": _against(_rows(run, "probes"), lambda probe: probe["gap"], _recalled(run)),
+        "recall_far": _against(_rows(run, "probes"), lambda probe: probe["metres"], _recalled(run)),
         "films": [_film_data(run, r.name, metrics) for r in run.records if _film(run, r.name)],
     }
 
@@ -112,12 +114,21 @@ def _over_rollout(run: Run) -> dict[str, list | int]:
     return {"n": n, "of": len(run.records), **{k: [_round(v) for v in values] for k, values in curves.items()}}
 
 
-def _against(run: Run, where: Callable[[dict], float], keys: Sequence[str], most: int = 12) -> dict[str, list]:
-    """Quality (columns' keys) of revisit pairs against a property of theirs, in at most `most` bins of equally many pairs.
+def _rows(run: Run, kind: str) -> list[tuple[str, dict]]:
+    """Revisit pairs or recall probes, each with its trajectory's name."""
+    return [(r.name, row) for r in run.records for row in getattr(r, kind)]
+
+
+def _recalled(run: Run) -> list[str]:
+    """The scores that its recall probes have, as their columns are called."""
+    return [f"recall/{k}" for k in dict.fromkeys(k for _, row in _rows(run, "probes") for k in row) if k not in PLACE]
+
+
+def _against(pairs: Sequence[tuple[str, dict]], where: Callable[[dict], float], keys: Sequence[str], most: int = 12) -> dict[str, list]:
+    """Quality (columns' keys) of revisit pairs or probes against a property of theirs, in at most `most` bins of equally many of them.
 
     Per bin and metric: the mean over trajectories and 1.96 standard errors over trajectories.
     """
-    pairs = [(r.name, p) for r in run.records for p in r.pairs]
     if not pairs:
         return {}
     x = np.array([where(p) for _, p in pairs])
@@ -132,7 +143,7 @@ def _against(run: Run, where: Callable[[dict], float], keys: Sequence[str], most
     n = (counts > 0).sum(1)[full]
     found: dict[str, list] = {"x": [_round(v) for v in (np.bincount(bins, x, len(edges))[full] / counts.sum(1)[full])], "n": n.tolist()}
     for key in keys:
-        score = key.removeprefix("quality/")
+        score = key.removeprefix("quality/").removeprefix("recall/")
         if score not in pairs[0][1]:
             continue
         sums = np.bincount(flat, [p[score] for _, p in pairs], shape[0] * shape[1]).reshape(shape)

@@ -2,9 +2,11 @@
 
 import csv
 import io
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
+from itertools import combinations
 from pathlib import Path
 
 from harness.reporting.columns import columns_of, leading
@@ -18,7 +20,7 @@ FEWEST = 6  # trajectories: two-sided, 5 sign flips give p = 1/16 at best
 @dataclass(frozen=True)
 class Row:
     """A run's row. cells, differences: text by column key; the difference is to the run of the baseline's name with the same
-    world, seed and noise (`base`), with how many trajectories, and a star where it is significant. best: the keys in which no
+    world, seed and noise (`base`), with how many trajectories, * where it is significant, ~ within the noise band. best: the keys in which no
     comparable run is better."""
 
     run: Run
@@ -33,11 +35,12 @@ def rows(runs: list[Run], columns: list[Column], baseline: str) -> list[Row]:
     found, main = [], leading(columns)
     for group in groups_of(runs):
         base = next((r for r in group if r.label == baseline), None)
+        bands = {c.key: noise_band(runs, c) for c in columns if c.difference}
         stars = {c.key: {path for path, (_, q) in corrected(group, base, c).items() if q < LEVEL} for c in columns if c.difference}
         tops = {c.key: top for c in columns if (top := _best(group, c)) is not None}
         for run in sorted(group, key=lambda r: (-_quality(r, main), r.name)):
             best = {c.key for c in columns if (mine := run.summary.get(c.key)) and c.show(mine["mean"]) == tops.get(c.key)}
-            differences = {c.key: _difference(run, base, c, run.path in stars[c.key]) for c in columns if c.difference}
+            differences = {c.key: _difference(run, base, c, run.path in stars[c.key], bands[c.key]) for c in columns if c.difference}
             cells = {c.key: _cell(run, c) for c in columns}
             found.append(Row(run, base, cells, differences, best))
     return found
@@ -70,7 +73,7 @@ def notes(runs: list[Run], baseline: str) -> list[str]:
         found.append(f"{', '.join(r.name for r in runs if r.about.get('external') == said)}: {said}")
     failed = {r.name: len(r.about["failed"]) for r in runs if r.about["failed"]}
     found += [f"{name}: {count} trajectories failed and are missing" for name, count in failed.items()]
-    return found + significance(home, baseline)
+    return found + significance(home, baseline) + _band(runs)
 
 
 def significance(group: list[Run], baseline: str) -> list[str]:
@@ -85,6 +88,14 @@ def significance(group: list[Run], baseline: str) -> list[str]:
         return [f"{said}; {few} trajectories cannot show it, {FEWEST} can"]
     least = main.show(detectable(middle["sd"], middle["n"]))
     return [f"{said}; {middle['n']} trajectories find a difference of {least} {main.unit} in {main.heading} in 8 of 10 cases (median run)"]
+
+
+def _band(runs: list[Run]) -> list[str]:
+    main = leading(shown(runs))
+    band = noise_band(runs, main) if main else None
+    if main is None or band is None:
+        return []
+    return [f"~ lies within the noise band: the same policy under another seed differs by up to {main.show(band)} {main.unit} in {main.heading}"]
 
 
 def wanted(group: list[Run], baseline: str, difference: float) -> list[str]:
@@ -194,12 +205,23 @@ def corrected(runs: list[Run], base: Run | None, c: Column) -> dict[Path, tuple[
     return {path: (p, q) for (path, p), q in zip(found.items(), adjusted(list(found.values())), strict=True) if q is not None}
 
 
-def _difference(run: Run, base: Run | None, c: Column, significant: bool) -> str:
+def noise_band(runs: list[Run], c: Column) -> float | None:
+    """How far the same policy under another noise seed is from itself, at most: the largest difference of means over trajectories that
+    both seeds have. None where no policy was run with two seeds."""
+    families: dict[str, list[Run]] = {}
+    for run in runs:
+        families.setdefault(json.dumps({k: v for k, v in run.settings.items() if k != "seed"}, sort_keys=True), []).append(run)
+    found = [abs(entry["mean"]) for family in families.values() for a, b in combinations(family, 2) if (entry := paired(a.values, b.values, c.key))]
+    return max(found, default=None)
+
+
+def _difference(run: Run, base: Run | None, c: Column, significant: bool, band: float | None) -> str:
     entry = _paired(run, base, c)
     if entry is None:
         return "baseline" if base is run else "-"
     interval = f" [{', '.join(c.show(v, sign=True) for v in entry['ci95'])}]" if entry["ci95"] else ""
-    return f"{c.show(entry['mean'], sign=True)}{'*' if significant else ''}{interval} ({entry['n']})"
+    marks = ("*" if significant else "") + ("~" if band is not None and abs(entry["mean"]) <= band else "")
+    return f"{c.show(entry['mean'], sign=True)}{marks}{interval} ({entry['n']})"
 
 
 def _flat(row: Row, columns: list[Column]) -> Iterable[tuple[str, bool]]:

@@ -6,13 +6,13 @@ TIERS = ("gpu", "cpu", "disk")
 
 
 def with_sums(row: Mapping, prefix: str = "") -> dict:
-    """A trajectory's values (prefix "cost/") or a chunk's row with the bytes that are sums: of the bank, and with the window's."""
+    """A trajectory's values (prefix "cost/") or a chunk's row with the bytes that are sums: of the bank, and with window and scratch."""
     tiers = [row[key] for t in TIERS if (key := f"{prefix}bank_bytes_{t}") in row]
     sums = {}
     if tiers:
         sums[f"{prefix}bank_bytes"] = bank = row.get(f"{prefix}bank_bytes", sum(tiers))
         if f"{prefix}window_bytes" in row:
-            sums[f"{prefix}stored_bytes"] = bank + row[f"{prefix}window_bytes"]
+            sums[f"{prefix}stored_bytes"] = bank + row[f"{prefix}window_bytes"] + row.get(f"{prefix}scratch_bytes", 0)
     return sums | dict(row)
 
 

@@ -83,6 +83,9 @@ class WandbTracker:
                     return run.url if attempt == "online" and run.url else str(Path(run.dir).parent)  # what `wandb sync` takes, not the files/ in it
             except Exception as error:  # noqa: BLE001
                 _warn(attempt, error)
+                if isinstance(error, ConnectionError):  # W&B's own process has died: another one starts at the next attempt
+                    with suppress(Exception):
+                        wandb.teardown(exit_code=1)
         log.warning("everything is in %s", self._folder.path)
         return None
 

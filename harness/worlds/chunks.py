@@ -41,11 +41,13 @@ def led_on(
     c2w: Float[Tensor, "p 4 4"] | None,
     actions: Float[Tensor, "p 6"] | None,
     intrinsics: Float[Tensor, "p 4"] | None,
+    overlap: Overlap | None = None,
 ) -> Trajectory:
     """The path up to chunk `done`, and from there one chunk along these poses or actions; what was known of its future is gone.
 
     Poses are made of actions where the path says how far a key moves (`metres`), actions are zero where only poses are given,
-    intrinsics stay those of the last frame. Raises ValueError for what is no whole chunk, and for actions whose poses nobody knows.
+    intrinsics stay those of the last frame. overlap: true co-visibility of the
+    path so led on, where it is known. Raises ValueError for what is no whole chunk, and for actions whose poses nobody knows.
     """
     start = g.frames_px(done * g.chunk)
     count = g.frames_px((done + 1) * g.chunk) - start
@@ -61,7 +63,7 @@ def led_on(
         "actions": torch.zeros(count, 6) if actions is None else actions,
         "intrinsics": path.intrinsics[start - 1 : start].expand(count, 4) if intrinsics is None else intrinsics,
     }
-    return replace(path, overlap=None, **_joined(path, start, ahead))
+    return replace(path, overlap=overlap, **_joined(path, start, ahead))
 
 
 def led_back(path: Trajectory, g: Geometry, done: int, frames: Sequence[int]) -> Trajectory:

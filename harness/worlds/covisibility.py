@@ -1,7 +1,7 @@
 """How much of one view another one shows: from the scene's own geometry, with occlusion, for the pairs that are asked for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -29,6 +29,10 @@ class CoVisibility:
     intrinsics: Float[Tensor, "f 4"]
     size: tuple[int, int]
     samples: int = 8
+
+    def led_on(self, start: int, c2w: Float[Tensor, "p 4 4"], intrinsics: Float[Tensor, "p 4"]) -> "CoVisibility":
+        """Of the views before `start`, and from there of others."""
+        return replace(self, c2w=torch.cat([self.c2w[:start], c2w]), intrinsics=torch.cat([self.intrinsics[:start], intrinsics]))
 
     def __call__(self, rows: Sequence[int], columns: Sequence[int]) -> Float[Tensor, "n m"]:
         """Of each view of `rows` with each of `columns`."""

@@ -191,6 +191,20 @@ function drawRollout() {
   });
 }
 
+/** Recall against the gap and the distance, where runs have probes: to the first visit, or to the true view of probes from beside it. */
+function drawRecall() {
+  const metric = state.quality.replace("quality/", "").replace("_revisit", "");
+  const key = [`recall/${metric}`, `recall/${metric}_true`].find((k) => RUNS.some((run) => run.recall_gap[k]));
+  $("recall").hidden = !key;
+  if (!key) return;
+  const error = key.replace("recall/", "error/");
+  const yaxis = { title: { text: title(COLUMN.get(key) ?? COLUMN.get(state.quality)) } };
+  for (const [id, part, text] of [["recall-gap", "recall_gap", "chunks since the view was last seen"], ["recall-far", "recall_far", "metres from where the camera was"]]) {
+    const series = (run) => ({ x: run[part].x ?? [], y: run[part][key] ?? [], error: run[part][error], n: run[part].n });
+    lines(id, visible(), series, { title: { text: part === "recall_gap" ? "Against the gap" : "Against the distance", font: { size: 13 } }, xaxis: { title: { text } }, yaxis });
+  }
+}
+
 function drawRevisits() {
   const column = COLUMN.get(state.quality);
   const error = state.quality.replace("quality/", "error/");
@@ -199,6 +213,7 @@ function drawRevisits() {
     const series = (run) => ({ x: run[part].x ?? [], y: run[part][state.quality] ?? [], error: run[part][error], n: run[part].n });
     lines(id, visible(), series, { title: { text: part === "gap" ? "Against the revisit gap" : "Against the time in the rollout", font: { size: 13 } }, xaxis: { title: { text } }, yaxis });
   }
+  drawRecall();
   const lengths = new Set(visible().map((run) => mean(run, "frames")));
   if (!lengths.size) { nothing("revisit-length", "No run passes the filter."); return; }
   if (lengths.size < 2) { nothing("revisit-length", `All runs have rollouts of one length (${[...lengths].map((n) => n?.toFixed(0) ?? "unknown")} video frames), so there is no curve over lengths to draw.`); return; }

@@ -1,4 +1,4 @@
-"""Bytes of what an object remembers between chunks: a policy's scratch beside window and bank."""
+"""Scratch: what a policy keeps between chunks beside window and bank (scores, summaries, descriptors)."""
 
 from dataclasses import is_dataclass
 from typing import Any
@@ -7,13 +7,13 @@ import numpy as np
 from torch import Tensor
 
 
-def state_bytes(thing: Any) -> int:
-    """Bytes of the tensors and arrays that an object and its parts hold, whether a snapshot could save them or not.
+def scratch_bytes(policy: Any) -> int:
+    """Bytes of the tensors and arrays that a policy and its parts hold, whether a snapshot could save them or not.
 
     Views of one memory count together, and no more than it has. Numbers, text and the containers themselves are not counted.
     """
     held: dict[int, tuple[int, int]] = {}  # where memory begins -> bytes in use, bytes of all of it
-    _collect(vars(thing), held)
+    _collect(vars(policy), held)
     return sum(min(used, whole) for used, whole in held.values())
 
 
