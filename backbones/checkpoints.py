@@ -6,24 +6,22 @@ parameters needs its own size in memory and one tensor more, and no second copy.
 
 import json
 import logging
-import re
 import shlex
-import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from backbones.pickled import read_pickled
+
 log = logging.getLogger(__name__)
 
 INDEX = "*.safetensors.index.json"
 PICKLED = (".pth", ".pt", ".bin")
-NESTED = ("state_dict", "model", "generator_ema", "generator")  # where trainers put the weights of a pickled checkpoint; of the last two the average
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")  # that torch.compile, FSDP and others put into names
 PARALLEL = "module."  # that DataParallel and DeepSpeed put before all of them
 LISTED = 8  # keys named in an error
@@ -131,7 +129,7 @@ def _shards(index: Path) -> list[Path]:
 def shapes_of(file: Path) -> dict[str, Shape]:
     """Keys and shapes of a file, without its data."""
     if file.suffix != ".safetensors":
-        return {key: tuple(tensor.shape) for key, tensor in _pickled(file).items()}
+        return {key: tuple(tensor.shape) for key, tensor in read_pickled(file).items()}
     try:
         with safe_open(file, "pt") as opened:
             return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118  (not a dict)
@@ -142,40 +140,11 @@ def shapes_of(file: Path) -> dict[str, Shape]:
 def tensors_of(file: Path, keys: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a file, on the CPU, one at a time."""
     if file.suffix != ".safetensors":
-        yield from _pickled(file).items()
+        yield from read_pickled(file).items()
         return
     for key in keys:  # opened anew (3 ms) for each: pages of a mapped file count as memory in use until it is closed
         with safe_open(file, "pt") as opened:
             yield key, opened.get_tensor(key)
-
-
-def _pickled(file: Path) -> dict[str, Tensor]:
-    """A pickled state dict whose data stay in the file until they are used; runs no code of the pickle."""
-    with file.open("rb") as opened:
-        mapped = zipfile.is_zipfile(opened)  # files of before torch 1.6 are no archives and cannot be mapped
-    try:
-        held = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-    except UnpicklingError as error:
-        raise ValueError(f"{file} was refused: it is damaged or holds more than tensors{_reason(error.__context__ or error)}; download it again") from None
-    except Exception as error:  # by where the damage lies: OSError, RuntimeError, EOFError, IndexError, struct.error, ...
-        raise ValueError(f"{file} is damaged{_reason(error)}; download it again") from None
-    for key in NESTED:
-        if isinstance(held, dict) and isinstance(held.get(key), dict):
-            held = held[key]
-    if not isinstance(held, dict) or not all(isinstance(tensor, Tensor) for tensor in held.values()):
-        there = f"; it has {', '.join(map(str, list(held)[:LISTED]))}" if isinstance(held, dict) else ""
-        raise ValueError(f"{file} holds no state dict (names and tensors), neither at its top nor in {' or '.join(NESTED)}{there}")
-    return held
-
-
-def _reason(error: BaseException) -> str:
-    """What torch found, without its advice to trust the file: to run a pickle's code is what reading tensors alone avoids."""
-    text = str(error)
-    if refused := re.search(r"GLOBAL (\S+)", text):
-        return f" (it would run {refused[1]})"
-    first = re.split(r"(?<=[.:])\s|\n", text.strip())[0].rstrip(".:")
-    advice = re.search(r"weights_only|safe_globals|allowlist|trust|torch\.(jit\.)?load", first)
-    return f" ({type(error).__name__ if advice or not first else first})"
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,7 @@ def test_names_are_names_and_the_home_folder_is_found(monkeypatch, tmp_path):
         "policy=full,sliding", "-m", "world.trajectories=4", "--help", "policy=glob(sink_*)", "seed=range(0,3)",
     ]  # fmt: skip
     assert understood(["name=a,b", "tags=[x,y]", "seed=3"]) == ["name=a,b", "tags=[x,y]", "seed=3"], "sweeps, lists and numbers are what they are"
+    assert understood(["world.size=[480,832", "seed=(3"]) == ["world.size=[480,832", "seed=(3"], "left to Hydra to say"
     assert read_text.__doc__ and os.environ["HOME"] == str(tmp_path)
 
 

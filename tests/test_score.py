@@ -148,6 +148,8 @@ def test_what_does_not_fit_is_a_line(tmp_path, views):
     assert "the true film alone_true.mp4 is 48 x 48 pixels (rows x columns), the video 32 x 48: crop one" in line("alone")
     film(folder / "alone_true.mp4", frames.repeat(2, 1).repeat(2, 2))
     assert make(folder).scored(0).task.reference.shape[-2:] == SIZE, "another size of one shape is scaled"
+    film(folder / "alone_true.mp4", frames[:9])
+    assert "the true film has 9 frames, and the video shows the path up to pose" in line("alone")
     (folder / "alone.mp4").write_bytes(b"no film")
     assert "alone.mp4 is damaged or no video" in line("alone")
     (folder / "alone.mp4").unlink()

@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent  # of the checkout
 LOGGERS = ("auto", "online", "offline", "trackio", "none")
 BUDGET = "w18"  # the default of conf/config.yaml, which labels need not name
-TEXTS = ("name", "notes", "run_dir", "world.folder", "backbone.weights", "snapshot.save", "snapshot.load")  # settings that are text, whatever it looks like
+TEXTS = ("name", "notes", "run_dir", "world.folder", "world.truth", "backbone.weights", "snapshot.save", "snapshot.load")  # text, whatever it looks like
 CONF = next(p for p in (ROOT / "conf", PACKAGE / "_conf") if p.is_dir())
 
 
@@ -69,6 +69,8 @@ def _meant(argument: str) -> str:
     try:
         override = OverridesParser.create().parse_overrides([plain])[0]
     except HydraException:
+        if key not in TEXTS and os.sep not in value:
+            return argument  # a list that was not closed, say
         try:
             OverridesParser.create().parse_overrides([quoted])
         except HydraException:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.datatypes import RevisitPair, Trajectory
@@ -118,8 +118,18 @@ class VideosWorld(World):
         horizontal = 2 * torch.rad2deg(torch.atan(size[1] / 2 / intrinsics[0, 0])).item()
         aspect = (size[0] / intrinsics[0, 1] / (size[1] / intrinsics[0, 0])).item()
         pairs, miss = self.tolerance.reaching(reach(c2w)).returns(c2w, horizontal, 1, aspect=aspect)
-        true = truth[nearest.clamp(max=len(truth) - 1)] if truth is not None else None
+        true = None if truth is None else truth[self._true_frames(clip, nearest, len(truth))]
         return self._done(clip, film, frames, c2w, intrinsics, pairs, miss, true, max(1, context))
+
+    def _true_frames(self, clip: Clip, poses: Int[Tensor, "n"], count: int) -> Int[Tensor, "n"]:
+        """The frames of a true film of `count` frames that show these poses."""
+        if clip.spread:  # over the film as over the poses
+            return torch.linspace(0, count - 1, len(poses)).round().long()
+        if int(poses.max()) >= count:
+            raise ValueError(
+                f"{clip.name}: the true film has {count} frames, and the video shows the path up to pose {int(poses.max())}: one frame a pose is needed"
+            )
+        return poses
 
     def _mirrored(self, clip: Clip, film: Film, size: tuple[int, int]) -> Scored:
         """A way out and the same way back, whose poses nobody wrote down: frame m - 1 - i is to be seen again in frame m + i, in the middle of 2 m."""
