@@ -1,9 +1,10 @@
 """LingBot-World-Fast: the causal Wan transformer, steered by camera poses (and keys) that modulate every block."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 
 from backbones.checkpoints import LINGBOT_WORLD_FAST, load_into, read_config, require
 from backbones.codecs import PreviewCodec
-from backbones.wan_causal import CELL, Codec, Schedule, WanBackbone, chosen_device, fill_randomly, precision
+from backbones.wan_causal import CELL, Codec, Precision, Schedule, Sizes, WanBackbone, checked, chosen_device, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork, fold
 from harness.datatypes import Chunk, Trajectory
+from harness.settings.ranges import Count, Device, Ge, Le, Len, Positive, Size
 from harness.worlds.poses import rays, steps
 
 RAY_CHANNELS = {"cam": 6, "act": 7}  # origin and direction of a pixel's ray; direction and the four keys
@@ -23,6 +25,7 @@ TEXT_LENGTH = 512
 NAMES = {"dim": "dim", "num_heads": "heads", "num_layers": "layers", "ffn_dim": "ffn", "text_dim": "context_dim"}  # config.json's and ours
 PUBLISHED = WanConfig(5120, 40, 40, 13824, 4096, control="after_self")
 INDICES = (0, 179, 358, 679)  # of the 1,000 steps
+FOLDER = "checkpoints/lingbot_world_fast"  # where weights=null looks
 FILES = ("Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl", "lingbot_world_fast")
 
 
@@ -105,15 +108,15 @@ class LingBotBackbone(WanBackbone):
 
 
 def load(
-    weights: str,
-    variant: str = "cam",
-    size: Sequence[int] = (480, 832),
-    shift: float = 10.0,
-    indices: Sequence[int] = INDICES,
-    chunk: int = 3,
-    device: str = "auto",
-    dtype: str = "bfloat16",
-    sizes: Mapping[str, int] | None = None,
+    weights: str | None,
+    variant: Literal["cam", "act"] = "cam",
+    size: Size = (480, 832),
+    shift: Positive = 10.0,
+    indices: Annotated[Sequence[Annotated[int, Ge(0), Le(999)]], Len(1, 1000)] = INDICES,
+    chunk: Annotated[Count, Le(1000)] = 3,
+    device: Device = "auto",
+    dtype: Precision = "bfloat16",
+    sizes: Sizes | None = None,
 ) -> LingBotBackbone:
     """The backbone from a checkpoint folder (see `checkpoints.LINGBOT_WORLD_FAST`), or at any size with weights=random.
 
@@ -122,17 +125,16 @@ def load(
     sizes: other sizes still (fields of `WanConfig`), for measurements.
     Raises FileNotFoundError with the download commands, or ValueError for files of another model.
     """
-    if variant not in RAY_CHANNELS:
-        raise ValueError(f"backbone.variant={variant!r}; use one of {', '.join(RAY_CHANNELS)}")
-    folder = Path(weights)
+    folder = Path(weights or FOLDER)
     if weights != "random":
         require(folder, FILES, LINGBOT_WORLD_FAST)
         published = {theirs: getattr(PUBLISHED, ours) for theirs, ours in NAMES.items()}
         told = read_config(folder / "lingbot_world_fast", published)
         sizes = {NAMES[name]: int(value) for name, value in told.items()} | dict(sizes or {})
-    where, config = chosen_device(device), replace(PUBLISHED, dtype=precision(dtype), **(sizes or {}))
+    where, config = chosen_device(device), replace(PUBLISHED, dtype=precision(dtype), **checked(sizes, PUBLISHED))
     with torch.device("meta"):
         network = LingBotNetwork(config, RAY_CHANNELS[variant])
+    refuse_too_large(network, config.dtype_of, where)
     if weights == "random":
         fill_randomly(network, where)
         tokens = torch.randn(64, config.context_dim, generator=torch.Generator().manual_seed(0))

@@ -1,9 +1,10 @@
 """Matrix-Game-2.0: the causal Wan transformer, steered by keyboard and mouse through an action module in its first blocks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,10 @@ from torch import Tensor
 from backbones.actions import ActionCache, ActionConfig, ActionModule, history, rotation
 from backbones.checkpoints import MATRIX_GAME_2, load_into, require
 from backbones.codecs import PreviewCodec
-from backbones.wan_causal import Codec, Schedule, WanBackbone, chosen_device, fill_randomly, precision
+from backbones.wan_causal import Codec, Precision, Schedule, Sizes, WanBackbone, checked, chosen_device, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork
 from harness.datatypes import Chunk, Trajectory
+from harness.settings.ranges import Device, Positive, Size
 
 _SIZES = WanConfig(1536, 12, 30, 8960, 1280, context="image", control="after_cross")
 PUBLISHED = {
@@ -31,6 +33,7 @@ FILES = {
     "gta_drive": "gta_distilled_model/gta_keyboard2dim.safetensors",
     "templerun": "templerun_distilled_model/templerun_7dim_onlykey.safetensors",
 }
+FOLDER = "checkpoints/matrix_game2"  # where weights=null looks
 VAE, CLIP = "Wan2.1_VAE.pth", "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 
 
@@ -140,27 +143,26 @@ def keys_of(variant: str) -> Callable[[Float[Tensor, "p 6"]], Float[Tensor, "p k
 
 
 def load(
-    weights: str,
-    variant: str = "universal",
-    degrees_per_unit: float = 15.0,
-    device: str = "auto",
-    dtype: str = "bfloat16",
-    size: Sequence[int] = (352, 640),
-    sizes: Mapping[str, int] | None = None,
+    weights: str | None,
+    variant: Literal["universal", "gta_drive", "templerun"] = "universal",
+    degrees_per_unit: Positive = 15.0,
+    device: Device = "auto",
+    dtype: Precision = "bfloat16",
+    size: Size = (352, 640),
+    sizes: Sizes | None = None,
 ) -> MatrixGame2Backbone:
     """The backbone from a checkpoint folder (see `checkpoints.MATRIX_GAME_2`), or at any size with weights=random.
 
     sizes: other sizes of the network than the published ones (fields of `WanConfig`), for measurements.
     Raises FileNotFoundError with the download commands, or ValueError for files of another model.
     """
-    if variant not in PUBLISHED:
-        raise ValueError(f"backbone.variant={variant!r}; use one of {', '.join(PUBLISHED)}")
     where, wanted = chosen_device(device), precision(dtype)
     config, action = PUBLISHED[variant]
-    config = replace(config, dtype=wanted, stream=wanted, **(sizes or {}))
+    config = replace(config, dtype=wanted, stream=wanted, **checked(sizes, config))
     action = replace(action, blocks=min(action.blocks, config.layers))
     with torch.device("meta"):
         network = MatrixGame2Network(config, action)
+    refuse_too_large(network, config.dtype_of, where)
     if weights == "random":
         fill_randomly(network, where)
         tokens = torch.randn(1, 257, config.context_dim, generator=torch.Generator().manual_seed(0))
@@ -169,7 +171,7 @@ def load(
         from backbones.wan_encoders import ImageEncoder
         from backbones.wan_vae import WanVAE
 
-        folder = Path(weights)
+        folder = Path(weights or FOLDER)
         require(folder, (FILES[variant], VAE, CLIP), MATRIX_GAME_2)
         load_into(network, folder / FILES[variant], device=where, dtype_of=config.dtype_of, prefix="model.")
         codec = WanVAE.from_checkpoint(folder / VAE, where, decode_dtype=torch.float16 if where.type == "cuda" else None)

@@ -4,11 +4,12 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from backbones.codecs import ConvCodec
@@ -16,9 +17,12 @@ from backbones.rooms_network import RoomsNetwork, ray_angles, ray_features, ray_
 from backbones.rope import rotate
 from harness.backbone import Backbone, KVSeam
 from harness.datatypes import Chunk, Condition, Geometry, Trajectory
+from harness.settings.ranges import Device, Seed
+from harness.system.files import write_bytes
 from harness.worlds.poses import rays, relative
 
 WEIGHTS = Path(__file__).parent / "weights" / "rooms.safetensors"
+Precision = Literal["float32", "bfloat16", "float16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -30,14 +34,10 @@ class RoomsBackbone(Backbone):
     Raises FileNotFoundError or ValueError for weights that are missing, damaged or of another shape.
     """
 
-    def __init__(self, weights: str | Path | None = None, device: str = "auto", dtype: str = "float32", compile: bool = False) -> None:
+    def __init__(self, weights: str | Path | None = None, device: Device = "auto", dtype: Precision = "float32", compile: bool = False) -> None:
         path = Path(weights or WEIGHTS)
         config, tensors = load_weights(path)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if dtype not in DTYPES:
-            raise ValueError(f"backbone.dtype={dtype!r}; use one of {', '.join(DTYPES)}")
-        self._setup(config, torch.device(device), DTYPES[dtype])
+        self._setup(config, chosen(device), DTYPES[dtype])
         self._load(tensors, str(path))
         if compile:
             self.network.compile_blocks()
@@ -118,7 +118,7 @@ class RoomsBackbone(Backbone):
 class TinyRoomsBackbone(RoomsBackbone):
     """An untrained one for tests: 3 layers, a 2x3 grid of tokens, weights from a seed. Everything but quality is real."""
 
-    def __init__(self, seed: int = 0, device: str = "cpu", dtype: str = "float32") -> None:
+    def __init__(self, seed: Seed = 0, device: Device = "cpu", dtype: Precision = "float32") -> None:
         config = {
             "grid": (2, 3),
             "chunk": 3,
@@ -128,9 +128,14 @@ class TinyRoomsBackbone(RoomsBackbone):
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._setup(config, torch.device(device), DTYPES[dtype])
+            self._setup(config, chosen(device), DTYPES[dtype])
             for module in (self.network.modulation, self.network.head_modulation, self.network.head):
                 torch.nn.init.normal_(module.weight, std=0.3)
+
+
+def chosen(device: str) -> torch.device:
+    """auto: the GPU where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
 
 def pack(codec: ConvCodec, network: RoomsNetwork) -> dict[str, Tensor]:
@@ -142,9 +147,7 @@ def pack(codec: ConvCodec, network: RoomsNetwork) -> dict[str, Tensor]:
 def save_weights(path: Path, config: dict, tensors: dict[str, Tensor]) -> None:
     """Write a weights file in float16 (half the size; the values' error is below that of training)."""
     half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
-    partial_file = path.with_name(f".{path.name}.partial")
-    save_file(half, partial_file, {"config": json.dumps(config)})
-    partial_file.replace(path)
+    write_bytes(path, save(half, {"config": json.dumps(config)}), "free some space and run the same command again", flush=True)
 
 
 def load_weights(path: Path) -> tuple[dict, dict[str, Tensor]]:

@@ -1,7 +1,7 @@
 """Self-Forcing's Wan 2.1 1.3B (arXiv 2506.08009): the causal Wan transformer with a prompt and no control, for measurements
 beside its descendants. It takes no camera path, so a revisit means nothing to it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,14 +14,16 @@ from torch import Tensor
 from backbones.checkpoints import SELF_FORCING, load_into, require
 from backbones.codecs import PreviewCodec
 from backbones.matrix_game2 import schedule
-from backbones.wan_causal import Codec, Schedule, WanBackbone, chosen_device, fill_randomly, precision
+from backbones.wan_causal import Codec, Precision, Schedule, Sizes, WanBackbone, checked, chosen_device, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork
 from harness.datatypes import Chunk, Trajectory
+from harness.settings.ranges import Device, Size
 
 TEXT_LENGTH = 512
 STEPS = (1000, 750, 500, 250)
 PUBLISHED = WanConfig(1536, 12, 30, 8960, 4096, in_dim=16)
 NETWORK = "checkpoints/self_forcing_dmd.pt"
+FOLDER = "checkpoints/self_forcing"  # where weights=null looks
 VAE, TEXT, TOKENIZER = "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl"
 
 
@@ -46,7 +48,7 @@ class SelfForcingBackbone(WanBackbone):
 
 
 def load(
-    weights: str, size: Sequence[int] = (480, 832), device: str = "auto", dtype: str = "bfloat16", sizes: Mapping[str, int] | None = None
+    weights: str | None, size: Size = (480, 832), device: Device = "auto", dtype: Precision = "bfloat16", sizes: Sizes | None = None
 ) -> SelfForcingBackbone:
     """The backbone from a checkpoint folder (see `checkpoints.SELF_FORCING`), or at any size with weights=random.
 
@@ -54,9 +56,10 @@ def load(
     Raises FileNotFoundError with the download commands, or ValueError for files of another model.
     """
     where, wanted = chosen_device(device), precision(dtype)
-    config = replace(PUBLISHED, dtype=wanted, stream=wanted, **(sizes or {}))
+    config = replace(PUBLISHED, dtype=wanted, stream=wanted, **checked(sizes, PUBLISHED))
     with torch.device("meta"):
         network = WanNetwork(config)
+    refuse_too_large(network, config.dtype_of, where)
     if weights == "random":
         fill_randomly(network, where)
         tokens = torch.randn(64, config.context_dim, generator=torch.Generator().manual_seed(0))
@@ -65,7 +68,7 @@ def load(
         from backbones.wan_encoders import TextEncoder
         from backbones.wan_vae import WanVAE
 
-        folder = Path(weights)
+        folder = Path(weights or FOLDER)
         require(folder, (NETWORK, VAE, TEXT, TOKENIZER), SELF_FORCING)
         load_into(network, folder / NETWORK, device=where, dtype_of=config.dtype_of, prefix="model.")
         codec = WanVAE.from_checkpoint(folder / VAE, where)

@@ -1,24 +1,29 @@
 """The causal Wan family as backbones: what Matrix-Game-2.0 and LingBot-World-Fast have in common."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones.rope import rotate_adjacent, turn_by
-from backbones.wan_network import Control, WanNetwork, angles
+from backbones.wan_network import Control, WanConfig, WanNetwork, angles
 from harness.backbone import Backbone, KVSeam
 from harness.datatypes import Chunk, Condition, Geometry, Trajectory
+from harness.settings.ranges import Ge, Le
+from harness.system.meters import free_bytes
 
 LATENT_CHANNELS = 16
 CELL = 8  # pixels per latent cell
 STRIDE = 4  # video frames per latent frame, the first excepted
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Precision = Literal["float32", "bfloat16"]
+Sizes = Mapping[str, Annotated[int, Ge(1), Le(2**20)]]  # fields of WanConfig
+MOST_LAYERS = 1000
 
 
 class Codec(Protocol):
@@ -48,9 +53,33 @@ class Schedule:
 
 
 def precision(name: str) -> torch.dtype:
-    if name not in DTYPES:
-        raise ValueError(f"backbone.dtype={name!r}; use one of {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def checked(sizes: Mapping[str, int] | None, published: WanConfig) -> dict[str, int]:
+    """Other sizes of a network than the published ones. Raises ValueError for what is no size, or no network."""
+    sizes = dict(sizes or {})
+    known = [f.name for f in fields(WanConfig) if f.type in (int, "int")]
+    if unknown := sizes.keys() - set(known):
+        raise ValueError(f"backbone.sizes has no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    dim, heads, layers = (sizes.get(name, getattr(published, name)) for name in ("dim", "heads", "layers"))
+    if dim % heads or dim // heads % 2 or dim // heads < 6 or layers > MOST_LAYERS:
+        raise ValueError(
+            f"backbone.sizes: dim={dim}, heads={heads}, layers={layers}; heads must divide dim into an even number of channels, 6 or more, "
+            f"and layers go up to {MOST_LAYERS}"
+        )
+    return sizes
+
+
+def refuse_too_large(network: nn.Module, dtype_of: Callable[[str], torch.dtype], device: torch.device) -> None:
+    """Raise ValueError, with the numbers, for a network (on the meta device) that the device has no memory for."""
+    count = sum(x.numel() for x in network.parameters())
+    need, free = sum(x.numel() * dtype_of(name).itemsize for name, x in network.named_parameters()), free_bytes(device)
+    if free is not None and need > free:
+        raise ValueError(
+            f"the network's {count:,} parameters take {need / 1e9:,.1f} GB, and {device} has {free / 1e9:,.1f} GB free; "
+            "use another backbone.device, backbone.dtype=bfloat16, or smaller backbone.sizes with weights=random"
+        )
 
 
 def chosen_device(name: str) -> torch.device:

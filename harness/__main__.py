@@ -3,6 +3,7 @@
 import sys
 from importlib import import_module
 
+from harness.settings.entry_point import usage
 from harness.settings.packages import check_packages
 
 COMMANDS = {  # name -> the module whose `main` reads the arguments; imported when it is chosen, since some take seconds
@@ -26,8 +27,7 @@ def main() -> None:
         print(__doc__)
         return
     if name not in COMMANDS:
-        print(f"error: there is no command {name!r}; use one of {', '.join(COMMANDS)}", file=sys.stderr)
-        raise SystemExit(2)
+        usage(f"error: there is no command {name!r}; use one of {', '.join(COMMANDS)}")
     check_packages()
     sys.argv[:2] = [f"worldkv {name}"]
     import_module(COMMANDS[name]).main()

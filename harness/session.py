@@ -26,7 +26,8 @@ from harness.cache.stores import PackedStore
 from harness.datatypes import Chunk, ChunkStats, Condition, Overlap, Plan, Rollout, Trajectory
 from harness.policy import CachePolicy
 from harness.snapshot.plain_values import restore, state_of
-from harness.snapshot.snapshot import check_same_path, read_snapshot, write_snapshot
+from harness.snapshot.saved_state import check_state
+from harness.snapshot.snapshot import check_same_path, damaged, read_snapshot, write_snapshot
 from harness.system.frame_buffer import FrameBuffer
 from harness.worlds.chunks import chunk_at, chunk_count, led_back, led_on
 
@@ -203,6 +204,10 @@ class Session:
         """
         saved = read_snapshot(folder, about or {}, backbone.geometry)
         state = saved.state
+        try:
+            check_state(state, backbone.geometry)
+        except Exception as error:  # noqa: BLE001  (whatever a damaged one leads to)
+            raise damaged(folder, error) from error
         if path is not None:
             check_same_path(folder, state["path"], path)
         session = cls.begin(
@@ -215,9 +220,12 @@ class Session:
             frames,
         )
         session.cache.bank.restore(state["rows"], saved.pages)
-        session.cache.window.restore(state["window"])
-        restore(policy, state["policy"])
-        backbone.restore(state["backbone"])
+        try:
+            session.cache.window.restore(state["window"])
+            restore(policy, state["policy"])
+            backbone.restore(state["backbone"])
+        except Exception as error:  # noqa: BLE001
+            raise damaged(folder, error) from error
         session.frames.add(state["frames"])
         session.latents.add(state["latents"])
         session.stats, session.noise, session.done, session._coming = state["stats"], state["noise"], state["done"], state["coming"]

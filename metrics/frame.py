@@ -33,6 +33,7 @@ class FrameMetric(Metric, ABC):
     decimals: int = 3
     rank: int = 3
     difference: bool = False
+    least: int = 1  # pixels that an image's shorter side must have
     full_state_update = False
 
     def __init__(self) -> None:
@@ -92,12 +93,13 @@ class SSIM(FrameMetric):
     """Structural similarity with the Gaussian window of Wang et al. 2004 (11 pixels, sigma 1.5), averaged where the whole
     window lies in the image, as scikit-image does (torchmetrics' own mean includes the padded border: 0.01 lower)."""
 
+    least = 11
     name, version, higher_is_better = "ssim", "1", True
     rank = 5
 
     def score(self, a: Tensor, b: Tensor) -> Tensor:
-        if min(a.shape[-2:]) < 11:
-            raise ValueError(f"ssim needs images of at least 11 pixels, got {tuple(a.shape[-2:])}")
+        if min(a.shape[-2:]) < self.least:
+            raise ValueError(f"ssim needs images of at least {self.least} pixels, got {tuple(a.shape[-2:])}")
         _, full = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none", return_full_image=True)
         return full[..., 5:-5, 5:-5].mean((1, 2, 3))
 
@@ -108,6 +110,7 @@ class LPIPS(FrameMetric):
     Raises FileNotFoundError when the weights file of the checkout is missing.
     """
 
+    least = 32
     name, version, higher_is_better = "lpips", "alex-0.1-fp16", False
     rank, difference = 2, True
 
@@ -139,8 +142,8 @@ class LPIPS(FrameMetric):
     @torch.no_grad()
     def compare(self, images: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """The network sees every image once, as long as the features of all fit into `FEATURES` bytes."""
-        if min(images.shape[-2:]) < 32:
-            raise ValueError(f"lpips needs images of at least 32 pixels, got {tuple(images.shape[-2:])}")
+        if min(images.shape[-2:]) < self.least:
+            raise ValueError(f"lpips needs images of at least {self.least} pixels, got {tuple(images.shape[-2:])}")
         most = max(2, FEATURES // (42 * images.shape[-2] * images.shape[-1]))
         if len(images) <= most:
             return self._distances(self._features(images), a.flatten(), b.flatten()).view(a.shape)

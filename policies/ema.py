@@ -1,6 +1,7 @@
 """The past as two moving averages: constant memory that has no geometry."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -8,6 +9,7 @@ from harness.cache.bank import KVBank
 from harness.cache.page import Page
 from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy
+from harness.settings.ranges import Natural, Share
 
 
 @dataclass
@@ -29,21 +31,15 @@ class EmaPolicy(CachePolicy):
     token, by motion.
     """
 
-    sink: int = 3
-    recent: int = 10
-    long: float = 0.01
-    short: float = 0.1
-    fold: str = "frame"
+    sink: Natural = 3
+    recent: Natural = 10
+    long: Share = 0.01
+    short: Share = 0.1
+    fold: Literal["frame", "global"] = "frame"
     raw_keys = pooled = True
     rewritable = False
 
     def reset(self, geometry: Geometry) -> None:
-        if min(self.sink, self.recent) < 0:
-            raise ValueError(f"ema: sink={self.sink}, recent={self.recent} frames; give 0 or more")
-        if not (0 <= self.long <= 1 and 0 <= self.short <= 1):
-            raise ValueError(f"ema: long={self.long}, short={self.short}; the share of a new frame lies between 0 and 1")
-        if self.fold not in ("frame", "global"):
-            raise ValueError(f"ema: fold={self.fold!r}; use frame or global")
         self._means: list[int] = []  # frames under which the long and the short average are kept
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:

@@ -1,12 +1,14 @@
 """Landmarks: what is new gets one of a fixed number of slots, at a fixed position."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy
+from harness.settings.ranges import Count, Ge, Natural
 from policies.parts.likeness import Likeness
-from policies.parts.window import Window, refuse_negative
+from policies.parts.window import Window
 
 
 @dataclass
@@ -26,16 +28,13 @@ class LandmarkPolicy(CachePolicy):
     """
 
     likeness: Likeness
-    slots: int = 3  # chunks
-    sink: int = 3
-    recent: int = 3
-    theta: float = 0.8
+    slots: Count = 3  # chunks
+    sink: Natural = 3
+    recent: Natural = 3
+    theta: Annotated[float, Ge(0)] = 0.8
     raw_keys = True
 
     def reset(self, geometry: Geometry) -> None:
-        refuse_negative("landmark", sink=self.sink, recent=self.recent)
-        if self.slots < 1 or self.theta < 0:
-            raise ValueError(f"landmark: slots={self.slots}, theta={self.theta}; use at least one slot and a theta of 0 or more")
         self.likeness.reset(geometry)
         self._size = geometry.chunk
         self._slots: dict[int, int] = {}  # slot -> chunk

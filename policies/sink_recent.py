@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from harness.cache.bank import KVBank
-from harness.datatypes import KV, Chunk, Geometry, Plan
+from harness.datatypes import KV, Chunk, Plan
 from harness.policy import CachePolicy
+from harness.settings.ranges import Natural
 
 
 @dataclass
@@ -12,12 +13,8 @@ class SinkRecentPolicy(CachePolicy):
     """Attention sink plus a recent window (StreamingLLM; the default of the LingBot and LongLive code): the control
     without retrieval at the same window size."""
 
-    sink: int = 3
-    recent: int = 12
-
-    def reset(self, geometry: Geometry) -> None:
-        if min(self.sink, self.recent) < 0:
-            raise ValueError(f"sink_recent: sink={self.sink}, recent={self.recent} frames; give 0 or more")
+    sink: Natural = 3
+    recent: Natural = 12
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         return Plan.of_frames([f for f in bank.frames if f < self.sink or f >= chunk.start - self.recent])

@@ -3,19 +3,16 @@
 from dataclasses import dataclass
 
 from harness.cache.bank import KVBank
-from harness.datatypes import KV, Chunk, Geometry, Plan
+from harness.datatypes import KV, Chunk, Plan
 from harness.policy import CachePolicy
+from harness.settings.ranges import Natural
 
 
 @dataclass
 class SlidingPolicy(CachePolicy):
     """Pure FIFO over the newest `recent` frames: fast, and forgets (WorldKV, section 5, "sliding window"; Self-Forcing)."""
 
-    recent: int = 15  # frames before the chunk: 18 with the chunk itself, the paper's window
-
-    def reset(self, geometry: Geometry) -> None:
-        if self.recent < 0:
-            raise ValueError(f"sliding: recent={self.recent} frames; give 0 or more")
+    recent: Natural = 15  # frames before the chunk: 18 with the chunk itself, the paper's window
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         return Plan.of_frames([f for f in bank.frames if f >= chunk.start - self.recent])

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from math import floor, inf
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from harness.cache.bank import KVBank
 from harness.cache.page import Page
 from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy
+from harness.settings.ranges import Ge, Gt, Limit, Natural
 from policies.parts.members import Members, nearest
 from policies.wrappers.ann import Hashing
 
@@ -35,19 +37,15 @@ class TempCachePolicy(CachePolicy):
     tables are not known; whether log m is used at inference or only explains the method.
     """
 
-    sink: int = 3
-    recent: int = 3
-    threshold: float = 0.98
-    representative: str = "newest"
+    sink: Natural = 3
+    recent: Natural = 3
+    threshold: Annotated[float, Ge(-1)] = 0.98
+    representative: Literal["newest", "mean"] = "newest"
     joint: bool = True
-    limit: float = inf
+    limit: Annotated[Limit, Gt(0)] = inf
     hashing: Hashing = field(default_factory=Hashing)
 
     def reset(self, geometry: Geometry) -> None:
-        if min(self.sink, self.recent) < 0:
-            raise ValueError(f"tempcache: sink={self.sink}, recent={self.recent} frames; give 0 or more")
-        if self.representative not in ("newest", "mean"):
-            raise ValueError(f"tempcache: representative={self.representative!r}; use newest or mean")
         if self.limit * geometry.tokens < 1:
             raise ValueError(f"tempcache: limit={self.limit} frames; give at least one representative, 1/{geometry.tokens} (inf for no limit)")
         self._most = self.limit if self.limit == inf else floor(round(self.limit * geometry.tokens, 6))

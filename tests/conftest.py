@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
 from backbones.rooms import TinyRoomsBackbone
 from harness.cache.stores import GpuStore, Store
 from harness.datatypes import Rollout, Trajectory
 from harness.policy import CachePolicy
 from harness.rollout import rollout
+from harness.settings.build import build
 from harness.worlds.rooms_world import RoomsWorld
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
-LONG = ("report_browser", "run", "wandb_sweep", "sweep", "recipe", "startup", "compile", "speed")  # files that start processes or wait
+LONG = ("report_browser", "entry_points", "run", "wandb_sweep", "sweep", "recipe", "startup", "compile", "speed")  # files that start processes or wait
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def make_policy(name: str, *overrides: str) -> CachePolicy:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", [f"policy={name}", *overrides])
-    return instantiate(cfg.policy, _convert_="all")
+    return build(cfg.policy, "policy")
 
 
 def make_world(specs: list[str], trajectories: int = 1, protocol: str = "guided", size: tuple[int, int] = (16, 24), **settings) -> RoomsWorld:

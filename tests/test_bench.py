@@ -11,7 +11,6 @@ from functools import partial
 
 import pytest
 import torch
-from hydra.utils import instantiate
 
 from backbones import lingbot
 from backbones.rooms import TinyRoomsBackbone
@@ -22,6 +21,7 @@ from harness.benchmark.timing import Stopwatch, time_last_chunk
 from harness.cache.stores import GpuStore
 from harness.policy import PolicyWrapper
 from harness.rollout import rollout
+from harness.settings.build import build
 from tests.conftest import ROOT, make_policy
 
 
@@ -152,8 +152,8 @@ def test_a_row_for_every_mode():
         assert f"| {name} | {row['chunk s'].median:.3g} [" in text
         assert row["chunk s"].low <= row["chunk s"].median <= row["chunk s"].high and row["chunk s"].n == 2
     assert rows["full"]["frames"].median == 18 and rows["sliding 9"]["frames"].median == 9
-    with pytest.raises(ValueError, match="repeats=0; use 1 or more"):
-        next(measure(command.settings(["repeats=0"])))
+    with pytest.raises(ValueError, match="repeats=0: use a whole number from 1"):
+        command.checked(command.settings(["repeats=0"]))
 
 
 EXAMPLES = re.findall(r"^python harness/bench.py ?(.*?)(?:   .*)?$", command.__doc__, re.M)
@@ -165,13 +165,13 @@ def test_every_example_of_the_help_composes(line):
     assert cfg.modes.worldkv == ["policy=worldkv"]
     if "mine" in line:
         assert list(cfg.modes.mine) == ["policy=worldkv", "policy.retrieved=15"]
-        assert instantiate(command_policy(cfg.modes.mine), _convert_="all").retrieved == 15
+        assert build(command_policy(cfg.modes.mine), "policy").retrieved == 15
 
 
 def command_policy(settings):
     from harness.benchmark.measure import _policy
 
-    return _policy(settings)
+    return _policy(settings, [])
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -372,7 +372,7 @@ def test_latents_go_with_their_frames(roll, backbone):
 
 def test_what_cannot_be_encoded_again_is_refused(roll, backbone, monkeypatch):
     for override, message in (
-        ("policy.sink=-1", "sink=-1 frames; give 0 or more"),
+        ("policy.sink=-1", "policy.sink=-1: use a whole number from 0"),
         ("policy/placement@policy.inner.placement=slot", "consecutive positions"),
         ("policy.inner.compress=retrieve policy/compressor@policy.inner.compressor=anchor", "as a whole"),
     ):

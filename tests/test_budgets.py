@@ -213,12 +213,12 @@ def test_a_frame_is_unreachable_once_most_heads_lost_it(roll, backbone):
 @pytest.mark.parametrize(
     ("name", "override", "message"),
     [
-        ("h2o", "policy.sink=-1", "sink=-1 frames; give 0 or more"),
+        ("h2o", "policy.sink=-1", "policy.sink=-1: use a whole number from 0"),
         ("h2o", "policy.budget=-1", "budget=-1"),
         ("h2o", "policy.scorer.decay=2", "decay=2"),
-        ("snapkv", "policy.scorer.kernel=4", "use an odd kernel"),
+        ("snapkv", "policy.scorer.kernel=4", "an odd whole number"),
         ("flowcache", "policy.scorer.mix=2", "mix=2"),
-        ("quest", "policy.scorer.parts=5", "parts that divide 18 rows"),
+        ("quest", "policy.scorer.parts=5", "parts that divide the 18 rows"),
         ("quest", "policy.realign=all", "use realign=sink"),
         ("snapkv_pyramid", "policy.split.beta=0.1", "beta=0.1"),
         ("snapkv_cake", "policy.split.tau_shift=0", "tau_shift=0"),

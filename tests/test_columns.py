@@ -17,6 +17,7 @@ from harness.reporting.table import finished_runs, headline
 from harness.results.run_folder import RunFolder
 from harness.settings.command_line import CONF, composed
 from harness.sweeping.display import Board
+from harness.system.files import unsummed
 from harness.tracking import workspace
 from harness.tracking.wandb_run import pair_table
 from metrics.frame import PSNR, FrameMetric
@@ -58,7 +59,7 @@ def evaluated(tmp_path_factory):
     from harness.evaluation.evaluate import evaluate
 
     path = tmp_path_factory.mktemp("columns") / "e" / "run"
-    added = [f"+metric.{n.lower()}._target_=tests.test_columns.{n}" for n in ("Shade", "Pace")]
+    added = ["plugins=[tests]"] + [f"+metric.{n.lower()}._target_=tests.test_columns.{n}" for n in ("Shade", "Pace")]
     cfg, choices = composed(CONF, [*SETTINGS, *added, f"run_dir={path}"])
     whole = evaluate(cfg, choices, "worldkv", compare=False)
     record = path / "trajectories"
@@ -171,7 +172,7 @@ def test_the_terminals_table_fits_and_cuts_nothing(experiment, width):
 def test_a_run_alone_says_where_it_stands(tmp_path):
     """Floor under what is compared with the first visit, ceiling under the true view alone, and how to compare."""
     path = make_run(tmp_path / "e", "worldkv")
-    results = json.loads((path / "results.json").read_text())
+    results = unsummed(json.loads((path / "results.json").read_text()))
     entry = results["summary"]["quality/psnr_revisit"]
     for kind, mean in (("reference", 28.0), ("floor", 15.5), ("ceiling", 31.5)):
         results["summary"][f"quality/psnr_{kind}"] = entry | {"mean": mean, "ci95": [mean, mean]}
@@ -229,12 +230,12 @@ def test_an_older_folder_is_completed_as_it_is_read(tmp_path):
     """Sums that were not written, columns that were not described, and a metric that nobody knows any more."""
     path = make_run(tmp_path / "e", "worldkv")
     sums = ("cost/bank_bytes", "cost/stored_bytes", "frames")
-    results = json.loads((path / "results.json").read_text())
+    results = unsummed(json.loads((path / "results.json").read_text()))
     results.pop("columns")
     results["summary"] = {k: v for k, v in results["summary"].items() if k not in sums} | {"quality/odd_revisit": {"mean": 1.0, "ci95": [1, 1], "n": 5}}
     (path / "results.json").write_text(json.dumps(results))
     for file in (path / "trajectories").glob("*.json"):
-        record = json.loads(file.read_text())
+        record = unsummed(json.loads(file.read_text()))
         record["values"] = {k: v for k, v in record["values"].items() if k not in sums}
         record["chunks"] = [{k: v for k, v in row.items() if k not in ("bank_bytes", "stored_bytes", "frames_px")} for row in record["chunks"]]
         file.write_text(json.dumps(record))

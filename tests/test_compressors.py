@@ -101,7 +101,7 @@ def test_compressors_at_equal_bytes_differ(roll):
 
 @pytest.mark.parametrize(
     ("compressor", "override", "message"),
-    [("anchor", "similarity=nearest", "mean, centroid, colocated, max"), ("keydiff", "ratio=0", "ratio=0"), ("random", "rows=odd", "use random or uniform")],
+    [("anchor", "similarity=nearest", "mean, centroid, colocated or max"), ("keydiff", "ratio=0", "ratio=0"), ("random", "rows=odd", "use random or uniform")],
 )
 def test_bad_fields_are_refused(compressor, override, message, roll):
     with pytest.raises(ValueError, match=message):

@@ -7,6 +7,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from backbones.rooms import WEIGHTS
+from harness.settings.build import build
 from tests.conftest import CONF
 
 PARTS = ("hydra/launcher", "policy/selector", "policy/compressor", "policy/placement", "policy/likeness", "policy/scorer", "policy/split", "store/codec")
@@ -34,7 +35,7 @@ def test_options_instantiate(group, name, tmp_path):
     node = cfg[group.split("/")[0]]
     if group == "backbone" and name == "rooms":
         assert WEIGHTS.is_file()
-    for thing in [instantiate(n, _convert_="all") for n in (node.values() if group == "metric" else [node])]:
+    for thing in [build(n, group) for n in (node.values() if group == "metric" else [node])]:
         assert not any(isinstance(v, DictConfig | ListConfig) for v in vars(thing).values())
 
 
@@ -73,11 +74,11 @@ def test_experiments_compose(name, tmp_path):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         if name.startswith("train"):
             cfg = compose(f"experiment/{name}")
-            instantiate(cfg.samples, _convert_="all")
+            build(cfg.samples, "samples")
         else:
             needs = ["backbone.weights=random", f"world.folder={_recorded(tmp_path)}"] if name.startswith("worldkv_table") else []
             cfg = compose("config", [f"+experiment={name}", *needs])
-            instantiate(cfg.world, _convert_="all")
+            build(cfg.world, "world")
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=not name.startswith("train"))
 
 

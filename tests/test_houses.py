@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
+from harness.settings.build import build
 from harness.worlds.covisibility import CoVisibility
 from harness.worlds.houses import make_house, plan_house
 from harness.worlds.houses_world import HousesWorld
@@ -30,7 +30,7 @@ from tests.tolerances import RENDER
 def make_world(name: str = "houses_tiny", **settings) -> HousesWorld:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", [f"world={name}", *(f"world.{k}={v}" for k, v in settings.items())])
-    return instantiate(cfg.world, _convert_="all")
+    return build(cfg.world, "world")
 
 
 def views(house, count, seed=0):

@@ -9,13 +9,13 @@ from tests.conftest import ROOT
 OURS = ("harness", "policies", "backbones", "metrics")
 # entry points: arguments in, a call, an exit status
 ENTRY = ("run", "sweep", "score", "train", "calibrate", "bench", "report", "play", "dashboard", "docs", "__main__")
-LOW = ("harness.datatypes", "harness.system")  # what everything may use
+LOW = ("harness.datatypes", "harness.system", "harness.settings.ranges")  # what everything may use
 LOOP = ("harness.policy", "harness.backbone", "harness.session", "harness.cache", "harness.snapshot", "harness.worlds")
 SHOWN = ("harness.results", "harness.settings", "harness.reporting")
 ALLOWED = {  # a module or a room -> what of ours it may import besides itself
     "harness.datatypes": (),
     "harness.system": (),
-    "harness.settings": (),
+    "harness.settings": ("harness.system",),
     "harness.worlds": LOW,
     "harness.backbone": ("harness.datatypes",),
     "harness.cache": (*LOW, "harness.backbone"),
@@ -32,9 +32,9 @@ ALLOWED = {  # a module or a room -> what of ours it may import besides itself
     "harness.benchmark": (*LOW, *LOOP, *SHOWN, "harness.rollout"),
     "harness.playing": (*LOW, *LOOP, *SHOWN, "harness.evaluation.runner", "metrics"),
     "harness.training": ("harness", "backbones", "policies", "metrics"),
-    "policies": ("harness.datatypes", "harness.policy", "harness.cache", "harness.worlds.poses"),
-    "backbones": ("harness.datatypes", "harness.backbone", "harness.cache.attention", "harness.worlds.poses"),
-    "metrics": ("harness.datatypes",),
+    "policies": ("harness.datatypes", "harness.settings.ranges", "harness.policy", "harness.cache", "harness.worlds.poses"),
+    "backbones": (*LOW, "harness.backbone", "harness.cache.attention", "harness.worlds.poses"),
+    "metrics": ("harness.datatypes", "harness.settings.ranges"),
 }
 HYDRA = ("harness.settings", "harness.evaluation", "harness.scoring", "harness.sweeping", "harness.benchmark", "harness.playing", "harness.training")
 ONLY_IN = {
@@ -42,6 +42,8 @@ ONLY_IN = {
     "wandb": ("harness.tracking",),
     "hydra": HYDRA,
     "omegaconf": HYDRA,
+    "pydantic": ("harness.settings.check",),
+    "hydra.utils": ("harness.settings.build",),  # nothing is built that was not checked
 }
 
 

@@ -7,6 +7,7 @@ from harness.cache.codecs import Int4
 from harness.cache.kmeans import KMeans
 from harness.cache.page import Page
 from harness.cache.stores import GpuStore, PinnedStore
+from harness.settings.check import check_object
 from tests.conftest import make_policy
 from tests.test_codecs import numbers
 
@@ -105,7 +106,7 @@ def test_only_banked_pages_are_coded(name, roll):
 
 @pytest.mark.parametrize("fields", [{"bits": 3}, {"centroids": 257}, {"rows": 0}])
 def test_bad_fields_are_refused(fields):
-    with pytest.raises(ValueError, match="codec kmeans"):
-        KMeans(**fields)
+    with pytest.raises(ValueError, match="codec"):
+        check_object(KMeans(**fields), "codec")
     with pytest.raises(ValueError, match="groups of 24 do not divide a head of 64"):
         KMeans(group=24).encode(numbers(torch.float32))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from harness.policy import PolicyWrapper
+from harness.settings.check import check_object
 from policies.parts.place.base import Absolute, Rebased
 from policies.parts.place.clamped import Clamped
 from policies.parts.place.slot import Slot
@@ -105,7 +106,7 @@ def test_illegal_placements_are_refused(roll, backbone):
 
     for make in (lambda: Slot("two"), lambda: Slot(distance=0), lambda: Clamped(0)):
         with pytest.raises(ValueError, match="placement"):
-            make()
+            check_object(make(), "placement")
     with pytest.raises(ValueError, match="RetrievalPolicy places its rows itself"):
         PlacedPolicy(make_policy("worldkv_rebased"), Clamped()).reset(backbone.geometry)
     PlacedPolicy(make_policy("worldkv"), Absolute()).reset(backbone.geometry)

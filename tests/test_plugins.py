@@ -143,7 +143,6 @@ def test_from_python_and_in_the_viewer(installed):
     [
         ("plugins=[nowhere]", "no package 'nowhere'.*pip install"),
         ("plugins=nowhere", "no package 'nowhere'"),
-        ("plugins=[json]", "no folder conf/"),
         ("plugins=[3]", "names of Python packages"),
         ("plugins={a: b}", "names of Python packages"),
     ],

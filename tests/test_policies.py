@@ -194,11 +194,11 @@ def test_release_selects_by_its_own_formula(roll, trajectory):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("policy.sink=-1", "sink=-1 frames; give 0 or more"),
+        ("policy.sink=-1", "policy.sink=-1: use a whole number from 0"),
         ("policy.retrieved=-1", "retrieved=-1"),
-        ("policy.unit=pages", "use one of equivalents, frames, tokens, bytes"),
+        ("policy.unit=pages", "use equivalents, frames, tokens or bytes"),
         ("policy.compressor.ratio=1.5", "ratio=1.5"),
-        ("policy.selector.degrees=0", "must be above 0"),
+        ("policy.selector.degrees=0", "use a number above 0"),
     ],
 )
 def test_bad_fields_are_refused_at_reset(override, message, roll):

@@ -144,12 +144,9 @@ def test_the_rollout_does_not_notice_probes_from_beside(name, backbone, path, gr
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ((-1, (4,)), "probes.count=-1"),
         ((8, ()), "probes.gaps"),
         ((8, (0, 4)), "1 or more"),
         ((8, (8, 4)), "rising"),
-        ((8, (4,), -1.0), "probes.metres"),
-        ((8, (4,), 0.0, 200.0), "probes.degrees"),
     ],
 )
 def test_settings_are_checked(settings, message):

@@ -62,4 +62,4 @@ def test_the_docs_and_the_main_job_take_it(checkout):
     assert out.returncode == 0, out.stdout + out.stderr
     assert list((copy / "outputs").glob("*/every_other-*/results.json"))
     wrong = run("harness/run.py", "policy=every_other", "policy.step=0", "backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "logger=none", cwd=copy)
-    assert wrong.returncode != 0 and "every_other: step=0; give 1 or more" in wrong.stdout + wrong.stderr
+    assert wrong.returncode != 0 and "policy.step=0: use a whole number from 1" in wrong.stdout + wrong.stderr

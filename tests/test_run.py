@@ -108,7 +108,7 @@ def test_jobs_of_a_launcher_are_compared_and_failures_named(tmp_path):
     arguments = ["-m", "hydra/launcher=submitit_local", "policy=sliding", "policy.recent=12,-1", *TINY, "logger=none", "videos=0", "name=e"]
     out = run(*arguments, cwd=tmp_path, code=1)
     assert "1 of 2 runs are finished: outputs/e" in out
-    assert re.search(r"not finished: .*policy.recent=-1.*: sliding: recent=-1 frames; give 0 or more", out), out
+    assert re.search(r"not finished: .*policy.recent=-1.*: policy.recent=-1: use a whole number from 0", out), out
     assert "sliding recent=12" in out.split("95 % interval")[-1], "the comparison"
     assert "validated against" not in out
     (good,) = (tmp_path / "outputs" / "e").glob("*/results.json")
@@ -146,7 +146,7 @@ def test_make_table_runs_what_its_table_is_made_of():
     [
         (["policy=worldvk"], ["worldvk", "worldkv", "sliding"]),
         (["policy=worldkv", "policy.retreived=6"], ["policy.retreived", "Did you mean: policy.retrieved"]),
-        (["policy=worldkv", "policy.sink=-1"], ["sink=-1 frames", "give 0 or more"]),
+        (["policy=worldkv", "policy.sink=-1"], ["error: policy.sink=-1: use a whole number from 0"]),
         (
             ["backbone=rooms", "backbone.weights=missing.safetensors", "metric=default", "world=rooms"],
             ["no weights at missing.safetensors", "harness/train.py"],

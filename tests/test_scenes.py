@@ -8,11 +8,11 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
 from backbones import lingbot, matrix_game2
 from harness.cache.stores import GpuStore
 from harness.rollout import rollout
+from harness.settings.build import build
 from harness.worlds.paths import derived_actions, whole_chunks
 from harness.worlds.poses import differentiate, integrate, pinhole, resample, rotation
 from harness.worlds.recorded import RecordedWorld
@@ -81,7 +81,7 @@ def test_released_names_in_the_settings(images):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", ["world=scenes", f"world.folder={images}"])
         assert list(compose("config", ["world=scenes", "+backbone.size=[352,640]"]).world.size) == [352, 640], "the backbone's"
-    world = instantiate(cfg.world, _convert_="all")
+    world = build(cfg.world, "world")
     assert world.names == tuple(f"{image}_{name}" for image in ("hall", "street") for name in RELEASED)
     for i, (name, frames) in enumerate(zip(RELEASED, WHOLE, strict=True)):
         t = world.trajectory(i)
@@ -152,7 +152,6 @@ BAD = [
     (None, {"trajectories": ["W_6"]}, "6 video frames are less than a chunk of 9"),
     (None, {"trajectories": []}, r"has no trajectory; list some in world\.trajectories"),
     (None, {"size": None}, r"give the rows and columns that the backbone works at, as in world\.size=\[480,832\]"),
-    (None, {"protocol": "guided"}, "use free"),
     (None, {"chunk_px": 10}, r"no multiple of world\.stride_px=4; the Wan family has 12 and 4"),
     (None, {"path_fps": 0.0}, "frame rates above 0"),
 ]

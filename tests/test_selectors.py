@@ -205,7 +205,7 @@ def test_the_chunk_of_the_same_poses_comes_first(name, roll, backbone):
         ("fov", "near=9", "near=9"),
         ("coverage", "again=1.5", "again=1.5"),
         ("latent", "grid=0", "grid=0"),
-        ("query", "bound=max", "use mean or quest"),
+        ("query", "bound=max", "policy.selector.bound='max': use mean or quest"),
         ("query", "parts=5", "parts=5 does not divide the 18 rows"),
     ],
 )

@@ -127,7 +127,7 @@ def test_damage_is_named(go, trajectory, tmp_path):
         go("worldkv", load=tmp_path)
     (folder / "tensors.safetensors").write_bytes(save({}))
     (folder / "session.json").write_text('{"schema": 99}')
-    with pytest.raises(ValueError, match="schema 99, this version reads 2"):
+    with pytest.raises(ValueError, match="schema 99, this version reads 2 and 3"):
         go("worldkv", load=tmp_path)
 
 
@@ -252,7 +252,7 @@ def test_a_full_disk_leaves_the_old_memory(go, tmp_path, monkeypatch):
     def full(path, *args, inner=write_page, **kwargs):
         if path.name > "0000006":
             raise OSError(errno.ENOSPC, f"could not write {path}")
-        inner(path, *args, **kwargs)
+        return inner(path, *args, **kwargs)
 
     monkeypatch.setattr("harness.snapshot.snapshot.write_page", full)
     with pytest.raises(OSError, match="could not write"):

@@ -38,7 +38,7 @@ def test_help_needs_nothing_heavy(tmp_path, script):
     [
         ("run.py", ["policy.retreived=6"], "Did you mean: policy.retrieved"),
         ("run.py", ["policy=worldvk"], "worldkv"),
-        ("run.py", ["logger=wandb"], "use one of auto, online, offline"),
+        ("run.py", ["logger=wandb"], "use auto, online, offline, trackio or none"),
         ("train.py", ["devcie=cpu"], "devcie"),
         ("bench.py", ["chnuk=3"], "chnuk"),
     ],

@@ -127,8 +127,7 @@ def test_the_least_recently_used_leave_first_and_planned_ones_last(tiered):
 def test_a_file_holds_a_page_bit_for_bit(codec, heads, dtype, tmp_path):
     made = page(heads=heads)
     packed = codec.pack(Page(made.k.to(dtype), made.v.to(dtype), made.positions[:, :1].expand(made.positions.shape), made.mass))
-    write_page(tmp_path / "p.safetensors", packed, "")
-    again = read_page(tmp_path / "p.safetensors", "")
+    again = read_page(tmp_path / "p.safetensors", "", write_page(tmp_path / "p.safetensors", packed, ""))
     assert again.nbytes == packed.nbytes and again.dtype == dtype
     assert equal(codec.unpack(again), codec.unpack(packed))
 

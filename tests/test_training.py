@@ -1,6 +1,7 @@
 """Training as a product: it goes on after a crash as if nothing had happened, and it learns."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from backbones.codecs import ConvCodec
 from backbones.rooms import RoomsBackbone, load_weights
 from backbones.rooms_network import RoomsNetwork
+from harness.settings.check import check_object
 from harness.training.clips import Batches, Phase, Scenery, collate, make_clip
 from harness.training.codec import CodecTraining, Terms, texture_error
 from harness.training.modules import DenoiserTraining, pixels, schedule
@@ -67,6 +69,28 @@ def test_a_crash_changes_nothing(crash_at, tmp_path, monkeypatch):
     assert {f.name for f in (tmp_path / "whole" / "samples").iterdir()} == {"000006.png", "recall.csv", "recall.png"}
 
 
+class Planted:
+    """What a stranger's checkpoint may hold."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("damage", ["planted", "cut"])
+def test_a_checkpoint_runs_no_code_and_damage_is_named(tmp_path, damage):
+    last = tmp_path / "out" / "codec" / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    torch.save({"global_step": 2, "more": Planted(tmp_path / "ran")}, last)
+    if damage == "cut":
+        last.write_bytes(last.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="last.ckpt is damaged, or holds more than numbers and tensors .*; delete it, and this stage begins anew"):
+        train(config(tmp_path / "out"))
+    assert not (tmp_path / "ran").exists()
+
+
 def test_training_goes_on_from_a_weights_file(tmp_path):
     """Codec and denoiser are the file's, the steps are counted on, and what does not fit says so."""
     first = train(config(tmp_path / "first"))
@@ -79,7 +103,7 @@ def test_training_goes_on_from_a_weights_file(tmp_path):
         assert torch.equal(value, after[name]), name
     assert load_weights(tmp_path / "second" / "latest.safetensors")[0]["steps"] == 12
     with pytest.raises(ValueError, match="other sizes"):
-        train(config(tmp_path / "third", start=str(first), network={"width": 96}))
+        train(config(tmp_path / "third", start=str(first), network={"width": 96, "heads": 3}))
 
 
 def test_a_codec_grows_without_a_change():
@@ -154,8 +178,8 @@ def test_clips_are_functions_of_their_seed(houses):
     assert not torch.equal(a.frames, make_clip(8, 3, 6, scenery).frames)
     with pytest.raises(ValueError, match="walk_chunks=4"):
         make_clip(7, 4, 3, scenery)
-    with pytest.raises(ValueError, match="houses=2"):
-        Scenery(16, 80.0, 0.12, 2)
+    with pytest.raises(ValueError, match="world.houses=2: use a number from 0 to 1"):
+        check_object(Scenery(16, 80.0, 0.12, 2), "world")
 
 
 def test_clips_mix_rooms_and_houses_and_three_kinds():

@@ -13,6 +13,7 @@ from backbones.wan_network import WanConfig
 from harness.cache.stores import GpuStore
 from harness.datatypes import Trajectory
 from harness.rollout import rollout
+from harness.settings.build import build
 from tests.conftest import make_policy
 from tests.replay import golden
 from tests.test_wan_clip import clip_file, saved
@@ -129,17 +130,17 @@ def test_another_variant_is_refused_by_its_keys(lingbot_folder, matrix_folder):
 
 
 @pytest.mark.parametrize(
-    ("load", "settings", "message"),
+    ("model", "settings", "message"),
     [
-        (lingbot.load, dict(variant="camera"), "use one of cam, act"),
-        (matrix_game2.load, dict(variant="minecraft"), "use one of universal, gta_drive, templerun"),
-        (lingbot.load, dict(dtype="float8"), "use one of float32, bfloat16"),
-        (lingbot.load, dict(size=(60, 48), sizes=TEXT_SIZES), r"multiples of 16 pixels; use \[48, 48\]"),
+        (lingbot, dict(variant="camera"), "use cam or act"),
+        (matrix_game2, dict(variant="minecraft"), "use universal, gta_drive or templerun"),
+        (lingbot, dict(dtype="float8"), "use float32 or bfloat16"),
+        (lingbot, dict(size=(60, 48), sizes=TEXT_SIZES), r"multiples of 16 pixels; use \[48, 48\]"),
     ],
 )
-def test_settings_that_cannot_work(load, settings, message):
+def test_settings_that_cannot_work(model, settings, message):
     with pytest.raises(ValueError, match=message):
-        load("random", **settings)
+        build({"_target_": f"{model.__name__}.load", "weights": "random", **settings}, "backbone")
 
 
 def test_images_of_another_size_are_refused():

@@ -11,25 +11,44 @@ Stop it with Ctrl-C: it shows what it has. Settings: conf/bench.yaml.
 
 import json
 import shlex
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
+from typing import Annotated
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from rich.console import Console
 
 from harness.benchmark.table import Figure, markdown, summary, terminal
+from harness.settings.build import plain
+from harness.settings.check import check_fields
 from harness.settings.command_line import CONF, understood
+from harness.settings.entry_point import entry_point
+from harness.settings.main_job import Threads
 from harness.settings.plugins import with_plugins
+from harness.settings.ranges import Count, Le, Len, Seed
+from harness.system.files import write_atomic
+from harness.system.stopping import Stopped
 
+GROUPS = ("backbone", "store")
 Samples = dict[str, list[dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """Those that belong to no group."""
+
+    chunk: Annotated[Count, Le(100_000)]
+    repeats: Annotated[Count, Le(100_000)]
+    threads: Threads
+    seed: Seed
+    docs: str | None
+    out: str | None
+    modes: Annotated[Mapping[str, Annotated[Sequence[str], Len(1)]], Len(1)]
+    plugins: Sequence[str]
 
 
 def settings(arguments: list[str]) -> DictConfig:
@@ -41,8 +60,13 @@ def settings(arguments: list[str]) -> DictConfig:
         GlobalHydra.instance().clear()
 
 
-def collect(cfg: DictConfig, say: Callable[[str], None]) -> tuple[Samples, int]:
-    """Measure until all is measured or somebody stops it: the samples so far, and the exit status (0, 130 or 143)."""
+def checked(cfg: DictConfig) -> None:
+    """Raises ValueError for settings that cannot work. The model's and the policies' are checked as they are built, which is before anything is measured."""
+    check_fields({k: v for k, v in plain(cfg).items() if k not in GROUPS}, BenchSettings)
+
+
+def collect(cfg: DictConfig, say: Callable[[str], None]) -> tuple[Samples, Stopped | None]:
+    """Measure until all is measured or somebody stops it: the samples so far, and who did."""
     import torch  # seconds: --help and typos are answered before
 
     from harness.benchmark.measure import measure
@@ -50,39 +74,32 @@ def collect(cfg: DictConfig, say: Callable[[str], None]) -> tuple[Samples, int]:
     torch.set_num_threads(cfg.threads)
     samples: Samples = {}
     try:
-        with _terminable():
-            for i, (name, row) in enumerate(measure(cfg), 1):
-                samples.setdefault(name, []).append(row)
-                say(f"[{i}/{cfg.repeats * len(cfg.modes)}] {name}: chunk {row['chunk s']:.3g} s, chunk / contiguous {row['chunk / contiguous']:.3f}")
-    except KeyboardInterrupt:
-        return samples, 130
-    except _Terminated:
-        return samples, 143
-    return samples, 0
+        for i, (name, row) in enumerate(measure(cfg), 1):
+            samples.setdefault(name, []).append(row)
+            say(f"[{i}/{cfg.repeats * len(cfg.modes)}] {name}: chunk {row['chunk s']:.3g} s, chunk / contiguous {row['chunk / contiguous']:.3f}")
+    except Stopped as stop:
+        return samples, stop
+    return samples, None
 
 
+@entry_point("nothing was measured yet")
 def main() -> None:
     """Entry point of the script and of `worldkv bench`."""
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(__doc__)
         return
-    try:
-        cfg = settings(understood(sys.argv[1:]))
-    except HydraException as error:
-        raise SystemExit(f"error: {error}\n(--help shows examples; conf/bench.yaml has all settings)") from None
+    cfg = settings(understood(sys.argv[1:]))
+    checked(cfg)
     print(f"chunk {cfg.chunk} of {_model(cfg.backbone)}: {len(cfg.modes)} modes, {cfg.repeats} repeats", file=sys.stderr, flush=True)
-    try:
-        samples, status = collect(cfg, lambda line: print(line, file=sys.stderr, flush=True))
-    except (ValueError, OSError, InstantiationException) as error:
-        raise SystemExit(f"error: {error.__cause__ or error}") from None
+    samples, stop = collect(cfg, lambda line: print(line, file=sys.stderr, flush=True))
     if samples:
-        _show(cfg, summary(samples), status)
-    if status:
+        _show(cfg, summary(samples), stop is not None)
+    if stop is not None:
         print(f"stopped after {sum(map(len, samples.values()))} of {cfg.repeats * len(cfg.modes)} measurements", file=sys.stderr)
-    raise SystemExit(status)
+        raise SystemExit(stop.status)
 
 
-def _show(cfg: DictConfig, rows: dict[str, dict[str, Figure]], status: int) -> None:
+def _show(cfg: DictConfig, rows: dict[str, dict[str, Figure]], stopped: bool) -> None:
     import torch
 
     from harness.benchmark.timing import Stopwatch
@@ -96,9 +113,9 @@ def _show(cfg: DictConfig, rows: dict[str, dict[str, Figure]], status: int) -> N
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     if cfg.out:
         figures = {name: {c: asdict(figure) for c, figure in row.items()} for name, row in rows.items()}
-        Path(cfg.out).write_text(json.dumps({"rows": figures, "about": about, "stopped": bool(status)}, indent=1) + "\n")
-    if cfg.docs and not status:  # a page is of a whole bench
-        Path(cfg.docs).write_text(markdown(rows, about, "python harness/bench.py " + shlex.join(sys.argv[1:])))
+        write_atomic(Path(cfg.out), json.dumps({"rows": figures, "about": about, "stopped": stopped}, indent=1) + "\n")
+    if cfg.docs and not stopped:  # a page is of a whole bench
+        write_atomic(Path(cfg.docs), markdown(rows, about, "python harness/bench.py " + shlex.join(sys.argv[1:])))
 
 
 def _model(backbone: DictConfig) -> str:
@@ -107,19 +124,3 @@ def _model(backbone: DictConfig) -> str:
     sizes = [f"{pixels} pixels"] * bool(pixels) + [f"{k} {v}" for k, v in (backbone.get("sizes") or {"published": "sizes"}).items()]
     made = backbone._target_.removeprefix("backbones.").removesuffix(".load")
     return f"{made} ({', '.join(sizes)}) with random weights" if backbone.get("weights") == "random" else made
-
-
-class _Terminated(BaseException):
-    """SIGTERM, as a scheduler sends it."""
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

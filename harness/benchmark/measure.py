@@ -4,14 +4,17 @@ from collections.abc import Iterator
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from harness.backbone import Backbone
 from harness.benchmark.table import PARTS
 from harness.benchmark.timing import ChunkTime, time_last_chunk
+from harness.cache.stores import PackedStore
 from harness.datatypes import Geometry, Trajectory
+from harness.policy import CachePolicy
+from harness.settings.build import build
 from harness.settings.command_line import CONF
-from harness.settings.plugins import with_plugins
+from harness.settings.plugins import plugins_of, with_plugins
 from harness.worlds.poses import pinhole, rotation
 
 
@@ -32,21 +35,20 @@ def measure(cfg: DictConfig) -> Iterator[tuple[str, dict[str, float]]]:
 
     Raises ValueError for settings that cannot work.
     """
-    if cfg.repeats < 1:
-        raise ValueError(f"repeats={cfg.repeats}; use 1 or more, 5 for figures that are kept")
-    backbone = instantiate(cfg.backbone, _convert_="all")
+    plugins = plugins_of([f"plugins=[{','.join(cfg.plugins)}]"])
+    policies = {name: build(_policy(settings, cfg.plugins), f"modes.{name}: policy", CachePolicy, plugins) for name, settings in cfg.modes.items()}
+    backbone = build(cfg.backbone, "backbone", Backbone, plugins)
     g: Geometry = backbone.geometry
     trajectory = there_and_back(g, cfg.chunk + 1, backbone.size)
     rng = torch.Generator().manual_seed(cfg.seed)
     past = torch.cat([backbone.noise(rng)[0].cpu() for _ in range(cfg.chunk)])
-    policies = {name: instantiate(_policy(settings, cfg.plugins), _convert_="all") for name, settings in cfg.modes.items()}
     for policy in policies.values():
         policy.reset(g)  # what cannot work is said before minutes of measuring
     warm_up = there_and_back(g, 2, backbone.size)
-    time_last_chunk(backbone, next(iter(policies.values())), instantiate(cfg.store), warm_up, cfg.seed, past[: g.chunk])
+    time_last_chunk(backbone, next(iter(policies.values())), build(cfg.store, "store", PackedStore, plugins), warm_up, cfg.seed, past[: g.chunk])
     for repeat in range(cfg.repeats):
         for name in list(policies) if repeat % 2 == 0 else reversed(policies):
-            yield name, columns(time_last_chunk(backbone, policies[name], instantiate(cfg.store), trajectory, cfg.seed, past), g)
+            yield name, columns(time_last_chunk(backbone, policies[name], build(cfg.store, "store", PackedStore, plugins), trajectory, cfg.seed, past), g)
 
 
 def columns(timed: ChunkTime, g: Geometry) -> dict[str, float]:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from harness.cache.page import Page
+from harness.settings.ranges import Count
 
 TINY = 2.0**-24  # the smallest float16: a scale is never zero
 
@@ -137,7 +138,7 @@ class Int4(Codec):
     No number is wrong by more than half a step, a step being 1/15 of the group's range, and 2^-10 of its largest.
     """
 
-    group: int = 32
+    group: Count = 32
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
         group = min(self.group, x.shape[-1])

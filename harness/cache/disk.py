@@ -14,6 +14,7 @@ import torch
 from harness.cache.codecs import Codec, Packed
 from harness.cache.page_files import read_page, write_page
 from harness.cache.stores import PackedStore, within
+from harness.settings.ranges import Limit
 
 FULL = "finished trajectories are kept: free some space, or give the bank another disk (store.folder=DIR), and run the same command again"
 DAMAGED = "a bank lives as long as its rollout: run the same command again, finished trajectories are kept"
@@ -30,7 +31,7 @@ class DiskStore(PackedStore):
 
     tier = "disk"
 
-    def __init__(self, codec: Codec | None = None, folder: str | None = None, keep: bool = False, room: float = 2**30) -> None:
+    def __init__(self, codec: Codec | None = None, folder: str | None = None, keep: bool = False, room: Limit = 2**30) -> None:
         super().__init__(codec)
         self.folder, self.keep, self.room = folder, keep, room
         self._own: Path | None = None
@@ -44,13 +45,14 @@ class DiskStore(PackedStore):
         self.close()
         self._device = device
         self._sizes: dict[int, int] = {}
+        self._sums: dict[int, int] = {}  # checksums of the files
         self._nbytes = 0
 
     def put_packed(self, frame: int, packed: Packed) -> None:
         self.drop(frame)
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()  # pinned pages may still be on their way down
-        write_page(self._path(frame), packed, FULL)
+        self._sums[frame] = write_page(self._path(frame), packed, FULL)
         self._sizes[frame] = packed.nbytes
         self._nbytes += packed.nbytes
 
@@ -66,7 +68,7 @@ class DiskStore(PackedStore):
         return self.held(frame).to(self._device)
 
     def _read(self, frame: int) -> Packed:
-        packed = read_page(self._path(frame), DAMAGED)
+        packed = read_page(self._path(frame), DAMAGED, self._sums.get(frame))
         return packed.map(lambda x: x.pin_memory()) if self._device.type == "cuda" else packed
 
     def ahead(self, frames: Sequence[int]) -> None:
@@ -89,6 +91,7 @@ class DiskStore(PackedStore):
         self._forget(frame)  # a read in progress then ends for nobody: its file may be gone or another
         if frame in self._sizes:
             self._nbytes -= self._sizes.pop(frame)
+            self._sums.pop(frame, None)
             self._path(frame).unlink(missing_ok=True)
 
     def frames(self) -> Iterable[int]:
@@ -101,7 +104,7 @@ class DiskStore(PackedStore):
     def fork(self) -> "DiskStore":
         """Its files are hard links to ours, since files are replaced and never changed; copies where the file system has no links."""
         twin = DiskStore(self.codec, self.folder, False, self.room)
-        twin._device, twin._sizes, twin._nbytes = self._device, dict(self._sizes), self._nbytes
+        twin._device, twin._sizes, twin._sums, twin._nbytes = self._device, dict(self._sizes), dict(self._sums), self._nbytes
         for frame in self._sizes:
             try:
                 os.link(self._path(frame), twin._path(frame))

@@ -1,12 +1,14 @@
 """A codec that codes what is left of a row after its cluster's mean."""
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from harness.cache.codecs import TINY, Codec
+from harness.settings.ranges import Count, Ge, Le
 
 
 @dataclass
@@ -25,20 +27,12 @@ class KMeans(Codec):
     errors within the bound. Where rows are absent, the present ones of all layers and heads are clustered together.
     """
 
-    bits: int = 4
-    group: int = 32
-    centroids: int = 256
-    rows: int = 32
-    iterations: int = 4
-    stages: int = 1
-
-    def __post_init__(self) -> None:
-        if self.bits not in (2, 4) or not 1 <= self.centroids <= 256:
-            raise ValueError(f"codec kmeans: bits={self.bits}, centroids={self.centroids}; use 2 or 4 bits and 1 to 256 centroids")
-        if min(self.rows, self.group, self.stages) < 1 or self.iterations < 0:
-            raise ValueError(
-                f"codec kmeans: rows={self.rows}, group={self.group}, stages={self.stages}, iterations={self.iterations}; use 1 or more (iterations: 0 or more)"
-            )
+    bits: Literal[2, 4] = 4
+    group: Count = 32
+    centroids: Annotated[int, Ge(1), Le(256)] = 256
+    rows: Count = 32
+    iterations: Annotated[int, Ge(0), Le(1000)] = 4
+    stages: Annotated[int, Ge(1), Le(16)] = 1
 
     def encode(self, x: Float[Tensor, "*r d"]) -> tuple[Tensor, ...]:
         """Codes and scales, then the centroids and every row's number among them, stage by stage."""

@@ -11,6 +11,7 @@ import torch
 
 from harness.cache.codecs import Codec, Exact, Packed
 from harness.cache.page import Page
+from harness.settings.ranges import Limit
 
 
 class Store(ABC):
@@ -150,7 +151,7 @@ class PinnedStore(_InMemory):
 
     tier = "cpu"
 
-    def __init__(self, codec: Codec | None = None, room: float = inf) -> None:
+    def __init__(self, codec: Codec | None = None, room: Limit = inf) -> None:
         super().__init__(codec)
         self.room = room
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from av.error import FFmpegError
 from lightning.pytorch.callbacks import BasePredictionWriter
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.datatypes import ChunkStats, Rollout, Trajectory
@@ -32,6 +33,7 @@ class ResultWriter(BasePredictionWriter):
     def __init__(self, folder: RunFolder, videos: int, live: LiveLog) -> None:
         super().__init__("batch")
         self.folder, self.videos, self.live = folder, videos, live
+        self._background: Background | None = None
 
     def on_predict_start(self, trainer, module) -> None:
         self._background = Background()  # not before: a thread cannot be sent to the processes that Lightning starts
@@ -55,6 +57,7 @@ class ResultWriter(BasePredictionWriter):
         if prediction.features:
             features = {m: {k: x.numpy() for k, x in kept.items()} for m, kept in prediction.features.items()}
             jobs.append(partial(self.folder.write_features, record.name, features))
+        assert self._background is not None
         self._background.do([*jobs, partial(self.folder.write, record), partial(self.live.trajectory, record)])
 
     def _videos(self, record: Record, rollout: Rollout, trajectory: Trajectory) -> Iterator[Callable[[], object]]:
@@ -71,12 +74,14 @@ class ResultWriter(BasePredictionWriter):
             yield partial(save_video, videos / f"{name}_pairs.mp4", to_uint8(strips(rollout, trajectory, rows)), trajectory.fps / 2)
 
     def on_predict_end(self, trainer, module) -> None:
+        assert self._background is not None
         self._background.close()
 
     def on_exception(self, trainer, module, exception: BaseException) -> None:
         """What ends the run is told already; the trajectory that is being written is finished first."""
         with suppress(OSError):
-            self._background.close()
+            if self._background is not None:  # not in the process that only waits for others
+                self._background.close()
 
 
 def _aside(job: Callable[[], object]) -> None:
@@ -107,7 +112,7 @@ class ChunkProgress(L.Callback):
     def observe(self, name: str, stats: ChunkStats) -> None:
         kind = "given" if stats.forced else f"{stats.frames_px / stats.seconds:.1f} fps"
         short = f"chunk {stats.chunk}: {kind}"
-        self._bar.update(self._task, live=f"{name} {short}" if len(name) + 1 + len(short) <= self._room else short)
+        self._bar.update(self._task, live=escape(f"{name} {short}" if len(name) + 1 + len(short) <= self._room else short))
 
     def on_predict_start(self, trainer, module) -> None:
         self._bar.start()

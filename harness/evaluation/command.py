@@ -12,15 +12,19 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.evaluation.multirun import Asked, check_launcher, conclude, folder_of, listening, planned, record_failure, tell, told
 from harness.results.run_folder import without_result
-from harness.settings.command_line import CONF, LOGGERS, ROOT, check_overrides, label_of, understood
+from harness.settings.build import plain
+from harness.settings.check import check_fields
+from harness.settings.command_line import CONF, ROOT, check_overrides, label_of, understood
+from harness.settings.entry_point import end, entry_point, explained
 from harness.settings.help import asks_for_help, help_text
+from harness.settings.main_job import GROUPS, MainSettings
 from harness.settings.packages import check_packages
 from harness.settings.plugins import with_plugins
 
@@ -31,13 +35,10 @@ BEGAN = time.perf_counter()  # as near to the start of the process as a module c
 def _main(cfg: DictConfig) -> None:
     began = time.perf_counter()
     check_packages()  # a job of a launcher starts here
-    if cfg.logger not in LOGGERS:
-        raise SystemExit(f"logger={cfg.logger}: use one of {', '.join(LOGGERS)}")
     hydra_config = HydraConfig.get()
     choices = {k: str(v) for k, v in hydra_config.runtime.choices.items()}
     several = hydra_config.mode == RunMode.MULTIRUN
     label = label_of(cfg, choices, hydra_config.overrides.task)
-    print(_first_line(cfg, choices, label), flush=True)
     path = _resolved(cfg, choices["policy"])
     if several:
         tell(hydra_config.job.num, hydra_config.overrides.task, path if isinstance(path, Path) else None)
@@ -47,21 +48,22 @@ def _main(cfg: DictConfig) -> None:
             return
         raise SystemExit(1)
     try:
+        check_fields({k: v for k, v in plain(cfg).items() if k not in GROUPS}, MainSettings)
+        print(_first_line(cfg, choices, label), flush=True)
         from harness.evaluation.evaluate import evaluate  # imports torch: --help, typos and the line above come before
 
         results = evaluate(cfg, choices, label, compare=not several, began=began if several else BEGAN)
         path.joinpath("error.txt").unlink(missing_ok=True)
-    except Exception as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        ours = error.__cause__ if isinstance(error, InstantiationException) else None  # Hydra wraps what a constructor raised
-        if several:  # one of many, maybe on another machine: the others go on, and main() says what is missing
-            record_failure(path, ours if isinstance(ours, Exception) else error)
-            print(f"error: {ours or error}", flush=True)
-            return
-        if not isinstance(error, (ValueError, OSError, InstantiationException)):
-            raise
-        raise SystemExit(f"error: {ours or error}") from None
+    except Exception as error:  # noqa: BLE001
+        if not several:
+            end(error)
+        # one of many, maybe on another machine: the others go on, and main() says what is missing
+        record_failure(path, error, explained(error))
+        print(f"error: {explained(error) or repr(error)}", flush=True)
+        return
+    failed = results["run"]["failed"]
+    if failed and not several:
+        raise SystemExit(f"error: {len(failed)} of {len(failed) + results['run']['trajectories']} trajectories failed; the same command runs them again")
 
     if not several and (why := without_result(results)):
         raise SystemExit(f"error: {why}")
@@ -82,6 +84,7 @@ def _first_line(cfg: DictConfig, choices: dict[str, str], label: str) -> str:
     return f"policy {label} on {choices['world']}{f': {count} trajectories' if count else ''}, backbone {choices['backbone']}"
 
 
+@entry_point("finished trajectories are kept, the same command goes on")
 def main() -> None:
     """Entry point of the script and of the `worldkv run` command."""
     check_packages()
@@ -107,9 +110,11 @@ def main() -> None:
     with listening() as folder:
         try:
             _main()
-        finally:  # also after a launcher that lost a job
-            jobs = told(folder, jobs)
-            missing = conclude(jobs) if jobs else 1
+        except (Exception, SystemExit):  # a launcher that lost a job
+            conclude(told(folder, jobs))
+            raise
+        jobs = told(folder, jobs)
+        missing = conclude(jobs) if jobs else 1
     if missing:
         raise SystemExit(1 if jobs else "error: no job ran")
 

@@ -5,19 +5,18 @@ that are finished, are answered without.
 """
 
 import logging
+import multiprocessing
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
@@ -25,6 +24,7 @@ from rich.markup import escape
 from harness.backbone import Backbone
 from harness.cache.stores import PackedStore
 from harness.datatypes import ChunkStats
+from harness.evaluation.checks import NOTHING, check_all, check_images, check_same_settings, device_of
 from harness.policy import CachePolicy
 from harness.reporting.pictures import experiment_pictures, run_pictures
 from harness.reporting.table import Run, headline
@@ -33,20 +33,23 @@ from harness.results.identity import DECIDES, config_hash, deciding, run_path
 from harness.results.provenance import provenance
 from harness.results.run_folder import RunFolder
 from harness.rollout import Snapshot
+from harness.settings.build import build
 from harness.settings.command_line import CONF
 from harness.settings.nested import flatten
 from harness.settings.plugins import plugin_folders, plugins_of
 from harness.settings.policy_line import line_of, policy_line
 from harness.snapshot.snapshot import is_saved
 from harness.system.files import write_atomic
+from harness.system.stopping import end_processes
 from harness.tracking.tracker import Label, Tracker, followed, tracker_of
-from harness.worlds.base import check_names
+from harness.worlds.base import World, check_names
 
 if TYPE_CHECKING:
     from metrics.metric_set import MetricSet
 
+log = logging.getLogger(__name__)
+AFTERWARDS = ("pictures", "comparison", "tracker")  # what a kill after results.json leaves for the next start
 SAID = 5  # trajectories without revisit pairs that are named
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 COMPARABLE = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone
 
 
@@ -69,6 +72,7 @@ def evaluate(
     if given and cfg.devices > 1:
         raise ValueError(f"devices={cfg.devices}: objects stay in the process that made them; use devices=1, or settings files (plugins=[mypkg])")
     warnings.filterwarnings("ignore", module="lightning")
+    check_all(cfg, given)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -79,8 +83,9 @@ def evaluate(
     folder = RunFolder(path)
     if cfg.overwrite and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":  # a requeued job goes on with what it has
         folder.clear()
-    _check_same(folder, deciding(settings))
-    world = given.get("world") or instantiate(cfg.world, _convert_="all")
+    check_same_settings(folder, deciding(settings), bool(cfg.run_dir))
+    packages = plugins_of(plugins)
+    world = given.get("world") or build(cfg.world, "world", World, packages)
     check_names(world.names)
     results, rollouts = folder.results(), 0.0
     done = folder.done() & set(world.names)
@@ -88,7 +93,7 @@ def evaluate(
         done = {name for name in done if is_saved(Path(cfg.snapshot.save), name)}
     fresh = results is None or len(done) < len(world.names)
     # a W&B agent's run is a new one to its sweep, whether or not there is anything left to do
-    told = cfg.logger != "none" and (fresh or bool(os.environ.get("WANDB_SWEEP_ID")))
+    told = cfg.logger != "none" and (fresh or folder.owes("tracker") or bool(os.environ.get("WANDB_SWEEP_ID")))
     tracker = _tracker(cfg, settings, choices, label, folder, len(world.names)) if told else None
     if results is None or fresh:
         for line in world.about():
@@ -98,7 +103,8 @@ def evaluate(
         parts = _parts(cfg, settings, given)
         from metrics.metric_set import MetricSet
 
-        metrics = MetricSet.of(given.get("metric") or (instantiate(m, _convert_="all") for m in cfg.metric.values()))
+        metrics = MetricSet.of(given.get("metric") or (build(m, f"metric.{name}", plugins=packages) for name, m in cfg.metric.items()))
+        check_images(metrics, settings["world"].get("size"))
         for name, why in metrics.left_out.items():
             out.print(f"{name} is left out: {why}", markup=False, highlight=False, soft_wrap=True)
         with followed(tracker, folder):
@@ -114,31 +120,35 @@ def evaluate(
             "about_policy": line_of(given["policy"]) if "policy" in given else policy_line(choices["policy"], [CONF, *plugin_folders(plugins)]),
             "fps_includes": "plan, assembly, denoising and clean passes, commit, decode; generated chunks only; no warm-up excluded",
             "config": settings,
-            **provenance(_device(settings), plugins_of(plugins)),
+            **provenance(device_of(settings), plugins_of(plugins)),
         }
-        results = folder.finish(run, world.names, _of_run(folder, metrics), [asdict(c) for c in metrics.columns()])
-        run_pictures(folder, label)
+        results = folder.finish(run, world.names, _of_run(folder, metrics), [asdict(c) for c in metrics.columns()], AFTERWARDS)
     else:
         out.print(f"finished before: {path} (overwrite=true runs it again)", markup=False, soft_wrap=True)
         if tracker is not None:
             tracker.begin()
+    if folder.owes("pictures"):
+        run_pictures(folder, label)
+        folder.paid("pictures")
     current = Run(label, path, results, folder.values())
-    if compare and fresh and not cfg.run_dir:  # a chosen folder's parent is not ours to write to
+    if compare and folder.owes("comparison") and not cfg.run_dir:  # a chosen folder's parent is not ours to write to
         experiment_pictures(path.parent, current)
+    folder.paid("comparison")
     out.print(comparison(path.parent, path, out.width) if compare else escape(headline(current)), highlight=False)
-    for failed, error in results["run"]["failed"].items():
-        out.print(f"failed: {failed}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
     for name, why in list(results["run"].get("no_pairs", {}).items())[:SAID]:
         out.print(f"{name}: no revisit pairs: {why}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     if tracker is not None:
         where, name = tracker.finish(results), "Trackio" if cfg.logger == "trackio" else "W&B"
         out.print(f"{name}: {where}" if where else f"{name}: not logged, see the warning above", markup=False, soft_wrap=True)
+    folder.paid("tracker")
     folder.settled()
     if fresh:
         whole = time.perf_counter() - began
         split = f"rollouts {rollouts:.1f} s, everything else {whole - rollouts:.1f} s" if cfg.devices == 1 else f"{whole:.1f} s in {cfg.devices} processes"
         out.print(f"time: {split}", highlight=False)
-    out.print(f"results: {path}", markup=False, soft_wrap=True)
+    out.print(f"results: {path}", markup=False, highlight=False, soft_wrap=True)
+    for failed, error in results["run"]["failed"].items():
+        out.print(f"failed: {failed}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
     return results
 
 
@@ -173,10 +183,11 @@ class _Parts(NamedTuple):
 def _parts(cfg: DictConfig, settings: dict, given: Mapping[str, Any]) -> _Parts:
     """Build them where they are not given, so that what cannot work is said before the imports that take seconds. Raises ValueError."""
     snapshot = _snapshot(settings)
-    store, policy = instantiate(cfg.store, _convert_="all"), given.get("policy") or instantiate(cfg.policy, _convert_="all")
-    make_backbone = partial(_build, settings["backbone"])
+    packages = plugins_of([f"plugins=[{','.join(settings['plugins'])}]"])
+    store, policy = build(cfg.store, "store", PackedStore, packages), given.get("policy") or build(cfg.policy, "policy", CachePolicy, packages)
+    make_backbone = partial(_build, settings["backbone"], packages)
     if cfg.devices == 1:
-        backbone = given.get("backbone") or make_backbone("cuda:0" if _device(settings).type == "cuda" else "cpu")
+        backbone = given.get("backbone") or make_backbone("cuda:0" if device_of(settings).type == "cuda" else "cpu")
         policy.reset(backbone.geometry)
         make_backbone = partial(_made, backbone)
     return _Parts(make_backbone, policy, store, snapshot)
@@ -184,26 +195,27 @@ def _parts(cfg: DictConfig, settings: dict, given: Mapping[str, Any]) -> _Parts:
 
 def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: set[str], metrics: "MetricSet", parts: _Parts) -> float:
     """Roll out the trajectories that have no record yet. Returns the seconds of the rollouts, if one process makes them all."""
-    device, alone, store = _device(settings), cfg.devices == 1, parts.store
+    device, alone, store = device_of(settings), cfg.devices == 1, parts.store
     import lightning as L
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from torch.multiprocessing.spawn import ProcessRaisedException
 
     from harness.evaluation.callbacks import ChunkProgress, ResultWriter
     from harness.evaluation.live import LiveLog
     from harness.evaluation.probes import Probes
+    from harness.evaluation.progress import ProgressLines, say
     from harness.evaluation.runner import EvalModule, loader
 
     for noisy in ("lightning.pytorch", "lightning.fabric"):  # whose import sets levels of its own
         logging.getLogger(noisy).setLevel(logging.ERROR)
     store.settle(folder.path / "bank")
-    progress = ChunkProgress(len(world.names), len(done), cfg.progress and alone)
+    line = alone and console().is_terminal
+    progress = ChunkProgress(len(world.names), len(done), cfg.progress) if line else ProgressLines(len(world.names), len(done), say)
     live = LiveLog(folder.path, cfg.live_chunks)
-    observe = partial(_observe, (progress.observe, live.chunk) if alone else (live.chunk,))
+    observe = partial(_observe, (progress.observe, live.chunk) if cfg.progress else (live.chunk,))
     probes = Probes(**settings["probes"])
     module = EvalModule(parts.make_backbone, parts.policy, store, world, metrics, cfg.seed, observe, parts.snapshot, probes)
-    callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos, live)]
-    if alone:
-        callbacks.append(progress)
+    callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos, live), progress]
     trainer = L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=cfg.devices,
@@ -216,9 +228,13 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
         enable_model_summary=False,
         inference_mode=False,
     )
+    others = set(multiprocessing.active_children())  # whoever calls us may have some
     try:
         trainer.predict(module, loader([i for i, n in enumerate(world.names) if n not in done]), return_predictions=False)
+    except ProcessRaisedException as error:  # of another process; its text is all that comes over
+        raise ValueError(str(error).strip().splitlines()[-1].partition(": ")[2] or str(error)) from error
     finally:
+        end_processes([p for p in multiprocessing.active_children() if p not in others])
         store.close()
         with suppress(OSError):  # there was none, or another process uses it
             (folder.path / "bank").rmdir()
@@ -228,8 +244,6 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
 def _snapshot(settings: dict) -> Snapshot:
     """What `snapshot` asks for. It belongs to a policy, a backbone on its device, and the form of its pages."""
     snapshot = settings["snapshot"]
-    if snapshot["chunks"] is not None and snapshot["chunks"] < 1:
-        raise ValueError(f"snapshot.chunks={snapshot['chunks']}; stop after 1 chunk or more, or null for the whole trajectory")
     about = {"policy": settings["policy"], "backbone": {k: v for k, v in settings["backbone"].items() if k != "device"}, "codec": settings["store"]["codec"]}
     save, load = (Path(snapshot[k]) if snapshot[k] else None for k in ("save", "load"))
     return Snapshot(save, load, snapshot["chunks"], about)
@@ -240,30 +254,10 @@ def _observe(observers: tuple[Callable[[str, ChunkStats], None], ...], name: str
         observer(name, stats)
 
 
-def _build(backbone: dict, device: str):
-    return instantiate(backbone | {"device": device}, _convert_="all")
+def _build(backbone: dict, plugins: Sequence[str], device: str) -> Backbone:
+    return build(backbone | {"device": device}, "backbone", Backbone, plugins)
 
 
 def _made(backbone, device: str):
     """With one process the backbone is there already, on the device that Lightning chooses too."""
     return backbone
-
-
-def _device(settings: dict) -> torch.device:
-    wanted = settings["backbone"]["device"]
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if str(wanted).startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"backbone.device={wanted}, but PyTorch sees no GPU here; use backbone.device=cpu, or install a CUDA build of PyTorch")
-    return torch.device(wanted)
-
-
-def _check_same(folder: RunFolder, settings: dict) -> None:
-    """A run folder holds one evaluation: refuse to mix another one into it."""
-    file = folder.path / "config.yaml"
-    if file.exists():
-        old = OmegaConf.to_container(OmegaConf.load(file))
-        assert isinstance(old, dict)
-        theirs = deciding(old)
-        if differ := [k for k in sorted(settings.keys() | theirs.keys()) if theirs.get(k) != settings.get(k)]:
-            raise ValueError(f"{folder.path} holds a run with other settings of {', '.join(differ)}; choose another run_dir, or overwrite=true to replace it")

@@ -129,10 +129,11 @@ def told(folder: Path, jobs: Sequence[Job]) -> list[Job]:
     return found
 
 
-def record_failure(folder: Path, error: Exception) -> None:
-    """Leave the traceback in the run folder, for whoever started the jobs; the next start tries it again."""
+def record_failure(folder: Path, error: Exception, why: str | None) -> None:
+    """Leave the traceback in the run folder, for whoever started the jobs; the next start tries it again. why: the error in a line, if it has one."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "error.txt", "".join(traceback.format_exception(error)) + f"\nerror: {error}\n")
+    line = " ".join((why or repr(error)).split())
+    write_atomic(folder / "error.txt", "".join(traceback.format_exception(error)) + f"\nerror: {line}\n")
 
 
 def conclude(jobs: Sequence[Job]) -> int:
@@ -172,6 +173,6 @@ def _reason(folder: Path | None) -> str:
     if results is not None:
         return f"{len(results['run']['failed'])} trajectories failed: {next(iter(results['run']['failed'].values()))}"
     try:
-        return (folder / "error.txt").read_text().strip().splitlines()[-1].removeprefix("error: ")
+        return (folder / "error.txt").read_text(errors="replace").strip().splitlines()[-1].removeprefix("error: ")
     except (OSError, IndexError):
         return "its job left no results and no error; the same command goes on from here"

@@ -15,6 +15,7 @@ from harness.backbone import Backbone
 from harness.datatypes import ChunkStats, Geometry, ProbeView, Trajectory
 from harness.evaluation.beside import Aside, aside
 from harness.session import Session
+from harness.settings.main_job import Probes
 from harness.worlds.chunks import chunk_at, chunk_count
 from harness.worlds.covisibility import CoVisibility
 from harness.worlds.ground import Ground
@@ -22,32 +23,6 @@ from harness.worlds.revisits import distances
 
 SEEN = 0.5  # a view counts as seen where at least this share of it is shown
 NEAR = 1.0  # metres; where the world has no truth, a view is seen from no farther than this, turned by less than half the field of view
-
-
-@dataclass(frozen=True)
-class Probes:
-    """count: forks a trajectory, shared among the gaps. gaps: chunks since the view was last seen, at least; rising.
-
-    metres, degrees: how far beside the earlier view a probe looks, at most (half of it at least); 0 and 0: the very same view.
-    """
-
-    count: int = 8
-    gaps: Sequence[int] = (4, 8, 16, 32)
-    metres: float = 0.0
-    degrees: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.count < 0:
-            raise ValueError(f"probes.count={self.count}; give 0 (none) or more")
-        if self.count and (not self.gaps or min(self.gaps) < 1 or list(self.gaps) != sorted(set(self.gaps))):
-            raise ValueError(f"probes.gaps={list(self.gaps)}; give rising numbers of chunks, each 1 or more, such as [4,8,16,32]")
-        if not (0 <= self.metres < 1e3 and 0 <= self.degrees <= 180):
-            raise ValueError(f"probes.metres={self.metres}, probes.degrees={self.degrees}; give metres from 0, degrees from 0 to 180")
-
-    @property
-    def beside(self) -> bool:
-        """Whether probes look from beside the earlier view."""
-        return self.metres > 0 or self.degrees > 0
 
 
 NO_PROBES = Probes(0)

@@ -15,8 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra.errors import HydraException, InstantiationException
-from hydra.utils import instantiate
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
@@ -28,7 +27,9 @@ from harness.evaluation.objects import label_of_object, settings_of
 from harness.policy import CachePolicy
 from harness.reporting import table, text
 from harness.reporting.groups import Run, grouped, read_run
+from harness.settings.build import build as build_part
 from harness.settings.command_line import CONF, check_overrides, composed, label_of
+from harness.settings.plugins import plugins_of
 from harness.worlds.base import World
 
 Row = dict[str, float | str]
@@ -178,20 +179,15 @@ def evaluate(
                 described["device"] = thing.geometry.device.type
             cfg[group] = OmegaConf.create(described)
             choices[group] = "+".join(described) if group == "metric" else type(thing).__name__
-    try:
-        results = main_job.evaluate(cfg, choices, label, False, given=objects, out=Console(quiet=quiet))
-    except InstantiationException as error:
-        raise ValueError(str(error.__cause__ or error)) from error
+    results = main_job.evaluate(cfg, choices, label, False, given=objects, out=Console(quiet=quiet))
     return Evaluation(folder_of(cfg, choices["policy"]), results)
 
 
 def build(policy: str = "worldkv", *settings: str) -> Parts:
     """The backbone, policy, store and world that these settings name, for a `Session`. Raises ValueError, OSError as `evaluate`."""
     cfg, _ = _composed([f"policy={policy}", *settings])
-    try:
-        return Parts(*(instantiate(cfg[group], _convert_="all") for group in Parts._fields))
-    except InstantiationException as error:
-        raise ValueError(str(error.__cause__ or error)) from error
+    packages = plugins_of([f"plugins=[{','.join(cfg.plugins)}]"])
+    return Parts(*(build_part(cfg[group], group, plugins=packages) for group in Parts._fields))
 
 
 def compare(policies: Sequence[str | CachePolicy], *settings: str, baseline: str = "", **others) -> Comparison:

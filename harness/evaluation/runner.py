@@ -19,7 +19,9 @@ from harness.evaluation.probes import NO_PROBES, Prober, Probes, cannot, schedul
 from harness.policy import CachePolicy
 from harness.results.run_folder import Record
 from harness.rollout import NO_SNAPSHOT, Snapshot, rollout
+from harness.system.stopping import exit_on_signals
 from harness.worlds.base import World
+from harness.worlds.chunks import chunk_count
 from harness.worlds.ground import Ground
 from metrics.cost import cost, held
 from metrics.drift import drift
@@ -80,12 +82,17 @@ class EvalModule(L.LightningModule):
         self.metrics, self.seed, self.observe = metrics, seed, observe
         self.snapshot, self.probes = snapshot, probes
         self.rollout_seconds = 0.0  # wall time within `rollout`, of this process
+        self.chunks = 1  # of the trajectory that is being made
 
     def setup(self, stage: str) -> None:
         self.backbone = self.make_backbone(str(self.trainer.strategy.root_device))
         if self.probes.count and (why := cannot(self.backbone, self.probes, self.world.ground(0))):
             log.warning("no recall probes: %s", why)
             self.probes = NO_PROBES
+
+    def on_predict_start(self) -> None:
+        if self.trainer.world_size > 1:  # a process that Lightning started, whose own handler would swallow the signal
+            exit_on_signals()
 
     def predict_step(self, index: int) -> Outcome:
         """Errors of one trajectory are recorded and the rest goes on; those of callers (ValueError) are not hidden."""
@@ -98,9 +105,12 @@ class EvalModule(L.LightningModule):
             torch.cuda.empty_cache()
             remedy = "use store=cpu or store=tiered, a smaller policy budget, shorter trajectories or backbone.dtype=bfloat16"
             return Outcome(Record(name, {}, error=f"out of memory ({error}); {remedy}"))
+        except StopIteration as error:  # Lightning would take it for the end of the trajectories
+            raise RuntimeError(f"{name}: an iterator ended too early") from error
 
     def _evaluate(self, trajectory: Trajectory, ground: Ground | None) -> Outcome:
         g, forced = self.backbone.geometry, self.backbone.encode(trajectory.images)
+        self.chunks = max(1, min(chunk_count(trajectory, g), self.snapshot.chunks or chunk_count(trajectory, g)))
         prober = Prober(schedule(trajectory, g, self.probes, len(forced) // g.chunk, ground), ground)
         began = time.perf_counter()
         out = rollout(

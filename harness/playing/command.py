@@ -20,6 +20,8 @@ import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from harness.settings.entry_point import entry_point
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DEFAULT_POLICIES, DEFAULT_BUDGET = "worldkv,sliding", "w18"
 
@@ -82,20 +84,14 @@ def _headless(arguments: list[str]) -> list[str]:
     return [*arguments[:at], *arguments[at + 2 :], f"script={file}", *film]
 
 
+@entry_point("walks that were saved are kept")
 def main() -> None:
     """Entry point. Ends with status 1 for settings that cannot work, 130 after Ctrl-C, 143 after SIGTERM."""
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return
-    try:
-        asked = Asked.of(arguments)
-        status = _start(asked)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        status = 130
-    if status:
+    if status := _start(Asked.of(arguments)):
         raise SystemExit(status)
 
 

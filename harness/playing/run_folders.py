@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from jaxtyping import Float
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -17,6 +16,7 @@ from harness.reporting.media import filmstrip, save_image, save_video, strips, t
 from harness.results.identity import config_hash
 from harness.results.provenance import provenance
 from harness.results.run_folder import Record, RunFolder
+from harness.settings.build import build
 from harness.system.files import file_name, write_atomic
 from metrics.cost import cost
 from metrics.drift import drift
@@ -28,7 +28,7 @@ def write_runs(experiment: Path, panes: Sequence[Pane], task: Trajectory, roundt
     walked = config_hash({"path": task.c2w.tolist()})
     for number, pane in enumerate(panes, 1):
         settings = pane.made.settings
-        metrics = {k: instantiate(m, _convert_="all") for k, m in settings["metric"].items()}
+        metrics = {k: build(m, f"metric.{k}") for k, m in settings["metric"].items()}
         rollout = _made_here(pane, task)
         pairs = score_pairs(rollout, task, roundtrip, list(metrics.values()))
         values = mean_scores(pairs) | drift(rollout, task) | cost(rollout) | {"pairs": float(len(pairs)), "chunks": float(len(rollout.stats))}

@@ -7,8 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from hydra.errors import HydraException, InstantiationException
-from hydra.utils import instantiate
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from harness.backbone import Backbone
@@ -16,9 +15,13 @@ from harness.cache.stores import PackedStore
 from harness.datatypes import Trajectory
 from harness.playing.camera import Camera
 from harness.policy import CachePolicy
+from harness.settings.build import build, plain
+from harness.settings.check import check_fields
 from harness.settings.command_line import CONF, composed, label_of
+from harness.settings.main_job import GROUPS, MainSettings
 from harness.settings.nested import flatten
-from harness.settings.plugins import plugin_folders
+from harness.settings.plugins import plugin_folders, plugins_of
+from harness.worlds.base import World
 from harness.worlds.ground import Ground
 
 DEFAULTS = {"step": 0.12, "degrees": 10.0}  # metres and turn a frame, where a world does not say
@@ -72,15 +75,17 @@ class Setup:
 
     @cached_property
     def cfg(self) -> DictConfig:
-        return self._composed([])[0]
+        cfg = self._composed([])[0]
+        check_fields({k: v for k, v in plain(cfg).items() if k not in GROUPS}, MainSettings)
+        return cfg
 
     @cached_property
     def backbone(self) -> Backbone:
-        return _built(self.cfg.backbone)
+        return build(self.cfg.backbone, "backbone", Backbone, plugins_of(self.overrides))
 
     @cached_property
     def _world(self):
-        return _built(self.cfg.world)
+        return build(self.cfg.world, "world", World, plugins_of(self.overrides))
 
     @cached_property
     def ground(self) -> Ground | None:
@@ -135,10 +140,18 @@ class Setup:
             cfg, choices = self._composed(overrides)
         settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
         assert isinstance(settings, dict)
-        store = _built(cfg.store)
+        store = build(cfg.store, "store", PackedStore, plugins_of(self.overrides))
         store.settle(self.bank)
         ratio = float(OmegaConf.select(cfg.policy, ratios[0])) if ratios else None
-        return Made(choice, label_of(cfg, choices, [*self.overrides, *overrides]), _built(cfg.policy), store, settings, choices, ratio)
+        return Made(
+            choice,
+            label_of(cfg, choices, [*self.overrides, *overrides]),
+            build(cfg.policy, "policy", CachePolicy, plugins_of(self.overrides)),
+            store,
+            settings,
+            choices,
+            ratio,
+        )
 
     def _composed(self, more: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
         try:
@@ -149,10 +162,3 @@ class Setup:
     def _number(self, name: str) -> float:
         """A setting of the world, as far as it has it."""
         return float(self.cfg.world.get(name) or DEFAULTS[name])
-
-
-def _built(cfg: DictConfig):
-    try:
-        return instantiate(cfg, _convert_="all")
-    except InstantiationException as error:
-        raise (error.__cause__ if isinstance(error.__cause__, ValueError | OSError) else ValueError(str(error))) from None

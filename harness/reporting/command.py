@@ -8,9 +8,12 @@ import json
 import sys
 from pathlib import Path
 
+from harness.settings.entry_point import entry_point
+
 FORMATS = ("table", "md", "latex", "csv", "json")
 
 
+@entry_point("run it again")
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", type=Path, help="a folder of runs, such as outputs/NAME")
@@ -24,15 +27,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     from harness.reporting import data, groups, terminal, text  # after the arguments: --help and typos are answered at once
 
-    try:
-        write_page = None if chosen.no_page or chosen.effect is not None else _page_writer()
-        runs, unfinished = groups.read_runs(chosen.experiment)
-        if chosen.effect is not None:
-            print("\n".join(text.wanted(groups.groups_of(runs)[0], chosen.baseline or "full", chosen.effect)))
-            return
-        report = data.report(chosen.experiment.resolve().name, runs, unfinished, chosen.baseline)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
+    write_page = None if chosen.no_page or chosen.effect is not None else _page_writer()
+    runs, unfinished = groups.read_runs(chosen.experiment)
+    if chosen.effect is not None:
+        print("\n".join(text.wanted(groups.groups_of(runs)[0], chosen.baseline or "full", chosen.effect)))
+        return
+    report = data.report(chosen.experiment.resolve().name, runs, unfinished, chosen.baseline)
     written = {"md": text.markdown, "latex": text.latex, "csv": text.comma_separated}
     if chosen.format == "table":
         terminal.print_terminal(report["experiment"], runs, report["baseline"])

@@ -1,8 +1,9 @@
 """Run folders to one dictionary that is written as JSON: all that the tables and the page know."""
 
 import base64
+import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -19,14 +20,36 @@ from harness.settings.policy_line import policy_line
 from harness.system.files import file_name
 from metrics.column import PLACE, Column
 
+log = logging.getLogger(__name__)
 RESAMPLES = 2000  # as in results.interval
 
 
 def report(experiment: str, runs: Sequence[Run], unfinished: Sequence[str], baseline: str | None = None) -> dict:
-    """Everything about an experiment's finished runs. baseline: a run's label (None: full, if there is one).
+    """Everything about an experiment's finished runs. baseline: a run's label (None: full, if there is one). A run whose files are
+    damaged, however well-formed they are, is named and left out.
 
     Raises ValueError when no run is called so.
     """
+    try:
+        return _report(experiment, runs, unfinished, baseline)
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError):
+        whole = [r for r in runs if _is_whole(r)]
+        if not whole or len(whole) == len(runs):
+            raise
+        return _report(experiment, whole, [*unfinished, *(r.path.name for r in runs if r not in whole)], baseline)
+
+
+def _is_whole(run: Run) -> bool:
+    """Whether a run can be shown by itself."""
+    try:
+        _report("", [replace(run, group=0)], [], run.label)
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        log.warning("%s is damaged (%s: %s) and left out", run.path, type(error).__name__, error)
+        return False
+    return True
+
+
+def _report(experiment: str, runs: Sequence[Run], unfinished: Sequence[str], baseline: str | None) -> dict:
     labels = sorted({r.label for r in runs})
     if baseline is not None and baseline not in labels:
         raise ValueError(f"no run is called {baseline!r}; use one of {', '.join(labels)}")

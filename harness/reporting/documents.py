@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import imageio.v3 as iio
+import numpy as np
 
 from harness.reporting.columns import columns_of
 from harness.reporting.doctables import BENCH_KEPT, BENCHES, KEPT, PICTURES, SHORT, SHORT_OF, Link, bench_rows, results_table
@@ -24,6 +25,7 @@ from harness.reporting.table import BASELINE, Run, finished_runs
 from harness.results.run_folder import RunFolder
 from harness.results.statistics import paired
 from harness.settings.command_line import ROOT
+from harness.settings.entry_point import entry_point, usage
 from harness.system.files import write_atomic
 
 RESULTS = ROOT / "docs" / "results"
@@ -46,9 +48,9 @@ def collect(experiment: Path) -> None:
     """The summaries of an experiment's runs and their paired differences to full KV, as one small file."""
     runs = finished_runs(experiment)
     if not runs:
-        raise SystemExit(f"{experiment} has no finished runs")
+        raise ValueError(f"{experiment} has no finished runs; run harness/run.py name={experiment.name} first")
     if len({r.results["run"]["comparable"] for r in runs}) > 1:
-        raise SystemExit(f"{experiment} mixes worlds, seeds or backbones; collect experiments whose runs differ by the policy alone")
+        raise ValueError(f"{experiment} mixes worlds, seeds or backbones; collect experiments whose runs differ by the policy alone")
     bench = BENCHES.get(experiment.name)
     base = next((r for r in runs if r.label == (bench.base if bench else BASELINE)), None)
     first = runs[0].results["run"]
@@ -56,6 +58,10 @@ def collect(experiment: Path) -> None:
     table["versions"] = first["versions"]
     table["commits"] = sorted({r.results["run"]["git"]["commit"] for r in runs})
     table["columns"] = [asdict(c) for c in columns_of(r.results for r in runs)]
+    for run in runs:
+        for key, entry in run.results["summary"].items():
+            if not np.isfinite([entry["mean"], *(entry["ci95"] or ())]).all():
+                raise ValueError(f"{run.path}: {key} is not finite ({entry['mean']}); the docs take no such number: leave that run out")
     table["runs"] = {
         r.label: {
             "summary": {k: v for k, v in r.results["summary"].items() if k.startswith(BENCH_KEPT if bench else KEPT)},
@@ -68,7 +74,7 @@ def collect(experiment: Path) -> None:
         hero(runs)
     if experiment.name in PICTURES:
         shutil.copy(experiment / "cost.png", ROOT / "docs" / PICTURES[experiment.name])
-    write_atomic(RESULTS / f"{experiment.name}.json", json.dumps(table, indent=None if bench else 1) + "\n")
+    write_atomic(RESULTS / f"{experiment.name}.json", json.dumps(table, indent=None if bench else 1, allow_nan=False) + "\n")
 
 
 def pages() -> list[Path]:
@@ -110,7 +116,17 @@ def _links(page: Path) -> Link:
     return link
 
 
+@entry_point("run it again: pages that are written are whole")
 def main() -> None:
+    """Entry point."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        return
+    if flags := [a for a in sys.argv[1:] if a.startswith("-")]:
+        usage(f"error: there is no option {flags[0]}\n{__doc__}")
+    for experiment in map(Path, sys.argv[1:]):
+        if not experiment.is_dir():
+            raise ValueError(f"{experiment} is no folder; give folders of runs, such as outputs/NAME")
     for experiment in map(Path, sys.argv[1:]):
         if experiment.name == ENDURANCE:
             rows = {r.label: RunFolder(r.path).records()[0].chunks for r in finished_runs(experiment) if r.values}
@@ -118,12 +134,12 @@ def main() -> None:
         else:
             collect(experiment)
     for page in pages():
-        page.write_text(render(page, page.read_text()))
+        write_atomic(page, render(page, page.read_text()))
     written = method_pages()
     for old in set(FOLDER.glob("*.md")) - written.keys() - {FOLDER / "index.md"}:
         old.unlink()  # of a policy that is no more
     for page, text in written.items():
-        page.write_text(text)
+        write_atomic(page, text)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """The folder that opens from disk: the data as a script, the page's own files, plotly's, the videos and their stills."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
+from av.error import FFmpegError
 from plotly.offline import get_plotlyjs
 
 from harness.system.files import atomic_path, file_name, write_atomic
 
+log = logging.getLogger(__name__)
 STATIC = Path(__file__).parent / "static"
 STILL = 64  # pixels, the height of a chunk's still
 COLUMNS = 16  # stills side by side in a sheet
@@ -24,11 +27,16 @@ def write_page(folder: Path, experiment: Path, data: dict, films: int | None = N
     media = folder / "media"
     wanted = set()
     for run in data["runs"]:
-        run["films"] = [f for f in run["films"][:films] if f["frames_px"]]
-        for film in run["films"]:
+        shown, run["films"] = [f for f in run["films"][:films] if f["frames_px"]], []
+        for film in shown:
             source = experiment / run["id"] / "videos" / f"{file_name(film['name'])}.mp4"
             video = media / run["id"] / source.name
-            film["still"] = _copy(source, video, film)
+            try:
+                film["still"] = _copy(source, video, film)
+            except (FFmpegError, ValueError, IndexError) as error:
+                log.warning("%s is damaged and left out (%s)", source, error)
+                continue
+            run["films"].append(film)
             film["video"] = f"media/{run['id']}/{source.name}"
             film["stills"] = f"media/{run['id']}/{source.stem}.jpg"
             wanted |= {video, video.with_suffix(".jpg")}

@@ -1,5 +1,6 @@
 """Which pictures a run and an experiment get: best and worst pairs, cost over the rollout, all policies side by side."""
 
+import logging
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -11,6 +12,8 @@ from harness.results.run_folder import RunFolder
 from harness.system.files import file_name, visible
 from metrics.column import leading_score
 
+log = logging.getLogger(__name__)
+
 
 def run_pictures(folder: RunFolder, label: str) -> None:
     """frames.png (best and worst pairs) and chunks.png (cost over the rollout) of one run."""
@@ -20,8 +23,10 @@ def run_pictures(folder: RunFolder, label: str) -> None:
     entries = []
     for half in (0, 1):  # each picture holds the best pair above the worst
         for r in chosen:
-            image = iio.imread(folder.path / "trajectories" / f"{file_name(r.name)}.png")
-            part = np.split(image, 2)[half]
+            image = picture(folder.path / "trajectories" / f"{file_name(r.name)}.png")
+            if image is None:
+                continue
+            part = np.split(image[: len(image) // 2 * 2], 2)[half]
             row = (max if half == 0 else min)(r.pairs, key=leading_score)
             score = f"{row['psnr_revisit']:.1f} dB" if "psnr_revisit" in row else f"{abs(leading_score(row)):.3g}"
             entries.append((f"{r.name} {int(row['first'])}/{int(row['revisit'])}: {score}", part))
@@ -40,4 +45,17 @@ def experiment_pictures(experiment: Path, current: Run) -> None:
     for true in sorted(filter(visible, (current.path / "videos").glob("*_true.png")))[:1]:
         own = f"{true.stem.removesuffix('_true')}.png"
         strips = [("true view", true)] + [(name, path / "videos" / own) for name, path in runs.items()]
-        filmstrips(experiment / "frames.png", [(name, iio.imread(p)) for name, p in strips if p.exists()], f"{experiment.name}: {own.removesuffix('.png')}")
+        found = [(name, image) for name, p in strips if (image := picture(p)) is not None]
+        if found:
+            filmstrips(experiment / "frames.png", found, f"{experiment.name}: {own.removesuffix('.png')}")
+
+
+def picture(path: Path) -> np.ndarray | None:
+    """A picture of a run, or None where there is none or it is damaged: the others are drawn."""
+    try:
+        return iio.imread(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow takes a broken PNG for a syntax error
+        log.warning("%s is damaged and left out (%s)", path, error)
+        return None

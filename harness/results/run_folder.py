@@ -4,19 +4,25 @@ import csv
 import hashlib
 import io
 import json
+import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
 from harness.results.live import FILE as LIVE
 from harness.results.older import completed_record, completed_summary
+from harness.results.shapes import check_record, check_results
 from harness.results.statistics import summarise
-from harness.system.files import atomic_path, file_name, remove_stale, write_atomic, write_once
+from harness.system.files import FREE_SPACE, file_name, remove_stale, summed, unsummed, write_atomic, write_bytes, write_once
 
+log = logging.getLogger(__name__)
 SCHEMA = 1
+OWED = "afterwards.txt"  # what is still to be done for a finished run, a word a line
 ID = "wandb_id.txt"  # stays when the folder is cleared: the same run, made again
 
 
@@ -40,7 +46,7 @@ class Record:
 class RunFolder:
     """All paths and files of one run. Nothing here is ever half-written: files appear whole, by rename."""
 
-    FILES = ("config.yaml", "results.json", LIVE, "pairs.csv", "chunks.csv", "probes.csv", "trajectories.jsonl", "frames.png", "chunks.png", "error.txt")
+    FILES = ("config.yaml", "results.json", LIVE, OWED, "pairs.csv", "chunks.csv", "probes.csv", "trajectories.jsonl", "frames.png", "chunks.png", "error.txt")
     FOLDERS = ("trajectories", "videos", "wandb", "bank")
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +79,7 @@ class RunFolder:
     def write(self, record: Record) -> None:
         """A trajectory's first good record stays, so that several processes that evaluate the same settings end with the
         same records, and with tables that agree with them. A failure stands in a file beside it."""
-        text = json.dumps({k: v for k, v in asdict(record).items() if k != "no_pairs" or v})
+        text = json.dumps(summed({k: v for k, v in asdict(record).items() if k != "no_pairs" or v}))
         target = self._records / f"{file_name(record.name)}{'.failed' if record.error else ''}.json"
         if record.error:
             write_atomic(target, text)
@@ -86,17 +92,17 @@ class RunFolder:
         """What rollout metrics keep of a trajectory, by metric and array (n, ...), so that a run that goes on has them all."""
         target = self._records / f"{file_name(name)}.npz"
         arrays = {f"{metric}.{array}": values for metric, kept in features.items() for array, values in kept.items()}
-        with atomic_path(target) as temporary:
-            np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
+        file = io.BytesIO()
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+        write_bytes(target, file.getvalue(), FREE_SPACE)
 
     def features(self, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
         """By metric and array, joined along the first axis: of all these trajectories that have any."""
         found: dict[str, dict[str, list[np.ndarray]]] = {}
         for file in filter(Path.exists, (self._records / f"{file_name(n)}.npz" for n in names)):
-            with np.load(file) as arrays:
-                for key, values in arrays.items():
-                    metric, _, array = key.partition(".")
-                    found.setdefault(metric, {}).setdefault(array, []).append(values)
+            for key, values in _arrays(file).items():
+                metric, _, array = key.partition(".")
+                found.setdefault(metric, {}).setdefault(array, []).append(values)
         return {metric: {array: np.concatenate(parts) for array, parts in kept.items()} for metric, kept in found.items()}
 
     def without_features(self, names: Sequence[str]) -> list[str]:
@@ -112,24 +118,33 @@ class RunFolder:
         return [found[name] for name in sorted(found)]
 
     def results(self) -> dict | None:
-        """The finished run's results, or None (also for a file of another schema, or none of ours)."""
+        """The finished run's results, or None (also for a file that is damaged, of another schema, or none of ours)."""
+        file = self.path / "results.json"
         try:
-            results = json.loads((self.path / "results.json").read_text())
-        except (OSError, json.JSONDecodeError):
+            results = unsummed(json.loads(file.read_text()))
+            if isinstance(results, dict) and results.get("schema", SCHEMA) != SCHEMA:
+                return None
+            check_results(results)
+        except OSError:
             return None
-        if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+        except (ValueError, RecursionError) as error:
+            _tell(f"{file} is damaged ({error}): the run counts as unfinished")
             return None
         if "columns" in results:
             return results
         return results | {"summary": completed_summary(summarise(list(self.values().values())) | results["summary"])}
 
-    def finish(self, run: dict, expected: Sequence[str], extra: dict[str, dict] | None = None, columns: Sequence[dict] = ()) -> dict:
+    def finish(self, run: dict, expected: Sequence[str], extra: dict[str, dict] | None = None, columns: Sequence[dict] = (), owed: Sequence[str] = ()) -> dict:
         """Aggregate the records of `expected` trajectories into results.json, pairs.csv, chunks.csv, trajectories.jsonl.
 
-        extra: summary entries that are no means over trajectories. columns: what is known of the summary's columns.
+        extra: summary entries that are no means over trajectories. columns: what is known of the summary's columns. owed: what is to
+        be done afterwards, see `owes`. Raises ValueError where a trajectory has neither a record nor a failure.
         """
         remove_stale(self.path)
         records = [r for r in self.records() if r.name in set(expected)]
+        if lost := [name for name in expected if name not in {r.name for r in records}]:
+            some = f"{len(lost)} of {len(expected)} trajectories have neither a record nor a failure ({', '.join(lost[:3])})"
+            raise ValueError(f"{self.path}: {some}; run the same command again")
         good = [r for r in records if not r.error]
         run = run | {
             "trajectories": len(good),
@@ -143,12 +158,41 @@ class RunFolder:
             rows = [{"trajectory": r.name, **row} for r in good for row in getattr(r, table)]
             if rows or table != "probes":
                 write_csv(self.path / f"{table}.csv", rows)
-        write_atomic(self.path / "results.json", json.dumps(results, indent=1))
+        if owed:
+            write_atomic(self.path / OWED, "".join(f"{step}\n" for step in owed))
+        write_atomic(self.path / "results.json", json.dumps(summed(results), indent=1))
         return results
+
+    def owes(self, step: str) -> bool:
+        """Whether something is still to be done for a finished run: what ended in the middle is done by the next start."""
+        return step in self._owed()
+
+    def paid(self, step: str) -> None:
+        """It is done."""
+        left = [s for s in self._owed() if s != step]
+        if left:
+            write_atomic(self.path / OWED, "".join(f"{s}\n" for s in left))
+        else:
+            (self.path / OWED).unlink(missing_ok=True)
+
+    def _owed(self) -> list[str]:
+        try:
+            return (self.path / OWED).read_text(errors="replace").split()
+        except OSError:
+            return []
 
     def values(self) -> dict[str, dict[str, float]]:
         """Columns by trajectory, for paired comparisons."""
         return {r.name: r.values for r in self.records() if not r.error}
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(file) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        again = f"delete it and {file.with_suffix('.json').name} beside it, and run the same command again"
+        raise ValueError(f"{file} is damaged ({error}); {again}") from error
 
 
 def without_result(results: dict) -> str:
@@ -177,8 +221,19 @@ def write_csv(path: Path, rows: Iterable[dict]) -> None:
     write_atomic(path, text.getvalue())
 
 
+@cache
+def _tell(text: str) -> None:
+    """A warning, once: files are read again and again."""
+    log.warning(text)
+
+
 def _read(file: Path) -> Record | None:
     try:
-        return Record(**completed_record(json.loads(file.read_text())))
-    except (OSError, ValueError, TypeError, KeyError):
+        record = unsummed(json.loads(file.read_text()))
+        check_record(record)
+        return Record(**completed_record(record))
+    except OSError:
+        return None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        _tell(f"{file} is damaged ({error}): the trajectory counts as not run")
         return None

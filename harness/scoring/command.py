@@ -14,16 +14,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.errors import HydraException
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
+from harness.settings.build import build, plain
+from harness.settings.check import check_fields
 from harness.settings.command_line import CONF, check_overrides, composed, understood
+from harness.settings.entry_point import entry_point, usage
+from harness.settings.main_job import GROUPS, MainSettings
+from harness.settings.plugins import plugins_of
 
 OURS = ("system",)
 
 
+@entry_point("run it again: what was written is whole")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the script and of `worldkv score`: exit status 0 where every video is scored, 1 where one is not or none has a revisit."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -34,22 +35,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if len(folders) != 1:  # a path may have a =, and is then no setting
         folders = [a for a in given if Path(a).expanduser().is_dir()]
     if len(folders) != 1:
-        raise SystemExit(__doc__)
+        usage(f"error: give one folder of videos\n{__doc__}")
     folder = Path(folders[0]).expanduser()
     overrides = understood([a for a in given if a != folders[0] and a.split("=")[0] not in OURS])
     system = next((a.partition("=")[2] for a in given if a.startswith("system=")), folder.resolve().name)
     fixed = understood(["world=videos", f"world.folder={folder}"])
     check_overrides(CONF, [*fixed, *overrides])
-    try:
-        cfg, _ = composed(CONF, [*fixed, *overrides])
-        settings = OmegaConf.to_container(cfg, resolve=True)
-        assert isinstance(settings, dict)
-        from harness.scoring.score import score  # torch takes seconds: --help and typos are answered before
+    cfg, _ = composed(CONF, [*fixed, *overrides])
+    settings = plain(cfg)
+    check_fields({k: v for k, v in settings.items() if k not in GROUPS}, MainSettings)
+    packages = plugins_of([f"plugins=[{','.join(settings['plugins'])}]"])
+    from harness.scoring.score import score  # torch takes seconds: --help and typos are answered before
 
-        why = score(settings, lambda part: instantiate(part, _convert_="all"), system, folder)
-    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
-        raise SystemExit(f"error: {error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error}") from None
-    if why:
+    if why := score(settings, lambda part: build(part, "world or metric", plugins=packages), system, folder):
         raise SystemExit(f"error: {why}")
 
 

@@ -17,7 +17,6 @@ from harness.settings.plugins import plugin_folders, with_plugins
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent  # of the checkout
-LOGGERS = ("auto", "online", "offline", "trackio", "none")
 BUDGET = "w18"  # the default of conf/config.yaml, which labels need not name
 TEXTS = ("name", "notes", "run_dir", "world.folder", "world.truth", "backbone.weights", "snapshot.save", "snapshot.load")  # text, whatever it looks like
 CONF = next(p for p in (ROOT / "conf", PACKAGE / "_conf") if p.is_dir())
@@ -31,6 +30,10 @@ def check_overrides(conf: Path, arguments: Sequence[str]) -> None:
         groups = [o for o in parsed if any((p / o.key_or_group).is_dir() for p in places) and not o.key_or_group.startswith("hydra")]
         first = [f"{'+' if o.is_add() else ''}{o.key_or_group}{f'@{o.package}' if o.package else ''}={_one(o)}" for o in groups]
         plugins = [a for a in arguments if a.startswith(("plugins=", "hydra.searchpath="))]
+        for override, chosen in zip(groups, first, strict=True):
+            option = chosen.partition("=")[2]
+            if ".." in option or option.startswith(("/", "'/", '"/')):
+                raise SystemExit(f"error: {override.key_or_group}={option}: an option is a name; files of your own folder are found with --config-dir=FOLDER")
         with initialize_config_dir(str(conf), version_base="1.3"):
             cfg = compose("config", with_plugins([*first, *plugins]))
     except HydraException:

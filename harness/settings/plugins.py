@@ -26,8 +26,8 @@ def plugins_of(arguments: Sequence[str]) -> list[str]:
 
 
 def plugin_folders(arguments: Sequence[str]) -> list[Path]:
-    """The `conf` folders of the plugins. Raises ValueError for a package that is not installed or has no such folder."""
-    return [_folder(name) for name in plugins_of(arguments)]
+    """The `conf` folders of the plugins. Raises ValueError for a package that is not installed."""
+    return [folder for name in plugins_of(arguments) if (folder := _folder(name)) is not None]
 
 
 def with_plugins(arguments: Sequence[str]) -> list[str]:
@@ -39,6 +39,11 @@ def with_plugins(arguments: Sequence[str]) -> list[str]:
     wanted = [p for a in own for p in _parsed(a) or [] if p not in folders]
     quoted = ", ".join(f"'{path}'" for path in [*wanted, *folders])  # a path may hold characters that Hydra's grammar reads
     return [*(a for a in arguments if a not in own), f"hydra.searchpath=[{quoted}]"]
+
+
+def only_with_settings(arguments: Sequence[str]) -> bool:
+    """Whether all packages that are named were made to be plugins, and are not just any module of this machine."""
+    return all(_folder(name) is not None for name in _named(arguments))
 
 
 def _named(arguments: Sequence[str]) -> list[str]:
@@ -60,7 +65,8 @@ def _parsed(argument: str) -> Any:
     return [getattr(v, "text", v) for v in value] if isinstance(value, list) else getattr(value, "text", value)
 
 
-def _folder(name: str) -> Path:
+def _folder(name: str) -> Path | None:
+    """None for a package without a folder `conf/`: its classes may be named by `_target_` all the same."""
     try:
         spec = find_spec(name)
     except (ImportError, ValueError):
@@ -70,4 +76,4 @@ def _folder(name: str) -> Path:
     for place in spec.submodule_search_locations or []:
         if (folder := Path(place).resolve() / "conf").is_dir():
             return folder
-    raise ValueError(f"plugins: the package {name!r} has no folder conf/ with settings, such as conf/policy/mine.yaml ({spec.origin or 'no package'})")
+    return None

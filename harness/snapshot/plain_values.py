@@ -47,6 +47,8 @@ def decode(node: Any, tensors: dict[str, Tensor], device: torch.device) -> Any:
     """The value that `encode` was given; tensors that were not in host memory come to `device`."""
     if not isinstance(node, dict):
         return node
+    if not node:
+        raise ValueError("a value of no kind")
     kind, content = next(iter(node.items()))
     if kind == "tensor":
         return tensors[content] if node["host"] else tensors[content].to(device)

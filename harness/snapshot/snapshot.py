@@ -1,7 +1,7 @@
 """A session in a folder: the world goes on in another process, and revisits still work.
 
 A folder a trajectory: `session.json` (settings and states), `tensors.safetensors`, and `pages/`, one file a stored page. Nothing in
-it is code. It appears whole, by renaming the folder.
+it is code, and all of it has checksums. It appears whole, by renaming the folder.
 """
 
 import json
@@ -9,20 +9,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from harness.cache.codecs import Packed
-from harness.cache.page_files import read_page, write_page
+from harness.cache.page_files import checked, read_page, write_page
 from harness.datatypes import Geometry, Trajectory
 from harness.settings.nested import flatten
 from harness.snapshot.plain_values import decode, encode
-from harness.system.files import atomic_folder, file_name, write_bytes
+from harness.system.files import atomic_folder, file_name, summed, unsummed, write_bytes
 
-SCHEMA = 2
+SCHEMA = 3
+SUMMED = 3  # from this schema on every file has a checksum; older snapshots are read without
+READ = (2, 3)
+TENSORS = "tensors.safetensors"
 FULL = "the old snapshot, if there was one, is still there: free some space, or choose another snapshot.save"
 DAMAGED = "save that snapshot again, or choose another snapshot.load"
 PATH = ("c2w", "intrinsics", "actions")
@@ -45,30 +48,44 @@ def write_snapshot(folder: Path, about: Mapping[str, object], geometry: Geometry
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "about": _about(about, geometry),
-        "stored": [],
+        "stored": {},  # frame -> the checksum of its page
         "state": {name: encode(part, tensors, name) for name, part in state.items()},
     }
     with atomic_folder(folder) as temporary:
         (temporary / "pages").mkdir()
         for frame, packed in pages:
-            write_page(_page(temporary, frame), packed, FULL)
-            record["stored"].append(frame)
-        write_bytes(temporary / "tensors.safetensors", save({k: x.contiguous() for k, x in tensors.items()}), FULL, flush=True)
-        write_bytes(temporary / "session.json", json.dumps(record).encode(), FULL, flush=True)
+            record["stored"][str(frame)] = write_page(_page(temporary, frame), packed, FULL)
+        data = save({k: x.contiguous() for k, x in tensors.items()})
+        write_bytes(temporary / TENSORS, data, FULL, flush=True)
+        record["tensors"] = crc32(data)
+        write_bytes(temporary / "session.json", json.dumps(summed(record)).encode(), FULL, flush=True)
 
 
 def read_snapshot(folder: Path, about: Mapping[str, object], geometry: Geometry) -> Saved:
     """What `write_snapshot` wrote, tensors on the geometry's device. Raises ValueError for a damaged one or one of other settings, naming them."""
     try:
         record = json.loads((folder / "session.json").read_bytes())
-        tensors = load((folder / "tensors.safetensors").read_bytes())
-        assert record["schema"] == SCHEMA, f"schema {record['schema']}, this version reads {SCHEMA}"
-        _check_same(folder, record["about"], json.loads(json.dumps(_about(about, geometry))))
-        return Saved(
-            record["about"], {name: decode(node, tensors, geometry.device) for name, node in record["state"].items()}, _pages(folder, record["stored"])
-        )
-    except (SafetensorError, AssertionError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"the snapshot {folder} is damaged or of another version ({error}); {DAMAGED}") from error
+        if record["schema"] not in READ:
+            raise ValueError(f"schema {record['schema']}, this version reads {' and '.join(map(str, READ))}")
+        if record["schema"] >= SUMMED and "sum" not in record:
+            raise ValueError("session.json has no checksum")
+        record = unsummed(record)
+        sums = record["stored"] if isinstance(record["stored"], dict) else dict.fromkeys(record["stored"])
+        pages = {int(frame): checksum for frame, checksum in sums.items()}
+        tensors = load(checked((folder / TENSORS).read_bytes(), record.get("tensors")))
+        state = {name: decode(node, tensors, geometry.device) for name, node in record["state"].items()}
+        theirs = dict(record["about"])
+    except Exception as error:  # noqa: BLE001  (whatever a damaged file leads to)
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise
+        raise damaged(folder, error) from error
+    _check_same(folder, theirs, json.loads(json.dumps(_about(about, geometry))))
+    return Saved(theirs, state, _pages(folder, pages))
+
+
+def damaged(folder: Path, error: Exception) -> ValueError:
+    """What to say of a snapshot that cannot be read."""
+    return ValueError(f"the snapshot {folder} is damaged or of another version ({type(error).__name__}: {error}); {DAMAGED}")
 
 
 def find_snapshot(load_from: Path, name: str) -> Path:
@@ -112,8 +129,8 @@ def _check_same(folder: Path, theirs: dict, ours: dict) -> None:
         raise ValueError(f"the snapshot {folder} was saved under other settings: {named}; load it with its own, or save one with these (snapshot.save)")
 
 
-def _pages(folder: Path, frames: list[int]) -> Iterator[tuple[int, Packed]]:
-    return ((frame, read_page(_page(folder, frame), DAMAGED)) for frame in frames)
+def _pages(folder: Path, sums: Mapping[int, int | None]) -> Iterator[tuple[int, Packed]]:
+    return ((frame, read_page(_page(folder, frame), DAMAGED, checksum)) for frame, checksum in sums.items())
 
 
 def _page(folder: Path, frame: int) -> Path:

@@ -15,10 +15,13 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # pydantic, about an option that was renamed
     import sweeps
 
+from harness.settings.plugins import only_with_settings
+
 Scalar = bool | int | float | str
 PROGRAM = "harness/run.py"
 COMMAND = ["${env}", "${interpreter}", "${program}", "${args_no_hyphens}"]
 DEFAULT_METRIC = {"name": "quality/psnr_revisit", "goal": "maximize"}
+YOURS = {"hydra": "give it on the command line of harness/run.py"}  # settings that say what code runs: for the user to say, not for a file
 ENDLESS = 100_000  # points of a grid
 
 
@@ -97,18 +100,20 @@ def load(path: Path) -> SweepFile:
     """Read and check a sweep file. Raises ValueError that says what to change, for what W&B or the main job would not take."""
     try:
         config = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path} is no sweep file: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} is no sweep file: it holds {type(config).__name__}, not method and parameters")
+    if not isinstance(config.get("parameters", {}), dict):
+        raise ValueError(f"{path} is no sweep file: parameters is {config['parameters']!r}; give names, each with its values")
     cap = config.pop("run_cap", None)
     try:
         problems = sweeps.schema_violations_from_proposed_config(config)
-    except (TypeError, ValueError) as error:  # for bounds of mixed types, for instance
+    except (TypeError, ValueError, AttributeError, KeyError) as error:  # for bounds of mixed types, for instance
         problems = [str(error)]
     if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
         problems.append(f"run_cap is {cap}; give a whole number from 1")
-    command = config.get("command", [])
+    command = config.get("command") or []
     if config.get("program") != PROGRAM:
         problems.append(f"program is {config.get('program')}; this runner knows {PROGRAM}")
     if not isinstance(command, list) or [c for c in command if str(c).startswith("${")] != COMMAND:
@@ -118,6 +123,15 @@ def load(path: Path) -> SweepFile:
     if config.get("method") == "bayes" and "metric" not in config:
         problems.append("method bayes needs a metric")
     problems += [f"{name}: {value!r} is no plain value" for name, values in _choices(config) for value in values if not _plain(value)]
+    parameters = config.get("parameters")
+    keys = [str(k) for k in parameters] if isinstance(parameters, dict) else []
+    keys += [str(c).partition("=")[0] for c in command if not str(c).startswith("${")] if isinstance(command, list) else []
+    given = [str(c) for c in command if str(c).startswith("plugins=")] if isinstance(command, list) else []
+    if "plugins" in keys and (not given or not only_with_settings(given)):
+        problems.append("plugins: a sweep file may name packages with settings of their own (a folder conf/), in its command; name others on the command line")
+    for key in keys:
+        if (root := key.lstrip("+~").partition(".")[0].partition("/")[0]) in YOURS:
+            problems.append(f"{key}: a sweep file may not set {root}; {YOURS[root]}")
     if problems:
         raise ValueError(f"{path}: " + "; ".join(problems))
     fixed = tuple(str(c) for c in command if not str(c).startswith("${"))

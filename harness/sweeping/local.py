@@ -22,13 +22,13 @@ from multiprocessing.context import ForkContext, ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from hydra.errors import HydraException
-
 from harness.results.run_folder import without_result
 from harness.settings.command_line import CONF, ROOT, check_overrides, composed, understood
+from harness.settings.entry_point import entry_point, usage
 from harness.sweeping.display import Board
 from harness.sweeping.file import SweepFile, Tried, load, overrides_of
 from harness.sweeping.point import Point, known, resolve, work
+from harness.system.stopping import end_processes
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Options:
 
 
 def options(arguments: Sequence[str]) -> Options:
-    """Read the command line. Raises SystemExit that says what is wrong."""
+    """Read the command line. Raises ValueError that says what is wrong, SystemExit for help and for what is no command line."""
     arguments = understood(arguments)
     ours = dict(a.split("=", 1) for a in arguments if a.startswith(("jobs=", "count=")))
     files = [a for a in arguments if "=" not in a]
@@ -51,22 +51,19 @@ def options(arguments: Sequence[str]) -> Options:
         print(__doc__)
         raise SystemExit(0)
     if len(files) != 1:
-        raise SystemExit(__doc__)
+        usage(f"error: give one sweep file\n{__doc__}")
     if wrong := [f"{k}={v}" for k, v in ours.items() if not v.isdigit() or int(v) < 1]:
-        raise SystemExit(f"error: {wrong[0]}: give a whole number from 1")
-    try:
-        file = load(Path(files[0]))
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
+        raise ValueError(f"{wrong[0]}: give a whole number from 1")
+    file = load(Path(files[0]))
     check_overrides(CONF, [*file.fixed, *given, *overrides_of(file.first())])
     keys = {a.split("=")[0] for a in given}
     if fixed := keys & file.config["parameters"].keys() | keys & {"run_dir"}:
-        raise SystemExit(f"error: {', '.join(sorted(fixed))} differs from point to point in this sweep; change the file, or run harness/run.py for one point")
+        raise ValueError(f"{', '.join(sorted(fixed))} differs from point to point in this sweep; change the file, or run harness/run.py for one point")
     jobs, count = int(ours.get("jobs", 1)), min((n for n in (int(ours["count"]) if "count" in ours else None, file.cap) if n is not None), default=None)
     for remark in file.remarks():
         print(remark, flush=True)
     if file.method != "grid" and count is None:
-        raise SystemExit(f"error: a {file.method} search has no end of its own; say how many points, for instance count=30")
+        raise ValueError(f"a {file.method} search has no end of its own; say how many points, for instance count=30")
     threads = () if "OMP_NUM_THREADS" in os.environ else (f"threads={max(1, (os.cpu_count() or 1) // jobs)}",)
     before = [o for o in ("progress=false", *threads, *file.fixed) if o.split("=")[0] not in keys]
     return Options(file, (*before, *given), jobs, count)
@@ -104,9 +101,8 @@ class Runner:
         try:
             with tempfile.TemporaryDirectory(prefix="sweep-") as logs, board:
                 self._work(queue, Path(logs), board)
-        finally:  # after Ctrl-C, say
-            for _, process, _ in self._running.values():
-                process.kill()
+        finally:  # after a signal, say
+            end_processes([process for _, process, _ in self._running.values()])
         board.console.print(board.table(self.done, 30))
         for point, error in self.failed.items():
             board.console.print(f"failed: {point.path}/error.txt: {error}", style="red", markup=False, highlight=False)
@@ -199,7 +195,7 @@ class Runner:
         else:
             lines = said.strip().splitlines()
             lines = [f"ended by signal {-code}"] if code < 0 else lines or ["no results"]
-            how = self.failed[point] = lines[0 if point.problem else -1]
+            how = self.failed[point] = lines[0 if point.problem else -1].removeprefix("error: ")
         board.line(point, how, len(self.done) + len(self.failed))
 
     def _finished(self, point: Point, results: dict) -> None:
@@ -216,22 +212,16 @@ def _means(results: dict) -> dict[str, float]:
     return {k: v["mean"] for k, v in results["summary"].items()}
 
 
+@entry_point("finished trajectories are kept, the same command goes on")
 def main() -> None:
-    """Entry point: exit code 0 if every point is done, 1 if any failed, 130 after Ctrl-C."""
+    """Entry point: exit status 0 if every point is done, 1 if any failed."""
     chosen = options(sys.argv[1:])
-    try:
-        cfg, _ = composed(CONF, chosen.common)
-    except HydraException as error:
-        raise SystemExit(f"error: {error}") from None
-    try:
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["harness.evaluation.evaluate", "harness.sweeping.local"])
-        failed = Runner(chosen, Path("outputs") / str(cfg.name), context).run()
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(130) from None
-    raise SystemExit(1 if failed else 0)
+    cfg, _ = composed(CONF, chosen.common)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["harness.evaluation.evaluate", "harness.sweeping.local"])
+    if failed := Runner(chosen, Path("outputs") / str(cfg.name), context).run():
+        raise SystemExit(f"error: {failed} points failed; the same command tries them again")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.results.identity import config_hash, run_path
 from harness.results.run_folder import RunFolder
 from harness.settings.command_line import CONF, composed, label_of
+from harness.settings.entry_point import explained
 from harness.sweeping.file import Scalar, overrides_of
 from harness.system.files import write_atomic
+from harness.system.stopping import exit_on_signals
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +41,7 @@ class Point:
     def error(self) -> str:
         """What it said when it last failed, else nothing."""
         try:
-            return (self.path / "error.txt").read_text()
+            return (self.path / "error.txt").read_text(errors="replace")
         except OSError:
             return ""
 
@@ -79,15 +82,18 @@ def known(experiment: Path, sweep: str, common: Sequence[str]) -> list[Point]:
     for file in experiment.glob("*/point.json"):
         try:
             about = json.loads(file.read_text())
-        except (OSError, json.JSONDecodeError):
+            mine = about["sweep"] == sweep and about["overrides"] == [*common, *overrides_of(about["parameters"])]
+            index, parameters = int(about["index"]), about["parameters"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # damaged: a point that the search does not know
             continue
-        if about.get("sweep") == sweep and about["overrides"] == [*common, *overrides_of(about["parameters"])]:
-            found.append((about["index"], about["parameters"]))
+        if mine:
+            found.append((index, parameters))
     return [resolve(parameters, common, experiment) for _, parameters in sorted(found, key=lambda pair: pair[0])]
 
 
 def work(overrides: Sequence[str], log: str, device: str | None) -> None:
     """Evaluate one point, in a process of its own. What it prints goes to `log`; it ends when the sweep is gone."""
+    exit_on_signals()
     threading.Thread(target=_end_with_the_sweep, daemon=True).start()
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
@@ -95,10 +101,14 @@ def work(overrides: Sequence[str], log: str, device: str | None) -> None:
     faulthandler.enable()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    from harness.evaluation.evaluate import evaluate  # imported before, by the process that this one is a fork of
+    try:
+        from harness.evaluation.evaluate import evaluate  # imported before, by the process that this one is a fork of
 
-    cfg, choices = composed(CONF, overrides)
-    results = evaluate(cfg, choices, label_of(cfg, choices, overrides), compare=False)
+        cfg, choices = composed(CONF, overrides)
+        results = evaluate(cfg, choices, label_of(cfg, choices, overrides), compare=False)
+    except Exception as error:  # noqa: BLE001
+        traceback.print_exc()  # for error.txt, whose last line is the cause
+        raise SystemExit(f"error: {' '.join((explained(error) or repr(error)).split())}") from None
     if failed := results["run"]["failed"]:
         raise SystemExit(f"{len(failed)} trajectories failed: {next(iter(failed.values()))}")
 

@@ -3,6 +3,7 @@ or a second process that writes the same file never see or leave half of one."""
 
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -11,6 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 TAKEN = (".failed", "_true", "_pairs")  # ends of the names of what lies beside a trajectory's record and video
@@ -94,6 +97,21 @@ def write_bytes(path: Path, data: bytes, remedy: str, flush: bool = False) -> No
         raise OSError(error.errno, f"could not write {path} ({len(data)} bytes): {error.strerror}; {remedy}") from error
 
 
+def summed(content: dict) -> dict:
+    """JSON content with its checksum as its last entry, `sum`."""
+    return content | {"sum": _sum(content)}
+
+
+def unsummed(content: Any) -> Any:
+    """Content without its checksum. Raises ValueError where it is not that content's; content of a version that knew none passes."""
+    if not isinstance(content, dict) or "sum" not in content:
+        return content
+    rest = {k: v for k, v in content.items() if k != "sum"}
+    if content["sum"] != _sum(rest):
+        raise ValueError("it is not what was written: its checksum is another one")
+    return rest
+
+
 def remove_stale(folder: Path, seconds: float = 3600) -> None:
     """Remove what processes that were killed had not finished writing, if it is older than any write can take."""
     for path in folder.rglob(".*.partial*"):
@@ -134,6 +152,11 @@ def folders_below(root: Path) -> Iterator[Path]:
         yield here
         above = [p.resolve() for p in (here, *here.parents) if p == root or root in p.parents]
         folders[:] = sorted(f for f in folders if visible(here / f) and not any(p.is_relative_to((here / f).resolve()) for p in above))
+
+
+def _sum(content: dict) -> int:
+    """Of the text that Python makes of it: JSON that it wrote reads and writes as the same text."""
+    return crc32(json.dumps(content).encode())
 
 
 def _beside(path: Path) -> Path:

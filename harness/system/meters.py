@@ -67,3 +67,18 @@ def open_files() -> int:
         return len(os.listdir("/proc/self/fd"))
     except OSError:
         return 0
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that a process could still take on a device; None where the system does not say. A container's limit counts."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = []
+    try:
+        with open("/proc/meminfo") as file:
+            found += [int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")]
+        with open("/sys/fs/cgroup/memory.max") as most, open("/sys/fs/cgroup/memory.current") as used:
+            found.append(int(most.read()) - int(used.read()))
+    except (OSError, ValueError):  # no such file, or `max`: no limit
+        pass
+    return min(found, default=None)

@@ -22,6 +22,7 @@ import yaml
 from harness.reporting.columns import columns_of, revisits, shipped
 from harness.results.run_folder import RunFolder
 from harness.settings.command_line import ROOT
+from harness.settings.entry_point import entry_point, usage
 from metrics.column import Column
 
 if TYPE_CHECKING:  # the package takes seconds to import, and is an extra
@@ -51,21 +52,35 @@ class Options:
 
 
 def options(arguments: Sequence[str]) -> Options:
-    """Read the command line. Raises SystemExit that says what is wrong."""
+    """Read the command line. Raises ValueError that says what is wrong, SystemExit for help and for what is no command line."""
     given = dict(a.split("=", 1) for a in arguments if "=" in a)
     names = [a for a in arguments if "=" not in a]
-    if len(names) != 1 or {"-h", "--help"} & set(names):
-        raise SystemExit(__doc__)
+    if {"-h", "--help"} & set(names):
+        print(__doc__)
+        raise SystemExit(0)
+    if len(names) != 1:
+        usage(f"error: give the name of one experiment\n{__doc__}")
     if unknown := given.keys() - {"entity", "project", "sweep", "only"}:
-        raise SystemExit(f"error: there is no setting {', '.join(sorted(unknown))}; there are entity, project, sweep and only")
+        raise ValueError(f"there is no setting {', '.join(sorted(unknown))}; there are entity, project, sweep and only")
     if given.get("only", "report") not in ("workspace", "report"):
-        raise SystemExit(f"error: only={given['only']}: use workspace or report")
+        raise ValueError(f"only={given['only']}: use workspace or report")
     file = Path(given["sweep"]) if "sweep" in given else ROOT / "sweeps" / f"{names[0]}.yaml"
     if "sweep" in given and not file.is_file():
-        raise SystemExit(f"error: sweep={file} is no file")
-    values = yaml.safe_load(file.read_text())["parameters"] if file.is_file() else {"policy": {}, "seed": {}}
+        raise ValueError(f"sweep={file} is no file")
+    values = _parameters(file) if file.is_file() else {"policy": {}, "seed": {}}
     varied = tuple(k for k, v in values.items() if "value" not in v)
     return Options(names[0], given.get("entity", ""), given.get("project", "worldkv-harness"), varied, given.get("only", ""))
+
+
+def _parameters(file: Path) -> dict[str, dict]:
+    """What a sweep file varies. Raises ValueError for what is no sweep file."""
+    try:
+        values = yaml.safe_load(file.read_text())["parameters"]
+        if isinstance(values, dict) and all(isinstance(v, dict) for v in values.values()):
+            return values
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+        pass
+    raise ValueError(f"sweep={file} is no sweep file: it has no `parameters`, each with `values`")
 
 
 def columns(experiment: str) -> list[Column]:
@@ -141,29 +156,30 @@ def _columns(o: Options) -> list[str]:
     return [f"summary:{k}" for k in dict.fromkeys((*(setting(p) for p in ("policy", "seed", *o.parameters)), *keys))]
 
 
+@entry_point("run it again")
 def main() -> None:
     """Entry point: prints the addresses of what it has saved."""
     chosen = options(sys.argv[1:])
     if importlib.util.find_spec("wandb_workspaces") is None:
-        raise SystemExit("error: this needs the package wandb-workspaces: pip install -e '.[dashboard]'")
+        raise ValueError("this needs the package wandb-workspaces: pip install -e '.[dashboard]'")
     from harness.tracking.wandb_run import answers, logged_in, server
 
     if not logged_in():
-        raise SystemExit(f"error: a dashboard is kept by W&B and needs a login there: run `wandb login` (no key for {server()})")
+        raise ValueError(f"a dashboard is kept by W&B and needs a login there: run `wandb login` (no key for {server()})")
     if problem := answers(server()):
-        raise SystemExit(f"error: W&B at {server()} cannot be used now: {problem}")
+        raise ValueError(f"W&B at {server()} cannot be used now: {problem}")
     import wandb
 
     try:
         entity = chosen.entity or wandb.Api(timeout=20).default_entity
         if not entity:
-            raise SystemExit("error: W&B names no default entity for this key: give entity=NAME")
+            raise ValueError("W&B names no default entity for this key: give entity=NAME")
         chosen = Options(chosen.experiment, entity, chosen.project, chosen.parameters, chosen.only)
         for name, build in (("workspace", workspace), ("report", report)):
             if chosen.only in ("", name):
                 print(f"{name}: {build(chosen).save().url}")
-    except (wandb.Error, ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
+    except wandb.Error as error:
+        raise ValueError(str(error)) from error
 
 
 if __name__ == "__main__":

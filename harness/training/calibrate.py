@@ -11,40 +11,45 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from harness.backbone import Backbone
 from harness.cache.stores import GpuStore
 from harness.datatypes import Trajectory
 from harness.rollout import rollout
-from harness.settings.command_line import CONF
-from harness.settings.plugins import with_plugins
+from harness.settings.build import build, plain
+from harness.settings.check import check, check_fields
+from harness.settings.command_line import CONF, check_overrides
+from harness.settings.entry_point import entry_point
+from harness.settings.main_job import GROUPS, MainSettings
+from harness.settings.plugins import plugins_of, with_plugins
+from harness.worlds.base import World
 from policies.full import FullPolicy
 from policies.parts.reach import LABELS, file_name, write_labels
 from policies.wrappers.watch_reach import WatchReachPolicy
 
 
+@entry_point("nothing was written")
 def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(__doc__)
         return
     overrides = [a for a in sys.argv[1:] if not a.startswith("labels=")]
+    check_overrides(CONF, overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", with_plugins(["world.split=validation", "world.trajectories=8", *overrides]))
-    backbone = instantiate(cfg.backbone, _convert_="all")
+    check_fields({k: v for k, v in plain(cfg).items() if k not in GROUPS}, MainSettings)
+    plugins = plugins_of([f"plugins=[{','.join(cfg.plugins)}]"])
+    check(plain(cfg.world), "world", World, plugins)
+    backbone = build(cfg.backbone, "backbone", Backbone, plugins)
     where = next((a.removeprefix("labels=") for a in sys.argv[1:] if a.startswith("labels=")), None)
     path = Path(where) if where else LABELS / file_name(backbone.geometry)
-    try:
-        calibrate(cfg, backbone, path, overrides)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
+    calibrate(cfg, backbone, path, overrides)
 
 
 def calibrate(cfg: DictConfig, backbone: Backbone, path: Path, overrides: list[str]) -> None:
     """Raises ValueError for a world in which nothing is seen again."""
-    world, total, chunks = instantiate(cfg.world, _convert_="all"), 0.0, 0
+    world, total, chunks = build(cfg.world, "world", World, plugins_of([f"plugins=[{','.join(cfg.plugins)}]"])), 0.0, 0
     for i in range(len(world.names)):
         trajectory = world.trajectory(i)
         policy = WatchReachPolicy(FullPolicy(), returns(trajectory, backbone))

@@ -2,17 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from harness.settings.ranges import Angle, Count, Le, Rule, Share
 from harness.training.walks import CHUNK, choose, house_walk, room_walk
+from harness.worlds.base import Step
 from harness.worlds.poses import pinhole, relative
 from harness.worlds.render import render
 
+Side = Annotated[int, Rule(lambda n: 8 <= n <= 4096 and n % 8 == 0, "a multiple of 8 from 8 to 4096")]  # pixels; the codec's cells have 8
 KEPT = 4096  # clips in memory: 48 frames of 64x64 are 0.6 MB
 
 
@@ -37,14 +40,10 @@ class Scenery:
     Raises ValueError for a share outside [0, 1].
     """
 
-    size: int
-    fov: float
-    step: float
-    houses: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.houses <= 1:
-            raise ValueError(f"world.houses={self.houses} is a share of the clips; use 0 (rooms alone) to 1 (houses alone)")
+    size: Side
+    fov: Angle
+    step: Step
+    houses: Share = 0.0
 
 
 def make_clip(seed: int, chunks: int, walk_chunks: int, scenery: Scenery) -> Clip:
@@ -68,10 +67,10 @@ def make_clip(seed: int, chunks: int, walk_chunks: int, scenery: Scenery) -> Cli
 class Phase:
     """A stretch of training: clips of `chunks` chunks out of walks of `walk_chunks`, `batch` a step, for `steps` steps."""
 
-    chunks: int
-    walk_chunks: int
-    batch: int
-    steps: int
+    chunks: Annotated[Count, Le(1000)]
+    walk_chunks: Annotated[Count, Le(100_000)]
+    batch: Annotated[Count, Le(100_000)]
+    steps: Count
 
 
 class Clips(Dataset[Clip]):

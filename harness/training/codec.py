@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from backbones.codecs import ConvCodec
+from harness.settings.ranges import Weight
 from harness.training.clips import Clip
 from harness.training.modules import by_scenery, decibel, pixels, schedule
 from metrics.drift import local_contrast
@@ -20,9 +21,9 @@ class Terms:
     """Weights beside the squared error: of the absolute error, of LPIPS and of `texture_error`. The last two bring back what squared
     error averages away."""
 
-    absolute: float
-    perceptual: float
-    texture: float
+    absolute: Weight
+    perceptual: Weight
+    texture: Weight
 
 
 def texture_error(a: Float[Tensor, "n 3 y x"], b: Float[Tensor, "n 3 y x"], window: int = 8) -> Float[Tensor, ""]:

@@ -6,6 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from harness.settings.command_line import CONF, understood
+from harness.settings.entry_point import end, entry_point
 from harness.settings.help import asks_for_help, help_text
 
 CONFIG = "experiment/train_rooms"
@@ -13,12 +14,16 @@ CONFIG = "experiment/train_rooms"
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG)
 def _main(cfg: DictConfig) -> None:
-    from harness.training.train import train  # torch and Lightning take seconds: --help and typos are answered before
+    try:
+        from harness.training.train import train  # torch and Lightning take seconds: --help and typos are answered before
 
-    path = train(cfg)
+        path = train(cfg)
+    except Exception as error:  # noqa: BLE001  (Hydra would print its own account)
+        end(error)
     print(f"weights: {path} (use them: python harness/run.py backbone.weights={path})")
 
 
+@entry_point("the same command goes on from its last checkpoint")
 def main() -> None:
     """Entry point of the script and of `worldkv train`."""
     sys.argv[1:] = arguments = understood(sys.argv[1:])

@@ -1,25 +1,31 @@
 """The training of the `rooms` world model: the codec, then the denoiser (settings: conf/experiment/train_rooms.yaml)."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import lightning as L
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
-from omegaconf import DictConfig, OmegaConf
-from safetensors.torch import load_file, save_file
+from omegaconf import DictConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch.utils.data import DataLoader
 
 from backbones.codecs import ConvCodec
 from backbones.rooms import pack, save_weights
 from backbones.rooms_network import RoomsNetwork
+from harness.settings.build import build, plain
+from harness.settings.check import check, check_fields
+from harness.system.files import write_bytes
 from harness.training.clips import CHUNK, Batches, Clips, Phase, Scenery, collate
 from harness.training.codec import CodecTraining, Terms
 from harness.training.modules import DenoiserTraining
 from harness.training.recall import RecallCurve
 from harness.training.samples import SampleGrid
+from harness.training.settings import TrainSettings
 from harness.training.start import begin
+from harness.worlds.base import World
 from harness.worlds.rooms import SEEDS
 
 
@@ -37,13 +43,16 @@ def fit(
     """
     finished = Path(cfg.out) / f"{name}.safetensors"
     if finished.exists():
-        result.load_state_dict(load_file(finished))
+        try:
+            result.load_state_dict(load_file(finished))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{finished} is damaged or of other sizes ({error}); delete it, and the same command makes it from its last checkpoint") from error
         return
     folder = Path(cfg.out) / name
     phases = [Phase(**p) for p in stage.phases] * stage.get("rounds", 1)
     steps = length(stage)
     last = folder / "last.ckpt"
-    done = torch.load(last, map_location="cpu", weights_only=False)["global_step"] // optimizers if last.exists() else 0
+    done = _steps(last) // optimizers if last.exists() else 0
     scenery = Scenery(**cfg.world)
     scenes = SEEDS["train"][cfg.seed * 10**6 : (cfg.seed + 1) * 10**6]
     train = DataLoader(
@@ -71,8 +80,25 @@ def fit(
         logger=_logger(name, cfg, done),
         enable_model_summary=False,
     )
-    trainer.fit(module, train, validation, ckpt_path=str(last) if last.exists() else None, weights_only=False)
-    save_file({k: v.contiguous() for k, v in result.state_dict().items()}, finished)
+    try:
+        trainer.fit(module, train, validation, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    except RuntimeError as error:
+        if "PytorchStreamWriter" not in str(error):
+            raise
+        raise OSError(f"could not write a checkpoint in {folder}: is the disk full? Free some space, and the same command goes on") from error
+    write_bytes(finished, save({k: v.contiguous() for k, v in result.state_dict().items()}), "free some space, and the same command goes on", flush=True)
+
+
+def _steps(checkpoint: Path) -> int:
+    """Lightning's count of steps in a checkpoint, of which nothing but numbers and tensors is read. Raises ValueError for a damaged one."""
+    try:
+        steps = torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
+        if isinstance(steps, int) and steps >= 0:
+            return steps
+        raise ValueError(f"global_step is {steps}")
+    except (UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{checkpoint} is damaged, or holds more than numbers and tensors ({line}); delete it, and this stage begins anew") from error
 
 
 def _logger(name: str, cfg: DictConfig, done: int) -> CSVLogger | WandbLogger:
@@ -82,15 +108,28 @@ def _logger(name: str, cfg: DictConfig, done: int) -> CSVLogger | WandbLogger:
     return CSVLogger(cfg.out, name, f"log_from_{done:06d}")
 
 
+def checked(cfg: DictConfig) -> dict:
+    """The settings as plain values. Raises ValueError for what cannot work."""
+    settings = plain(cfg)
+    check_fields(settings, TrainSettings)
+    check(settings["samples"], "samples", World)
+    for stage in ("codec", "denoiser"):
+        for phase in (*settings[stage]["phases"], settings[stage]["validation"]):
+            if phase["walk_chunks"] < phase["chunks"]:
+                raise ValueError(
+                    f"{stage}: a clip of {phase['chunks']} chunks does not fit a walk of {phase['walk_chunks']}; give walk_chunks={phase['chunks']} or more"
+                )
+    return settings
+
+
 def train(cfg: DictConfig) -> Path:
     """Both stages, each from where it was left; returns the weights file."""
+    settings = checked(cfg)
     L.seed_everything(cfg.seed, verbose=False)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
-    settings = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(settings, dict)
     codec_sizes = {k: settings["codec"][k] for k in ("channels", "width", "blocks")}
     codec = ConvCodec(**codec_sizes)
     side = cfg.world.size // 8
@@ -105,7 +144,7 @@ def train(cfg: DictConfig) -> Path:
     keys = ("levels", "level_weights", "context_noise", "warmup", "decay", "lr_muon", "lr_adam")
     module = DenoiserTraining(network, codec, steps=length(cfg.denoiser), **{k: settings["denoiser"][k] for k in keys})
     if module.steps:
-        samples = SampleGrid(out / "samples", instantiate(cfg.samples, _convert_="all"), model, seen)
+        samples = SampleGrid(out / "samples", build(settings["samples"], "samples", World), model, seen)
         recall = RecallCurve(out / "samples", Scenery(**cfg.world), model, **settings["recall"], seen=seen)
         fit("denoiser", module, cfg.denoiser, cfg, 2, [samples, recall, EMAWeightAveraging(decay=cfg.denoiser.ema)], network)
     save_weights(out / "rooms.safetensors", model | {"steps": seen + module.steps}, pack(codec, network))

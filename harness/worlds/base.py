@@ -2,15 +2,40 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from harness.datatypes import Trajectory
+from harness.settings.ranges import Ge, Gt, Le
+from harness.system.meters import free_bytes
 from harness.worlds.ground import Ground
 from harness.worlds.revisits import outbound
 
+BYTES_PX = 24  # three colours in float32, of a generated and of a true view
 PROTOCOLS = ("guided", "free")
+Protocol = Literal["guided", "free"]
+Split = Literal["train", "validation", "test"]
+Trajectories = Annotated[int, Ge(1), Le(100_000)]
+Step = Annotated[float, Ge(0), Le(1000)]  # metres a frame
+Turn = Annotated[float, Gt(0), Le(180)]  # degrees a frame
+Held = Annotated[int, Ge(0), Le(100_000)]  # frames
+ChunkPx = Annotated[int, Ge(1), Le(1000)]  # video frames
+
+
+def refuse_too_large(frames: int, size: Sequence[int], shorter: str) -> None:
+    """Raise ValueError, with the numbers, for a trajectory whose true and generated views the memory at hand cannot hold.
+
+    shorter: the settings that make it shorter.
+    """
+    need, free = frames * size[0] * size[1] * BYTES_PX, free_bytes(torch.device("cpu"))
+    if free is not None and need > free:
+        raise ValueError(
+            f"world.size={list(size)}: {frames:,} video frames of {size[0]}x{size[1]} pixels take {need / 1e9:,.1f} GB ({BYTES_PX} bytes a pixel), "
+            f"and {free / 1e9:,.1f} GB of memory are free; use a smaller world.size or {shorter}"
+        )
 
 
 class World(ABC):

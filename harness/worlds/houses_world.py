@@ -1,9 +1,11 @@
 """`world=houses`: tours of held-out houses that come back to a room after other rooms."""
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from harness.datatypes import Trajectory
-from harness.worlds.base import PROTOCOLS, World
+from harness.settings.ranges import Angle, Count, Le, Len, Natural, Share, Size
+from harness.worlds.base import ChunkPx, Protocol, Split, Step, Turn, World, refuse_too_large
 from harness.worlds.covisibility import CoVisibility
 from harness.worlds.ground import Ground
 from harness.worlds.houses import House, make_house, plan_house
@@ -29,36 +31,31 @@ class HousesWorld(World):
 
     def __init__(
         self,
-        trajectories: int,
-        chunks: int,
-        route: str,
-        returns: int,
-        gap: int,
-        protocol: str,
-        split: str,
-        start: int,
-        size: Sequence[int],
-        fov: float,
-        step: float,
-        degrees: float,
-        rooms: Sequence[int],
-        twins: float,
-        loops: float,
-        min_gap: int,
-        overlap: float,
-        chunk_px: int,
+        trajectories: Annotated[Count, Le(SPARE)],
+        chunks: Annotated[Count, Le(100_000)],
+        route: Literal["any", "far", "loop", "twins"],
+        returns: Annotated[Count, Le(1000)],
+        gap: Annotated[Natural, Le(100_000)],
+        protocol: Protocol,
+        split: Split,
+        start: Natural,
+        size: Size,
+        fov: Angle,
+        step: Step,
+        degrees: Turn,
+        rooms: Annotated[Sequence[Count], Len(2, 2)],
+        twins: Share,
+        loops: Share,
+        min_gap: Natural,
+        overlap: Share,
+        chunk_px: ChunkPx,
     ) -> None:
-        if not 1 <= trajectories <= SPARE:
-            raise ValueError(f"world.trajectories={trajectories}; use 1 to {SPARE}")
-        if split not in SEEDS:
-            raise ValueError(f"world.split={split!r}; use one of {', '.join(SEEDS)}")
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"world.protocol={protocol!r}; use one of {', '.join(PROTOCOLS)}")
         if start < 0 or start + trajectories + TRIES * SPARE > len(SEEDS[split]):
             raise ValueError(f"world.start={start}; a split has {len(SEEDS[split])} houses, use 0 to {len(SEEDS[split]) - trajectories - TRIES * SPARE}")
         check_rooms(tuple(rooms), twins, loops)
         self.wish = Wish(chunks * chunk_px, step, degrees, route, returns, gap * chunk_px)
         self.protocol, self.seeds, self.start = protocol, SEEDS[split], start
+        refuse_too_large(chunks * chunk_px, size, "fewer world.chunks")
         self.house = (tuple(rooms), twins, loops)
         self.size, self.fov = (size[0], size[1]), fov
         self.tolerance, self.chunk_px = Tolerance(min_gap, overlap), chunk_px

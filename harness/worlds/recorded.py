@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.datatypes import Trajectory
+from harness.settings.ranges import Angle, Count, Natural, Positive, Share, Size, Weight
 from harness.system.files import folders_below
-from harness.worlds.base import PROTOCOLS, World, given_frames
+from harness.worlds.base import ChunkPx, Held, Protocol, World, given_frames
 from harness.worlds.formats import WANTED, find_cameras
 from harness.worlds.formats.arrays import named, read_array
 from harness.worlds.formats.cameras import check_intrinsics
@@ -43,30 +45,28 @@ class RecordedWorld(World):
     def __init__(
         self,
         folder: str,
-        size: Sequence[int],
-        protocol: str,
-        lead_in: int,
-        intrinsics_size: Sequence[int],
-        fps: float,
-        min_gap: int,
-        overlap: float,
-        chunk_px: int,
-        stride_px: int = 1,
-        path_fps: float | None = None,
-        step: float | None = None,
-        fov: float | None = None,
-        metres_tolerance: float = 0.05,
-        degrees_tolerance: float = 2.0,
-        depth: float | None = None,
-        convention: str | None = None,
-        direction: str | None = None,
+        size: Size,
+        protocol: Protocol,
+        lead_in: Held,
+        intrinsics_size: Size,
+        fps: Positive,
+        min_gap: Natural,
+        overlap: Share,
+        chunk_px: ChunkPx,
+        stride_px: Count = 1,
+        path_fps: Positive | None = None,
+        step: Positive | None = None,
+        fov: Angle | None = None,
+        metres_tolerance: Weight = 0.05,
+        degrees_tolerance: Weight = 2.0,
+        depth: Positive | None = None,
+        convention: Literal["opencv", "opengl"] | None = None,
+        direction: Literal["c2w", "w2c"] | None = None,
         encoding: str | None = None,
     ) -> None:
         root = Path(folder).expanduser()
         if not root.is_dir():
             raise FileNotFoundError(f"world.folder={folder} is no folder; give one with poses.npy, intrinsics.npy and a first image")
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"world.protocol={protocol!r}; use one of {', '.join(PROTOCOLS)}")
         self.folders = [p for p in folders_below(root) if "sparse" not in p.relative_to(root).parts and find_cameras(p)]
         if not self.folders:
             raise FileNotFoundError(f"{folder}: no poses.npy or *_poses.npy in it or below it, nor a file of another format; known are {WANTED}")

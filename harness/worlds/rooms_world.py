@@ -1,11 +1,13 @@
 """`world=rooms`: revisit trajectories through held-out procedural rooms."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 
 from harness.datatypes import Trajectory
-from harness.worlds.base import World, given_frames
+from harness.settings.ranges import Angle, Count, Le, Len, Natural, Share, Size
+from harness.worlds.base import ChunkPx, Held, Protocol, Split, Step, Trajectories, Turn, World, given_frames, refuse_too_large
 from harness.worlds.covisibility import CoVisibility
 from harness.worlds.ground import Ground
 from harness.worlds.poses import integrate, pinhole
@@ -23,29 +25,27 @@ class RoomsWorld(World):
 
     def __init__(
         self,
-        trajectories: int,
-        specs: Sequence[str],
-        protocol: str,
-        split: str,
-        size: Sequence[int],
-        fov: float,
-        step: float,
-        degrees: float,
-        move_frames: int,
-        hold_frames: int,
-        min_gap: int,
-        overlap: float,
-        chunk_px: int,
-        repeat: int = 1,
+        trajectories: Trajectories,
+        specs: Annotated[Sequence[str], Len(1)],
+        protocol: Protocol,
+        split: Split,
+        size: Size,
+        fov: Angle,
+        step: Step,
+        degrees: Turn,
+        move_frames: Held,
+        hold_frames: Held,
+        min_gap: Natural,
+        overlap: Share,
+        chunk_px: ChunkPx,
+        repeat: Annotated[Count, Le(100_000)] = 1,
     ) -> None:
-        if trajectories < 1:
-            raise ValueError(f"world.trajectories={trajectories}; use 1 or more")
-        if split not in SEEDS:
-            raise ValueError(f"world.split={split!r}; use one of {', '.join(SEEDS)}")
         self.specs, self.protocol, self.seeds = list(specs), protocol, SEEDS[split]
         self.size, self.fov, self.step = (size[0], size[1]), fov, step
         self.grammar = (degrees, move_frames, hold_frames)
         self.tolerance, self.chunk_px, self.repeat = Tolerance(min_gap, overlap), chunk_px, repeat
+        longest = max(len(parse(spec, *self.grammar)) for spec in self.specs) * repeat
+        refuse_too_large(longest, self.size, "fewer frames (world.specs, world.repeat)")
         self._names = tuple(f"{split}{i:04d}_{self.specs[i % len(self.specs)]}" for i in range(trajectories))
 
     @property

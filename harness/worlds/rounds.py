@@ -1,9 +1,12 @@
 """`world=rounds`: a walk without an end, for what must not grow."""
 
+from typing import Annotated
+
 import torch
 
 from harness.datatypes import RevisitPair, Trajectory
-from harness.worlds.base import World
+from harness.settings.ranges import Angle, Count, Le, Size
+from harness.worlds.base import ChunkPx, Held, Step, Turn, World, refuse_too_large
 from harness.worlds.poses import integrate, pinhole
 from harness.worlds.rooms import SEEDS, make_room, place, render
 from harness.worlds.scripted import pad, parse
@@ -18,11 +21,19 @@ class RoundsWorld(World):
     """
 
     def __init__(
-        self, chunks: int, spec: str, size: tuple[int, int], fov: float, step: float, degrees: float, move_frames: int, hold_frames: int, chunk_px: int
+        self,
+        chunks: Annotated[Count, Le(1_000_000)],
+        spec: str,
+        size: Size,
+        fov: Angle,
+        step: Step,
+        degrees: Turn,
+        move_frames: Held,
+        hold_frames: Held,
+        chunk_px: ChunkPx,
     ) -> None:
-        if chunks < 1:
-            raise ValueError(f"world.chunks={chunks}; use 1 or more")
         self.chunks, self.spec, self.size, self.fov, self.step = chunks, spec, (size[0], size[1]), fov, step
+        refuse_too_large(chunks * chunk_px, size, "fewer world.chunks")
         self.grammar, self.chunk_px = (degrees, move_frames, hold_frames), chunk_px
 
     @property

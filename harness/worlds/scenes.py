@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 import yaml
@@ -12,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.datatypes import RevisitPair, Trajectory
-from harness.worlds.base import World
+from harness.settings.ranges import Angle, Count, Len, Natural, Positive, Share, Size, Weight
+from harness.worlds.base import ChunkPx, Held, Step, Turn, World
 from harness.worlds.frusta import reach
 from harness.worlds.paths import check_stride, frame_rate, read_path, whole_chunks
 from harness.worlds.pictures import IMAGES, pictures_in, read_image, resize
@@ -70,33 +72,29 @@ class ScenesWorld(World):
     def __init__(
         self,
         folder: str,
-        trajectories: Sequence[str],
-        size: Sequence[int],
-        fov: float,
-        step: float,
-        degrees: float,
-        move_frames: int,
-        hold_frames: int,
-        fps: float,
-        min_gap: int,
-        overlap: float,
-        chunk_px: int = 12,
-        stride_px: int = 4,
-        path_fps: float | None = None,
-        protocol: str = "free",
-        metres_tolerance: float = 0.05,
-        degrees_tolerance: float = 2.0,
-        depth: float | None = None,
-        convention: str | None = None,
-        direction: str | None = None,
+        trajectories: Annotated[Sequence[str], Len(1)] | str,
+        size: Size,
+        fov: Angle,
+        step: Step,
+        degrees: Turn,
+        move_frames: Held,
+        hold_frames: Held,
+        fps: Positive,
+        min_gap: Natural,
+        overlap: Share,
+        chunk_px: ChunkPx = 12,
+        stride_px: Count = 4,
+        path_fps: Positive | None = None,
+        protocol: Literal["free"] = "free",
+        metres_tolerance: Weight = 0.05,
+        degrees_tolerance: Weight = 2.0,
+        depth: Positive | None = None,
+        convention: Literal["opencv", "opengl"] | None = None,
+        direction: Literal["c2w", "w2c"] | None = None,
         encoding: str | None = None,
     ) -> None:
-        if protocol != "free":
-            raise ValueError(f"world.protocol={protocol!r}: a scene has a first image and no other true view to give; use free")
         if not size or len(size) != 2 or min(size) < 1:
             raise ValueError(f"world.size={size}: give the rows and columns that the backbone works at, as in world.size=[480,832]")
-        if not 0 < fov < 180:
-            raise ValueError(f"world.fov={fov}; use an angle between 0 and 180 degrees")
         self.size, self.fov, self.fps, self.step = (size[0], size[1]), fov, fps, step
         self.grammar = (degrees, move_frames, hold_frames)
         self.chunk_px, self.stride_px, self.rate = chunk_px, check_stride(stride_px, chunk_px), frame_rate(path_fps, fps)

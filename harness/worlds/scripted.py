@@ -23,6 +23,9 @@ PRESETS = {
 }
 
 
+LONGEST = 1_000_000  # video frames
+
+
 def parse(spec: str, degrees: float = 10.0, move_frames: int = 6, hold_frames: int = 3) -> Float[Tensor, "f 6"]:
     """Actions of a trajectory string; row 0 is the start pose's (zero).
 
@@ -40,6 +43,9 @@ def parse(spec: str, degrees: float = 10.0, move_frames: int = 6, hold_frames: i
     if unused := [letter + number for letter, number in tokens[:-1] if number and letter not in "RL"]:
         raise ValueError(f"trajectory {spec!r}: {unused[0]} has a number, but only turns have angles; lengths are world.move_frames and world.hold_frames")
     trailing = tokens[-1][1]
+    turned = sum(float(number or trailing or 0) for letter, number in tokens if letter in "RL") / degrees
+    if (frames := turned + len(tokens) * max(move_frames, hold_frames)) > LONGEST:
+        raise ValueError(f"trajectory {spec!r}: up to {frames:,.0f} video frames; trajectories have {LONGEST:,} at most")
     rows = [torch.zeros(1, 6)]
     for letter, number in tokens:
         if letter in "RL":

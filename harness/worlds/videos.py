@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.datatypes import RevisitPair, Trajectory
+from harness.settings.ranges import Angle, Natural, Positive, Share, Size, Weight
 from harness.worlds.base import World
 from harness.worlds.films import Film, read_film, same_shape
 from harness.worlds.frusta import reach
@@ -43,22 +45,22 @@ class VideosWorld(World):
     def __init__(
         self,
         folder: str,
-        layout: str,
+        layout: Literal["auto", "plain", "mind", "memobench", "wrbench"],
         truth: str | None,
-        size: Sequence[int] | None,
-        fov: float,
-        fps: float,
-        path_fps: float | None,
-        offset: int,
-        step: float,
-        intrinsics_size: Sequence[int] | None,
-        min_gap: int,
-        overlap: float,
-        metres_tolerance: float,
-        degrees_tolerance: float,
-        depth: float | None = None,
-        convention: str | None = None,
-        direction: str | None = None,
+        size: Size | None,
+        fov: Angle,
+        fps: Positive,
+        path_fps: Positive | None,
+        offset: Natural,
+        step: Positive,
+        intrinsics_size: Size | None,
+        min_gap: Natural,
+        overlap: Share,
+        metres_tolerance: Weight,
+        degrees_tolerance: Weight,
+        depth: Positive | None = None,
+        convention: Literal["opencv", "opengl"] | None = None,
+        direction: Literal["c2w", "w2c"] | None = None,
     ) -> None:
         root, true = Path(folder).expanduser(), Path(truth).expanduser() if truth else None
         for name, given in (("folder", root), ("truth", true)):

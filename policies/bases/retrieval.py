@@ -1,16 +1,18 @@
 """World Retrieval and World Compression: a retrieval policy composed of a selector, a compressor and a placement."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
 from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Plan, Site
 from harness.policy import CachePolicy
+from harness.settings.ranges import Limit, Natural
 from policies.parts.compress.base import Compressor, Into, Kept
 from policies.parts.place.base import Placement
 from policies.parts.select.base import Selector
-from policies.parts.window import UNITS, Window, affordable, head_rows, limit_of, refuse_negative
+from policies.parts.window import Window, affordable, head_rows, limit_of
 
 
 @dataclass
@@ -29,23 +31,17 @@ class RetrievalPolicy(CachePolicy):
     selector: Selector
     compressor: Compressor
     placement: Placement
-    sink: int = 3
-    recent: int = 3
-    retrieved: float = 9
-    unit: str = "equivalents"
-    compress: str = "store"
-    blind: int = 0
+    sink: Natural = 3
+    recent: Natural = 3
+    retrieved: Limit = 9
+    unit: Literal["equivalents", "frames", "tokens", "bytes"] = "equivalents"
+    compress: Literal["store", "retrieve"] = "store"
+    blind: Natural = 0
     fallback: bool = False
     _kept: dict[int, list[Kept]] = field(default_factory=dict, init=False, repr=False)  # chunk -> choice for each slot
     _into: dict[int, Into | None] = field(default_factory=dict, init=False, repr=False)  # chunk -> where the other rows go
 
     def reset(self, geometry: Geometry) -> None:
-        refuse_negative("retrieval", sink=self.sink, recent=self.recent, blind=self.blind)
-        for name, known in (("unit", UNITS), ("compress", ("store", "retrieve"))):
-            if (value := getattr(self, name)) not in known:
-                raise ValueError(f"retrieval: {name}={value!r}; use one of {', '.join(known)}")
-        if self.retrieved < 0:
-            raise ValueError(f"retrieval: retrieved={self.retrieved}; give 0 or more (inf for no limit)")
         self._geometry, self._kept, self._into, self._observed = geometry, {}, {}, set[int]()
         self.raw_keys, self.needs_attention_scores = self.placement.moves, self.selector.needs_attention_scores or self.compressor.needs_attention_scores
         self.selector.reset(geometry)

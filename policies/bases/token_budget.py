@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import ceil, floor, inf, isfinite
+from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -11,10 +12,10 @@ from harness.cache.bank import KVBank
 from harness.cache.page import Page
 from harness.datatypes import KV, Chunk, Geometry, Plan, Site
 from harness.policy import CachePolicy
+from harness.settings.ranges import Limit, Natural
 from policies.parts.pool import best_rows, contiguous, sources
 from policies.parts.score.base import Scorer
 from policies.parts.split.base import Split
-from policies.parts.window import refuse_negative
 
 
 @dataclass
@@ -32,16 +33,13 @@ class TokenBudgetPolicy(CachePolicy):
 
     scorer: Scorer
     split: Split
-    sink: int = 3
-    recent: int = 3
-    budget: float = 9
+    sink: Natural = 3
+    recent: Natural = 3
+    budget: Limit = 9
     per_head: bool = True
-    realign: str = "none"
+    realign: Literal["none", "sink", "all"] = "none"
 
     def reset(self, geometry: Geometry) -> None:
-        refuse_negative("token_budget", sink=self.sink, recent=self.recent)
-        if self.budget < 0 or self.realign not in ("none", "sink", "all"):
-            raise ValueError(f"token_budget: budget={self.budget}, realign={self.realign!r}; use 0 or more frames (inf: no limit), and none, sink or all")
         if self.realign == "all" and not self.scorer.drops:
             raise ValueError("token_budget: realign=all re-numbers rows that stay; this scorer drops none, use realign=sink")
         self.scorer.reset(geometry)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.datatypes import KV, Chunk, Geometry
+from harness.settings.ranges import Positive, Side
 from policies.parts.chunk_table import ChunkTable
 from policies.parts.select.frustum import probes, sees
 
@@ -58,16 +59,15 @@ class ViewLikeness(Likeness):
     """Frustum overlap: the share of a view's probe points that the other view sees too (the points of the `fov` selector, see
     `policies.parts.select.frustum`). Walls hide nothing."""
 
-    grid: int = 8
-    shells: int = 4
-    near: float = 0.5
-    far: float = 8.0
+    grid: Side = 8
+    shells: Side = 4
+    near: Positive = 0.5
+    far: Positive = 8.0
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
-        if min(self.grid, self.shells) < 1 or not 0 < self.near < self.far:
-            numbers = f"grid={self.grid}, shells={self.shells}, near={self.near}, far={self.far}"
-            raise ValueError(f"view likeness: {numbers}; use at least one point and 0 < near < far")
+        if self.near >= self.far:
+            raise ValueError(f"view likeness: near={self.near}, far={self.far}; near must be below far")
 
     def describe(self, chunk: Chunk, kv: KV) -> tuple[Tensor, ...]:
         return chunk.c2w, chunk.intrinsics

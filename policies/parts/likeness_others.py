@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.datatypes import KV, Chunk, Geometry
+from harness.datatypes import KV, Chunk
+from harness.settings.ranges import Positive, Side
 from harness.worlds.poses import angle
 from policies.parts.likeness import Likeness
 from policies.parts.select.latent import described
@@ -15,13 +16,8 @@ from policies.parts.select.latent import described
 class PoseLikeness(Likeness):
     """exp(-(translation / metres + rotation / degrees)), for cameras of unknown intrinsics."""
 
-    metres: float = 1.0
-    degrees: float = 45.0
-
-    def reset(self, geometry: Geometry) -> None:
-        super().reset(geometry)
-        if min(self.metres, self.degrees) <= 0:
-            raise ValueError(f"pose likeness: metres={self.metres}, degrees={self.degrees}; both must be above 0")
+    metres: Positive = 1.0
+    degrees: Positive = 45.0
 
     def describe(self, chunk: Chunk, kv: KV) -> tuple[Tensor, ...]:
         return (chunk.c2w,)
@@ -37,12 +33,7 @@ class LatentLikeness(Likeness):
     """Cosine of pooled content, for paths without poses: the clean latents over `grid` x `grid` parts of the image, as
     the `latent` selector has it. What frames share in any case raises it, so thresholds lie nearer to 1."""
 
-    grid: int = 2
-
-    def reset(self, geometry: Geometry) -> None:
-        super().reset(geometry)
-        if self.grid < 1:
-            raise ValueError(f"latent likeness: grid={self.grid}; use 1 or more")
+    grid: Side = 2
 
     def describe(self, chunk: Chunk, kv: KV) -> tuple[Tensor, ...]:
         return (described(kv, len(chunk.frames), self.grid),)

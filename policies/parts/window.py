@@ -50,13 +50,6 @@ class Window:
         return chunk - -(-(self.recent + self.blind) // self.size)
 
 
-def refuse_negative(policy: str, **frames: float) -> None:
-    """Raises ValueError for a negative number of frames."""
-    for name, value in frames.items():
-        if value < 0:
-            raise ValueError(f"{policy}: {name}={value} frames; give 0 or more")
-
-
 def limit_of(retrieved: float, unit: str, g: Geometry) -> float:
     """A budget in rows of single heads of single layers (in frames for unit=frames): whole numbers, which sums do not change."""
     if retrieved == inf:

@@ -1,10 +1,13 @@
 """Approximate nearest neighbours by sign random projections: rows that fall into one bucket are neighbours."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from harness.settings.ranges import Ge, Le, Seed
 
 
 @dataclass(frozen=True)
@@ -15,13 +18,9 @@ class Hashing:
     a mask, on the full matrix of similarities: at the sizes of this project that is faster than walking buckets.
     """
 
-    bits: int = 8
-    tables: int = 4
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.bits <= 62 or self.tables < 1:
-            raise ValueError(f"hashing: bits={self.bits}, tables={self.tables}; use 0 to 62 bits (0: no hashing) and at least one table")
+    bits: Annotated[int, Ge(0), Le(62)] = 8
+    tables: Annotated[int, Ge(1), Le(256)] = 4
+    seed: Seed = 0
 
     def sides(self, x: Float[Tensor, "*g n d"]) -> Bool[Tensor, "*g n t b"]:
         """On which side of every hyperplane a row lies; the share of equal sides falls linearly with the angle."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from harness.cache.attention import dense
 from harness.datatypes import Geometry, Site
 from harness.policy import CachePolicy, PolicyWrapper
+from harness.settings.ranges import Gt, Le
 from policies.wrappers.ann import Hashing
 
 
@@ -25,13 +27,11 @@ class AnnCaPolicy(PolicyWrapper):
     """
 
     inner: CachePolicy
-    density: float | None = 0.5
+    density: Annotated[float, Gt(0), Le(1)] | None = 0.5
     hashing: Hashing = field(default_factory=lambda: Hashing(bits=8, tables=8))
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
-        if self.density is not None and not 0 < self.density <= 1:
-            raise ValueError(f"annca: density={self.density}; give more than 0 and at most 1, or null for the hash buckets alone")
         self._tokens = geometry.tokens
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,6 +11,7 @@ from torch import Tensor
 from harness.cache.attention import dense
 from harness.datatypes import Geometry, Site
 from harness.policy import CachePolicy, PolicyWrapper
+from harness.settings.ranges import Gt, Le, Natural
 from policies.wrappers.ann import Hashing
 
 
@@ -30,16 +32,12 @@ class AnnSaPolicy(PolicyWrapper):
     """
 
     inner: CachePolicy
-    density: float | None = 0.5
-    block: int = 0
+    density: Annotated[float, Gt(0), Le(1)] | None = 0.5
+    block: Natural = 0
     hashing: Hashing = field(default_factory=lambda: Hashing(bits=16, tables=4))
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
-        if self.density is not None and not 0 < self.density <= 1:
-            raise ValueError(f"annsa: density={self.density}; give more than 0 and at most 1, or null for the hash buckets alone")
-        if self.block < 0:
-            raise ValueError(f"annsa: block={self.block} queries; give 1 or more, or 0 for a frame's")
         if self.needs_attention_scores:
             raise ValueError(f"annsa: {type(self.inner).__name__} keeps scores of whole attention calls, which this would cut short; wrap another policy")
         self._size, self._tokens, self._now = geometry.chunk, geometry.tokens, (-1, False)

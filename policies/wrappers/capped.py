@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from math import inf
+from typing import Annotated, Literal
 
 from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy, PolicyWrapper
+from harness.settings.ranges import Gt
 
 
 @dataclass
@@ -19,12 +21,10 @@ class CappedPolicy(PolicyWrapper):
     """
 
     inner: CachePolicy
-    frames: float = 18
-    forget: str = "lru"
+    frames: Annotated[float, Gt(0)] = 18
+    forget: Literal["lru", "oldest"] = "lru"
 
     def reset(self, geometry: Geometry) -> None:
-        if not self.frames > 0 or self.forget not in ("lru", "oldest"):
-            raise ValueError(f"capped: frames={self.frames}, forget={self.forget!r}; give more than 0 frames, and lru or oldest")
         super().reset(geometry)
         self._size, self._limit = geometry.chunk, self.frames * geometry.frame_bytes
         self._used: dict[int, int] = {}  # chunk -> the last chunk whose plan named it

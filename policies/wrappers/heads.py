@@ -8,6 +8,7 @@ from torch import Tensor
 from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Plan, Site
 from harness.policy import CachePolicy, PolicyWrapper
+from harness.settings.ranges import Count, Natural, Share
 from policies.parts.reach import Reach, labels_of
 
 
@@ -31,19 +32,15 @@ class HeadsPolicy(PolicyWrapper):
     """
 
     inner: CachePolicy
-    sink: int = 3
-    recent: int = 3
-    share: float = 0.6
-    threshold: float | None = None
-    calibrate: int = 3
+    sink: Natural = 3
+    recent: Natural = 3
+    share: Share = 0.6
+    threshold: Share | None = None
+    calibrate: Count = 3
     labels: str | None = "auto"
     _trimmed: dict[int, float] = field(default_factory=dict, init=False, repr=False)  # frame -> rows held after its trimming
 
     def reset(self, geometry: Geometry) -> None:
-        if not 0 <= self.share <= 1 or self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"heads: share={self.share}, threshold={self.threshold}; both lie between 0 and 1 (threshold=null: use the share)")
-        if self.calibrate < 1 or min(self.sink, self.recent) < 0:
-            raise ValueError(f"heads: calibrate={self.calibrate} chunks, sink={self.sink}, recent={self.recent} frames; use 1 or more, 0 or more, 0 or more")
         super().reset(geometry)
         if not self.inner.rewritable:
             raise ValueError(f"heads: {type(self.inner).__name__} rewrites or re-encodes what it stores, so heads cannot be cut out of it; wrap another policy")

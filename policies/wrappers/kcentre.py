@@ -1,10 +1,12 @@
 """A bank of a fixed number of chunks."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy, PolicyWrapper
+from harness.settings.ranges import Count
 from policies.parts.likeness import Likeness
 from policies.parts.window import settled
 
@@ -25,12 +27,10 @@ class KCentrePolicy(PolicyWrapper):
 
     inner: CachePolicy
     likeness: Likeness
-    chunks: int = 6
-    rule: str = "kcentre"
+    chunks: Count = 6
+    rule: Literal["kcentre", "fifo"] = "kcentre"
 
     def reset(self, geometry: Geometry) -> None:
-        if self.chunks < 1 or self.rule not in ("kcentre", "fifo"):
-            raise ValueError(f"kcentre: chunks={self.chunks}, rule={self.rule!r}; use 1 or more, and kcentre or fifo")
         super().reset(geometry)
         self.likeness.reset(geometry)
         self._size, self._last = geometry.chunk, -1

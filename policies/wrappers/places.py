@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from math import inf
+from typing import Annotated, Literal
 
 from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy, PolicyWrapper
+from harness.settings.ranges import Ge, Limit
 from policies.parts.likeness import Likeness
 from policies.parts.window import settled
 
@@ -29,16 +31,12 @@ class PlacesPolicy(PolicyWrapper):
 
     inner: CachePolicy
     likeness: Likeness
-    theta: float = 0.85
-    members: float = 1
-    keep: str = "first"
-    places: float = inf
+    theta: Limit = 0.85
+    members: Annotated[Limit, Ge(1)] = 1
+    keep: Literal["first", "newest"] = "first"
+    places: Annotated[Limit, Ge(1)] = inf
 
     def reset(self, geometry: Geometry) -> None:
-        if self.theta < 0 or min(self.members, self.places) < 1:
-            raise ValueError(f"places: theta={self.theta}, members={self.members}, places={self.places}; use 0 or more, and at least 1 (inf for no limit)")
-        if self.keep not in ("first", "newest"):
-            raise ValueError(f"places: keep={self.keep!r}; use first or newest")
         super().reset(geometry)
         self.likeness.reset(geometry)
         self._size, self._last = geometry.chunk, -1

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy, PolicyWrapper
-from policies.parts.window import Window, refuse_negative
+from harness.settings.ranges import Natural
+from policies.parts.window import Window
 
 
 @dataclass
@@ -27,12 +28,11 @@ class ReencodePolicy(PolicyWrapper):
     """
 
     inner: CachePolicy
-    sink: int = 3
-    recent: int = 3
+    sink: Natural = 3
+    recent: Natural = 3
     rewritable = False
 
     def reset(self, geometry: Geometry) -> None:
-        refuse_negative("reencode", sink=self.sink, recent=self.recent)
         super().reset(geometry)
         if self.inner.pooled or not self.inner.rewritable:
             raise ValueError(f"reencode: {type(self.inner).__name__} cuts or joins the pages that it stores, and whole chunks are encoded again; wrap another")

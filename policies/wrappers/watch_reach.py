@@ -6,6 +6,7 @@ from torch import Tensor
 
 from harness.datatypes import Geometry, Site
 from harness.policy import CachePolicy, PolicyWrapper
+from harness.settings.ranges import Natural
 from policies.parts.reach import Reach
 
 
@@ -15,8 +16,8 @@ class WatchReachPolicy(PolicyWrapper):
 
     inner: CachePolicy
     chunks: frozenset[int]
-    sink: int = 3
-    recent: int = 3
+    sink: Natural = 3
+    recent: Natural = 3
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)

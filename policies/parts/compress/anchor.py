@@ -1,6 +1,7 @@
 """World Compression: the anchor frame whole, of the others the tokens that are least like it."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.datatypes import KV, Chunk, Geometry, Site
+from harness.settings.ranges import Share
 from policies.parts.compress.base import Compressor, Kept, lowest, share_of
 from policies.parts.split.base import Split, Uniform
 
@@ -31,21 +33,14 @@ class AnchorCompressor(Compressor):
     anchor and stays whole.
     """
 
-    ratio: float = 0.25
-    similarity: str = "mean"
-    budget: str = "frame"
-    keys: str = "rotated"
+    ratio: Share = 0.25
+    similarity: Literal["mean", "centroid", "colocated", "max"] = "mean"
+    budget: Literal["frame", "pooled"] = "frame"
+    keys: Literal["rotated", "raw"] = "rotated"
     rotate: bool = False
     split: Split = field(default_factory=Uniform)
 
     def reset(self, geometry: Geometry) -> None:
-        if not 0 <= self.ratio <= 1:
-            raise ValueError(f"anchor compressor: ratio={self.ratio}; the kept share lies between 0 and 1")
-        if self.similarity not in SIMILARITIES or self.budget not in ("frame", "pooled"):
-            known = ", ".join(SIMILARITIES)
-            raise ValueError(f"anchor compressor: similarity={self.similarity!r}, budget={self.budget!r}; use one of {known}, and frame or pooled")
-        if self.keys not in ("rotated", "raw"):
-            raise ValueError(f"anchor compressor: keys={self.keys!r}; use rotated or raw")
         self._tokens, self._chunk, self._layers = geometry.tokens, geometry.chunk, geometry.layers
         self.split.reset(geometry)
         self.joint, self.needs_attention_scores = self.budget == "pooled", self.split.needs_attention_scores

@@ -1,10 +1,12 @@
 """Compressors that look at nothing: what a score has to beat."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from harness.datatypes import KV, Chunk, Geometry
+from harness.settings.ranges import Seed, Share
 from policies.parts.compress.base import Compressor, Kept, share_of
 
 
@@ -14,14 +16,12 @@ class BlindCompressor(Compressor):
     `uniform` (evenly spaced). anchor: spare the chunk's first frame, as World Compression does, so that only the score differs.
     """
 
-    rows: str = "random"
-    ratio: float = 0.25
+    rows: Literal["random", "uniform"] = "random"
+    ratio: Share = 0.25
     anchor: bool = True
-    seed: int = 0
+    seed: Seed = 0
 
     def reset(self, geometry: Geometry) -> None:
-        if self.rows not in ("random", "uniform") or not 0 <= self.ratio <= 1:
-            raise ValueError(f"blind compressor: rows={self.rows!r}, ratio={self.ratio}; use random or uniform, and a share between 0 and 1")
         self._tokens, self._layers = geometry.tokens, geometry.layers
 
     def keep(self, chunk: Chunk, kv: KV, slot: int = 0) -> Kept:

@@ -1,11 +1,13 @@
 """Keep the keys that differ most from the chunk's own average."""
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 
 from harness.datatypes import KV, Chunk, Geometry
+from harness.settings.ranges import Gt, Le
 from policies.parts.compress.base import Compressor, Kept, lowest, share_of
 
 
@@ -19,15 +21,11 @@ class KeyDiffCompressor(Compressor):
     set of rows for all heads of a layer, so heads are concatenated, and the recent window is the policy's own.
     """
 
-    ratio: float = 0.5
-    budget: str = "frame"
-    keys: str = "rotated"
+    ratio: Annotated[float, Gt(0), Le(1)] = 0.5
+    budget: Literal["frame", "pooled"] = "frame"
+    keys: Literal["rotated", "raw"] = "rotated"
 
     def reset(self, geometry: Geometry) -> None:
-        if not 0 < self.ratio <= 1:
-            raise ValueError(f"keydiff compressor: ratio={self.ratio}; the kept share is above 0 and at most 1")
-        if self.budget not in ("frame", "pooled") or self.keys not in ("rotated", "raw"):
-            raise ValueError(f"keydiff compressor: budget={self.budget!r}, keys={self.keys!r}; use frame or pooled, rotated or raw")
         self._tokens = geometry.tokens
         self.joint = self.budget == "pooled"
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 
 class Placement(ABC):
@@ -38,13 +39,11 @@ class Rebased(Placement):
     farthest). sink: also move the sink, to directly before the retrieved chunks; the released code leaves it at 0.
     """
 
-    order: str = "time"
+    order: Literal["time", "similarity"] = "time"
     sink: bool = True
     moves = True
 
     def __post_init__(self) -> None:
-        if self.order not in ("time", "similarity"):
-            raise ValueError(f"rebased placement: order={self.order!r}; use time or similarity")
         self.by_similarity = self.order == "similarity"
 
     def times(self, sink: list[int], retrieved: list[list[int]], recent: list[int], start: int, size: int) -> tuple[float, ...]:

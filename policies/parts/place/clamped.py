@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from harness.settings.ranges import Count
 from policies.parts.place.base import Placement
 
 
@@ -13,13 +14,9 @@ class Clamped(Placement):
     span: frames from the oldest position to the end of the chunk to come, both included.
     """
 
-    span: int = 21
+    span: Count = 21
     moves = True
     by_similarity = False
-
-    def __post_init__(self) -> None:
-        if self.span < 1:
-            raise ValueError(f"clamped placement: span={self.span} frames; give 1 or more")
 
     def times(self, sink: list[int], retrieved: list[list[int]], recent: list[int], start: int, size: int) -> tuple[float, ...]:
         oldest = start + size - self.span

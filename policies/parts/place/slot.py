@@ -1,7 +1,9 @@
 """Fixed positions for what comes back."""
 
 from dataclasses import dataclass
+from typing import Literal
 
+from harness.settings.ranges import Count
 from policies.parts.place.base import Placement
 
 
@@ -16,17 +18,13 @@ class Slot(Placement):
     similarity (the closest view nearest). sink: move the sink too, to directly before the farthest slot.
     """
 
-    slots: str = "one"
-    distance: int = 3
-    order: str = "time"
+    slots: Literal["one", "each"] = "one"
+    distance: Count = 3
+    order: Literal["time", "similarity"] = "time"
     sink: bool = True
     moves = True
 
     def __post_init__(self) -> None:
-        if self.slots not in ("one", "each") or self.order not in ("time", "similarity"):
-            raise ValueError(f"slot placement: slots={self.slots!r}, order={self.order!r}; use one or each, time or similarity")
-        if self.distance < 1:
-            raise ValueError(f"slot placement: distance={self.distance}; slots lie at least 1 frame before the recent ones")
         self.by_similarity = self.order == "similarity"
 
     def times(self, sink: list[int], retrieved: list[list[int]], recent: list[int], start: int, size: int) -> tuple[float, ...]:

@@ -1,6 +1,7 @@
 """Score rows by the attention that they receive, less what they have in common with the others."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,8 @@ from torch import Tensor
 from harness.cache.bank import KVBank
 from harness.cache.page import Page
 from harness.datatypes import Geometry
-from policies.parts.score.mass import MassScorer
+from harness.settings.ranges import Share
+from policies.parts.score.mass import Kernel, MassScorer, Pool
 
 
 @dataclass
@@ -24,16 +26,14 @@ class FlowScorer(MassScorer):
     the shares' softmax there runs over the past alone, here over sink and recent rows too.
     """
 
-    mix: float = 0.07
-    keys: str = "raw"
-    kernel: int = 7
-    pool: str = "max"
+    mix: Share = 0.07
+    keys: Literal["raw", "rotated"] = "raw"
+    kernel: Kernel = 7
+    pool: Pool = "max"
     own: bool = False
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
-        if self.keys not in ("raw", "rotated") or not 0 <= self.mix <= 1:
-            raise ValueError(f"flow scorer: keys={self.keys!r}, mix={self.mix}; use raw or rotated, and a share between 0 and 1")
         self.raw_keys = self.keys == "raw"
 
     def score(self, frames: tuple[int, ...], bank: KVBank) -> Tensor:

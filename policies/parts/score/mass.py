@@ -1,6 +1,7 @@
 """Score rows by the attention that they receive."""
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +11,12 @@ from torch import Tensor
 from harness.cache.attention import received, weights
 from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Site
+from harness.settings.ranges import Natural, Rule, Share
 from policies.parts.score.base import Scorer
 
 POOLS = {"mean": F.avg_pool1d, "max": F.max_pool1d}
+Pool = Literal["mean", "max"]
+Kernel = Annotated[int, Rule(lambda n: n >= 1 and n % 2 == 1, "an odd whole number from 1")]
 
 
 @dataclass
@@ -33,18 +37,14 @@ class MassScorer(Scorer):
     Deep Forcing's queries are those of the 4 newest latent frames, here those of the newest chunk.
     """
 
-    decay: float = 0.0
-    kernel: int = 1
-    pool: str = "mean"
-    queries: int = 0
+    decay: Share = 0.0
+    kernel: Kernel = 1
+    pool: Pool = "mean"
+    queries: Natural = 0
     own: bool = True
     spread: float = 0.0
 
     def reset(self, geometry: Geometry) -> None:
-        if not 0 <= self.decay <= 1 or self.queries < 0:
-            raise ValueError(f"mass scorer: decay={self.decay}, queries={self.queries}; use a decay between 0 and 1, and 0 or more queries")
-        if self.kernel < 1 or self.kernel % 2 == 0 or self.pool not in POOLS:
-            raise ValueError(f"mass scorer: kernel={self.kernel}, pool={self.pool!r}; use an odd kernel, and {' or '.join(POOLS)}")
         self._layers, self._size = geometry.layers, geometry.chunk
         self._mass: dict[int, Tensor] = {}  # frame -> l n h
         self._shares: dict[int, Tensor] = {}  # layer -> h n, in the order of the window

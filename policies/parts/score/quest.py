@@ -1,12 +1,14 @@
 """Score pages of rows by the greatest logit that any of their keys could have."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Site
+from harness.settings.ranges import Count
 from policies.parts.score.base import Scorer
 
 
@@ -23,17 +25,15 @@ class QuestScorer(Scorer):
     first two layers dense, which here would need a window of the whole past.
     """
 
-    page: int = 16
-    parts: int = 3
-    queries: str = "current"
+    page: Count = 16
+    parts: Count = 3
+    queries: Literal["current", "last"] = "current"
     drops = False
 
     def reset(self, geometry: Geometry) -> None:
         rows = geometry.chunk * geometry.tokens
-        if self.page < 1 or self.parts < 1 or rows % self.parts:
-            raise ValueError(f"quest scorer: page={self.page}, parts={self.parts}; use a page of 1 or more rows, and parts that divide {rows} rows")
-        if self.queries not in ("current", "last"):
-            raise ValueError(f"quest scorer: queries={self.queries!r}; use current or last")
+        if rows % self.parts:
+            raise ValueError(f"quest scorer: parts={self.parts}; use parts that divide the {rows} rows of a chunk")
         self.probes = self.queries == "current"
         self._layers, self._tokens = geometry.layers, geometry.tokens
         self._ends: dict[int, Tensor] = {}  # frame -> extremes of its pages, l 2 p h d

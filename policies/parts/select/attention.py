@@ -1,6 +1,7 @@
 """Order by attention: pooled queries against pooled keys."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,11 +22,9 @@ class AttentionSelector(Selector):
 
     needs_attention_scores = True  # without annotation: not a field
 
-    queries: str = "current"
+    queries: Literal["current", "last"] = "current"
 
     def reset(self, geometry: Geometry) -> None:
-        if self.queries not in ("current", "last"):
-            raise ValueError(f"attention selector: queries={self.queries!r}; use current or last")
         self.probes = self.queries == "current"
         self._chunk, self._layers = geometry.chunk, geometry.layers
         self._keys = ChunkTable()

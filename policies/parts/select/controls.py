@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from harness.datatypes import Chunk
+from harness.settings.ranges import Seed
 from policies.parts.select.base import Selector, by_score
 
 
@@ -13,7 +14,7 @@ from policies.parts.select.base import Selector, by_score
 class RandomSelector(Selector):
     """A random order, the same for the same seed and chunk."""
 
-    seed: int = 0
+    seed: Seed = 0
 
     def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
         g = torch.Generator().manual_seed(self.seed * 100_003 + chunk.index)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.datatypes import Chunk, Geometry
+from harness.datatypes import Chunk
+from harness.settings.ranges import Share
 from policies.parts.select.base import by_score
 from policies.parts.select.frustum import FrustumSelector
 
@@ -21,12 +22,7 @@ class CoverageSelector(FrustumSelector):
     covers surfaces of known depth, WorldMem subtracts the age of a view; neither is done here.
     """
 
-    again: float = 0.5
-
-    def reset(self, geometry: Geometry) -> None:
-        super().reset(geometry)
-        if not 0 <= self.again <= 1:
-            raise ValueError(f"coverage selector: again={self.again}; the worth of a further view lies between 0 and 1")
+    again: Share = 0.5
 
     def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> Iterator[int]:
         if not candidates:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.datatypes import KV, Chunk, Geometry
+from harness.settings.ranges import Positive, Side
 from policies.parts.chunk_table import ChunkTable
 from policies.parts.select.base import Selector
 
@@ -23,16 +24,14 @@ class FrustumSelector(Selector):
     Chunks whose cameras are the same to 1e-4 are looked at once.
     """
 
-    grid: int = 8
-    shells: int = 4
-    near: float = 0.5
-    far: float = 8.0
+    grid: Side = 8
+    shells: Side = 4
+    near: Positive = 0.5
+    far: Positive = 8.0
 
     def reset(self, geometry: Geometry) -> None:
-        if min(self.grid, self.shells) < 1 or not 0 < self.near < self.far:
-            raise ValueError(
-                f"frustum selector: grid={self.grid}, shells={self.shells}, near={self.near}, far={self.far}; use at least one point and 0 < near < far"
-            )
+        if self.near >= self.far:
+            raise ValueError(f"frustum selector: near={self.near}, far={self.far}; near must be below far")
         self._size = geometry.chunk
         self._cameras = ChunkTable()
         self._cameras.reset()

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.datatypes import KV, Chunk, Geometry
+from harness.settings.ranges import Natural, Side
 from policies.parts.chunk_table import ChunkTable
 from policies.parts.select.base import Selector, by_score
 
@@ -22,12 +23,10 @@ class LatentSelector(Selector):
     whole frame (grid=1) and leaves out its 5 newest evicted frames; both are fields here, and a chunk counts whole.
     """
 
-    grid: int = 1
-    newest: int = 3
+    grid: Side = 1
+    newest: Natural = 3
 
     def reset(self, geometry: Geometry) -> None:
-        if self.grid < 1 or self.newest < 0:
-            raise ValueError(f"latent selector: grid={self.grid}, newest={self.newest}; use a grid of 1 or more and 0 or more frames")
         self._size = geometry.chunk
         self._descriptors = ChunkTable()
         self._descriptors.reset()

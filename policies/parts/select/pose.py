@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from harness.datatypes import KV, Chunk, Geometry
+from harness.settings.ranges import Positive
 from harness.worlds.poses import angle
 from policies.parts.chunk_table import ChunkTable
 from policies.parts.select.base import Selector
@@ -17,12 +18,10 @@ class PoseSelector(Selector):
     as `degrees` of rotation.
     """
 
-    metres: float = 1.0
-    degrees: float = 45.0
+    metres: Positive = 1.0
+    degrees: Positive = 45.0
 
     def reset(self, geometry: Geometry) -> None:
-        if min(self.metres, self.degrees) <= 0:
-            raise ValueError(f"pose selector: metres={self.metres}, degrees={self.degrees}; both must be above 0")
         self._poses = ChunkTable()
         self._poses.reset()
 

@@ -1,11 +1,13 @@
 """Order by what the queries ask for: pooled queries against summaries of the keys."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from harness.datatypes import KV, Chunk, Geometry, Site
+from harness.settings.ranges import Count
 from policies.parts.chunk_table import ChunkTable
 from policies.parts.select.base import Selector, by_score
 
@@ -27,21 +29,15 @@ class QuerySelector(Selector):
 
     needs_attention_scores = True  # without annotation: not a field
 
-    bound: str = "mean"
-    heads: str = "vote"
-    parts: int = 1
-    queries: str = "current"
-    per: str = "shared"
+    bound: Literal["mean", "quest"] = "mean"
+    heads: Literal["vote", "sum"] = "vote"
+    parts: Count = 1
+    queries: Literal["current", "last"] = "current"
+    per: Literal["shared", "layer", "head"] = "shared"
 
     def reset(self, geometry: Geometry) -> None:
-        if self.bound not in ("mean", "quest") or self.heads not in ("sum", "vote"):
-            raise ValueError(f"query selector: bound={self.bound!r}, heads={self.heads!r}; use mean or quest, sum or vote")
-        if self.queries not in ("current", "last"):
-            raise ValueError(f"query selector: queries={self.queries!r}; use current or last")
         self.probes = self.queries == "current"
-        if self.per not in ("shared", "layer", "head"):
-            raise ValueError(f"query selector: per={self.per!r}; use shared, layer or head")
-        if self.parts < 1 or (geometry.chunk * geometry.tokens) % self.parts:
+        if (geometry.chunk * geometry.tokens) % self.parts:
             raise ValueError(f"query selector: parts={self.parts} does not divide the {geometry.chunk * geometry.tokens} rows of a chunk")
         self._chunk, self._layers = geometry.chunk, geometry.layers
         self._keys = ChunkTable()

@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Annotated
 
 from jaxtyping import Float
 from torch import Tensor
 
 from harness.datatypes import Geometry, Site
+from harness.settings.ranges import Ge
 
 
 class Split(ABC):
@@ -63,12 +65,7 @@ class Pyramid(Split):
     steps. Uncertain: measured on language models; whether a video model's early layers attend more widely is open. beta
     below 1 turns the pyramid round, 1 is uniform."""
 
-    beta: float = 20.0
-
-    def reset(self, geometry: Geometry) -> None:
-        super().reset(geometry)
-        if self.beta < 0.5:
-            raise ValueError(f"pyramid split: beta={self.beta}; the last layer cannot get more than twice the average, use 0.5 or more")
+    beta: Annotated[float, Ge(0.5)] = 20.0
 
     def weights(self) -> list[float]:
         steps = [i / max(self._layers - 1, 1) for i in range(self._layers)]

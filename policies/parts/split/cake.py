@@ -7,6 +7,7 @@ from torch import Tensor
 
 from harness.cache.attention import weights
 from harness.datatypes import Geometry, Site
+from harness.settings.ranges import Positive
 from policies.parts.score.mass import past_only
 from policies.parts.split.base import Split
 
@@ -25,13 +26,11 @@ class CakeSplit(Split):
     """
 
     needs_attention_scores = True  # without annotation: not a field
-    tau_dispersion: float = 1.0
-    tau_shift: float = 1.0
+    tau_dispersion: Positive = 1.0
+    tau_shift: Positive = 1.0
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
-        if min(self.tau_dispersion, self.tau_shift) <= 0:
-            raise ValueError(f"cake split: tau_dispersion={self.tau_dispersion}, tau_shift={self.tau_shift}; both must be above 0")
         self._frames = geometry.chunk
         self._preference = torch.zeros(geometry.layers, dtype=torch.float64, device=geometry.device)
 

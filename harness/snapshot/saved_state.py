@@ -1,0 +1,45 @@
+"""What a saved session must look like before anything of it is put to use."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.datatypes import ChunkStats, Geometry, Plan, Trajectory
+
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "path": Trajectory, "seed": int, "forced": Tensor, "done": int, "noise": str, "rows": dict, "window": dict, "policy": dict,
+    "coming": (Plan, type(None)), "backbone": dict, "frames": Tensor, "latents": Tensor, "stats": list,
+}  # fmt: skip
+
+
+def check_state(state: Mapping[str, Any], g: Geometry) -> None:
+    """Names, types, shapes, dtypes and finiteness, and that all parts tell of the same chunks. Raises ValueError."""
+    if state.keys() != KINDS.keys():
+        raise ValueError(f"its parts are {', '.join(state) or 'none'}")
+    for name, kind in KINDS.items():
+        if not isinstance(state[name], kind) or isinstance(state[name], bool):
+            raise ValueError(f"{name} is a {type(state[name]).__name__}")
+    done = state["done"]
+    if done < 1:
+        raise ValueError(f"done={done} chunks")
+    frames, px = done * g.chunk, g.frames_px(done * g.chunk)
+    path: Trajectory = state["path"]
+    shapes = {
+        "latents": (state["latents"], (frames, None, None)),
+        "frames": (state["frames"], (px, 3, None, None)),
+        "path.c2w": (path.c2w, (px, 4, 4)),
+        "path.intrinsics": (path.intrinsics, (px, 4)),
+        "path.actions": (path.actions, (px, 6)),
+        "path.images": (path.images, (None, 3, None, None)),
+    }
+    for name, (tensor, shape) in shapes.items():
+        if not isinstance(tensor, Tensor) or tensor.dim() != len(shape) or any(n is not None and n != m for n, m in zip(shape, tensor.shape, strict=True)):
+            raise ValueError(f"{name} is no tensor of {' x '.join('any' if n is None else str(n) for n in shape)}, as {done} chunks have it")
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} has numbers that are not finite")
+    if not isinstance(path.name, str) or not all(isinstance(s, ChunkStats) for s in state["stats"]) or len(state["stats"]) != done:
+        raise ValueError(f"its statistics are not those of {done} chunks")
+    if state["forced"].numel() and (state["forced"].dim() != 3 or not bool(torch.isfinite(state["forced"]).all())):
+        raise ValueError("forced has no latents, or numbers that are not finite")
