@@ -14,6 +14,7 @@ import torch
 
 from harness.datatypes import Rollout, Trajectory
 from harness.evaluation.callbacks import ResultWriter
+from harness.evaluation.live import LiveLog
 from harness.evaluation.runner import Outcome
 from harness.reporting import media
 from harness.results.run_folder import Record, RunFolder
@@ -88,7 +89,7 @@ def outcome():
 
 
 def write(folder: RunFolder, outcome, module):
-    writer = ResultWriter(folder, videos=1)
+    writer = ResultWriter(folder, videos=1, live=LiveLog(folder.path, 0))
     writer.on_predict_start(None, module)
     writer.write_on_batch_end(None, module, outcome, None, 0, 0, 0)
     return writer

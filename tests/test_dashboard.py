@@ -57,10 +57,10 @@ def test_what_is_panelled_is_what_runs_log(tmp_path):
 
     seconds = {f"seconds_{p}": 0.1 for p in ("plan", "assemble", "passes", "commit", "decode")}
     bank = {"bank_bytes_gpu": 1, "bank_bytes_cpu": 1, "bank_bytes_disk": 0}
-    numbers = bank | dict.fromkeys(("frames_px", "attended_rows", "peak_bytes", "window_bytes", "bytes_moved", "unreachable_frames"), 1)
+    numbers = bank | dict.fromkeys(("frames_px", "attended_rows", "peak_bytes", "window_bytes", "bytes_moved", "unreachable_frames", "scratch_bytes"), 1)
     row = seconds | numbers | held(SimpleNamespace(**numbers)) | {"forced": False, "start": 3, "retrieved": "0 1", "attended": "0 1 2"}
     (point,) = means([[row]])
-    assert set(CURVES) <= set(point) and point["cost/bank_bytes"] == 2 and point["cost/stored_bytes"] == 3 and point["policy/retrieved_frames"] == 2
+    assert set(CURVES) <= set(point) and point["cost/bank_bytes"] == 2 and point["cost/stored_bytes"] == 4 and point["policy/retrieved_frames"] == 2
     assert {"quality/psnr_revisit", "quality/lpips_revisit", "cost/stored_bytes"} <= {c.key for c in columns("no such experiment")}
 
 
@@ -83,5 +83,5 @@ def test_a_server_that_is_down_is_said_and_help_is_quick(tmp_path):
     done = dashboard("e", cwd=tmp_path, key="0" * 40)
     assert done.returncode == 1 and "cannot be used now" in done.stderr and "Traceback" not in done.stderr
     began = time.monotonic()
-    assert "EXPERIMENT" in dashboard("--help", cwd=tmp_path).stderr
+    assert "EXPERIMENT" in dashboard("--help", cwd=tmp_path).stdout
     assert time.monotonic() - began < 3

@@ -195,7 +195,7 @@ def test_annca_keeps_the_prompt_tokens_near_a_frames_queries():
 
 @pytest.mark.parametrize("override", ["policy.density=0", "policy.block=-1", "policy.hashing.bits=-1"])
 def test_wrong_fields_are_refused(override, backbone):
-    with pytest.raises(Exception, match="annsa|hashing"):
+    with pytest.raises(Exception, match="annsa|hashing|policy.density|policy.block"):
         make_policy("annsa", override).reset(backbone.geometry)
 
 

@@ -352,7 +352,7 @@ def test_the_script_and_its_mistakes(tmp_path, views):
     plain(tmp_path, views, ("remembers",))
     (tmp_path / "remembers").rename(tmp_path / "a=b (1)")
     assert "results: outputs/default/RELIC-" in script("a=b (1)", *SETTINGS, "system=RELIC", code=0)
-    assert "python harness/score.py FOLDER" in script("--help", code=0) and "python harness/score.py FOLDER" in script(code=1)
+    assert "python harness/score.py FOLDER" in script("--help", code=0) and "python harness/score.py FOLDER" in script(code=2)
     assert "Did you mean: world.truth" in script("a=b (1)", "world.trut=x", code=1)
     assert "error: world.folder=nowhere is no folder" in script("nowhere", code=1)
 

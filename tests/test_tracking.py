@@ -185,7 +185,8 @@ for child in children:
 time.sleep(1)
 print("WHERE", tracker.finish(folder.results()))
 """
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    alone = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}  # else it would use the W&B process of these tests
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False, env=alone)
     where = next((line.removeprefix("WHERE ") for line in out.stdout.splitlines() if line.startswith("WHERE")), "")
     assert "offline-run" in where, out.stdout + out.stderr
     assert told(where)[1]["quality/psnr_revisit"] == pytest.approx(made[1]["summary"]["quality/psnr_revisit"]["mean"])

@@ -6,6 +6,7 @@ the cost function; `results.json` repeats it, so that a comparison can be read w
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
+from functools import cache
 
 from metrics import cost
 from metrics.column import Column
@@ -31,6 +32,7 @@ def costs() -> list[Column]:
     return list(cost.COLUMNS)
 
 
+@cache
 def shipped() -> list[Column]:
     """The columns of the metrics that come with the harness."""
     from metrics.metric_set import shipped  # takes seconds (torch)

@@ -36,7 +36,7 @@ def check_record(record: Any) -> None:
     for name in ("name", "noise", "error"):
         if not isinstance(record.get(name, ""), str):
             raise ValueError(f"{name} is no text")
-    if not record.get("name"):
+    if "name" not in record:
         raise ValueError("it has no name")
     _numbers(_mapping(record.get("values"), "values").values(), "values")
     for name in ("pairs", "chunks", "probes"):

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from math import inf
-from typing import Annotated, Literal
+from typing import Literal
 
 from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy, PolicyWrapper
-from harness.settings.ranges import Gt
+from harness.settings.ranges import Limit
 
 
 @dataclass
@@ -21,7 +21,7 @@ class CappedPolicy(PolicyWrapper):
     """
 
     inner: CachePolicy
-    frames: Annotated[float, Gt(0)] = 18
+    frames: Limit = 18
     forget: Literal["lru", "oldest"] = "lru"
 
     def reset(self, geometry: Geometry) -> None:
