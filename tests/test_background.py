@@ -105,7 +105,7 @@ def test_the_record_comes_last(tmp_path, outcome, monkeypatch):
         there.append((path.name, folder.done()))
         real(path, frames, fps)
 
-    monkeypatch.setattr("harness.evaluation.callbacks.save_video", slow)
+    monkeypatch.setattr("harness.reporting.media.save_video", slow)
     write(folder, *outcome).on_predict_end(None, None)
     assert there == [("t.mp4", set()), ("t_pairs.mp4", set())], "no record before the media"
     assert folder.done() == {"t"}

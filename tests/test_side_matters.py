@@ -94,8 +94,8 @@ def test_a_run_without_git_has_results(tmp_path):
 def test_a_picture_or_film_that_fails_costs_no_result(tmp_path, monkeypatch, caplog):
     from av.error import FFmpegError
 
-    from harness.evaluation import callbacks
     from harness.evaluation.evaluate import evaluate
+    from harness.reporting import media
 
     def broken(*arguments):
         raise FFmpegError(1, "no encoder libx264")
@@ -103,13 +103,13 @@ def test_a_picture_or_film_that_fails_costs_no_result(tmp_path, monkeypatch, cap
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(callbacks, "save_video", broken)
+    monkeypatch.setattr(media, "save_video", broken)
     settings = ["policy=sliding", *TINY, "logger=none", "world.trajectories=1", "videos=1"]
     cfg, choices = composed(CONF, [*settings, f"run_dir={tmp_path}/a", "~metric.psnr"])
     results = evaluate(cfg, choices, "sliding", compare=False)
     assert results["run"]["trajectories"] == 1 and "quality/ssim_revisit" in results["summary"], "PSNR is not needed to draw"
     assert "a video was not written" in caplog.text
-    monkeypatch.setattr(callbacks, "save_video", full)
+    monkeypatch.setattr(media, "save_video", full)
     cfg, choices = composed(CONF, [*settings, f"run_dir={tmp_path}/b"])
     with pytest.raises(OSError, match="No space left"):
         evaluate(cfg, choices, "sliding", compare=False)

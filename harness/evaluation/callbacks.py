@@ -1,23 +1,22 @@
 """What happens beside the loop: files and progress. Results are on disk before anything else is told of them."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
 import lightning as L
-import numpy as np
 import torch
 from av.error import FFmpegError
 from lightning.pytorch.callbacks import BasePredictionWriter
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from harness.datatypes import ChunkStats, Rollout, Trajectory
+from harness.datatypes import ChunkStats
 from harness.evaluation.live import LiveLog
 from harness.evaluation.runner import Outcome
-from harness.reporting.media import filmstrip, save_image, save_video, strips, to_uint8
-from harness.results.run_folder import Record, RunFolder
+from harness.reporting.media import films, save_image, strips, to_uint8
+from harness.results.run_folder import RunFolder
 from harness.system.background import Background
 from harness.system.files import file_name
 from metrics.column import leading_score
@@ -52,26 +51,13 @@ class ResultWriter(BasePredictionWriter):
                     partial(save_image, self.folder.path / "trajectories" / f"{file_name(record.name)}.png", to_uint8(torch.cat(list(picked), 1)[None])[0])
                 )
             if module.world.names.index(record.name) < self.videos:
-                jobs += self._videos(record, rollout, trajectory)
+                jobs += films(self.folder.path / "videos", file_name(record.name), rollout, trajectory, record.pairs)
             jobs = [partial(_aside, job) for job in jobs]
         if prediction.features:
             features = {m: {k: x.numpy() for k, x in kept.items()} for m, kept in prediction.features.items()}
             jobs.append(partial(self.folder.write_features, record.name, features))
         assert self._background is not None
         self._background.do([*jobs, partial(self.folder.write, record), partial(self.live.trajectory, record)])
-
-    def _videos(self, record: Record, rollout: Rollout, trajectory: Trajectory) -> Iterator[Callable[[], object]]:
-        videos, name = self.folder.path / "videos", file_name(record.name)
-        frames = to_uint8(rollout.frames)
-        yield partial(save_image, videos / f"{name}.png", filmstrip(frames))
-        if trajectory.reference is not None:
-            truth = to_uint8(trajectory.reference[: len(frames)])
-            yield partial(save_image, videos / f"{name}_true.png", filmstrip(truth))
-            frames = np.concatenate([frames, truth], 2)
-        yield partial(save_video, videos / f"{name}.mp4", frames, trajectory.fps)
-        if record.pairs:
-            rows = sorted(record.pairs, key=lambda r: r["revisit"])
-            yield partial(save_video, videos / f"{name}_pairs.mp4", to_uint8(strips(rollout, trajectory, rows)), trajectory.fps / 2)
 
     def on_predict_end(self, trainer, module) -> None:
         assert self._background is not None

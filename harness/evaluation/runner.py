@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import lightning as L
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,6 +22,7 @@ from harness.system.stopping import exit_on_signals
 from harness.worlds.base import World
 from harness.worlds.chunks import chunk_count
 from harness.worlds.ground import Ground
+from harness.worlds.poses import top_view
 from metrics.cost import cost, held
 from metrics.drift import drift
 from metrics.metric_set import MetricSet
@@ -148,10 +148,3 @@ def chunk_row(stats: ChunkStats) -> dict[str, float | str]:
     lists = ("retrieved", "attended", "unreachable", "stored", "taken")
     row: dict[str, float | str] = {k: getattr(stats, k) for k in stats.__dataclass_fields__ if k not in lists}
     return row | held(stats) | {k: " ".join(map(str, getattr(stats, k))) for k in lists if getattr(stats, k) is not None}
-
-
-def top_view(c2w: Float[Tensor, "p 4 4"]) -> list[list[float]]:
-    """The camera path seen from above, for maps: x and z in the poses' unit, heading in degrees (0 along +z, 90 along +x)."""
-    heading = torch.rad2deg(torch.atan2(c2w[:, 0, 2], c2w[:, 2, 2]))
-    rows = torch.stack([c2w[:, 0, 3], c2w[:, 2, 3], heading], 1).tolist()
-    return [[round(v, 3) for v in row] for row in rows]

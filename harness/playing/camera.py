@@ -70,12 +70,6 @@ def _moves(forward: float, right: float) -> Sequence[tuple[float, float]]:
     return [(forward, right), *([(forward, 0.0), (0.0, right)] if forward and right else [])]
 
 
-def from_above(c2w: Float[Tensor, "p 4 4"]) -> list[list[float]]:
-    """x, z and heading (degrees, 0 along +z, 90 along +x) of poses, for a map."""
-    heading = torch.rad2deg(torch.atan2(c2w[:, 0, 2], c2w[:, 2, 2]))
-    return [[round(v, 3) for v in row] for row in torch.stack([c2w[:, 0, 3], c2w[:, 2, 3], heading], 1).tolist()]
-
-
 def read_script(text: str) -> list[frozenset[str]]:
     """Keys chunk by chunk from a script: `W W+D left*4 wait`, `#` to the end of a line is a remark. Raises ValueError for what it cannot read."""
     chunks: list[frozenset[str]] = []

@@ -3,21 +3,21 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from harness.datatypes import Rollout, Trajectory
-from harness.evaluation.runner import chunk_row, top_view
+from harness.evaluation.runner import chunk_row
 from harness.playing.pane import Pane
-from harness.reporting.media import filmstrip, save_image, save_video, strips, to_uint8
+from harness.reporting.media import films
 from harness.results.identity import config_hash
 from harness.results.provenance import provenance
 from harness.results.run_folder import Record, RunFolder
 from harness.settings.build import build
 from harness.system.files import file_name, write_atomic
+from harness.worlds.poses import top_view
 from metrics.cost import cost
 from metrics.drift import drift
 from metrics.revisit import mean_scores, score_pairs
@@ -37,7 +37,8 @@ def write_runs(experiment: Path, panes: Sequence[Pane], task: Trajectory, roundt
         folder = RunFolder(experiment / f"{number}-{pane.made.choice.policy}")
         folder.create()
         write_atomic(folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
-        _films(folder.path / "videos", file_name(task.name), rollout, task, pairs)
+        for write in films(folder.path / "videos", file_name(task.name), rollout, task, pairs):
+            write()
         folder.write(record)
         about = {
             "label": pane.made.label + (f" from chunk {pane.since}" if pane.since > 1 else ""),
@@ -57,16 +58,3 @@ def _made_here(pane: Pane, task: Trajectory) -> Rollout:
     """What a pane shows, all of it generated but the images that were given: chunks that another policy had made are its past too."""
     made = pane.session.rollout()
     return Rollout(made.frames, torch.arange(len(made.frames)) >= task.given, made.stats, made.noise, made.latents)
-
-
-def _films(folder: Path, name: str, rollout: Rollout, task: Trajectory, pairs: Sequence[dict[str, float]]) -> None:
-    """As the main job films a trajectory."""
-    frames = to_uint8(rollout.frames)
-    save_image(folder / f"{name}.png", filmstrip(frames))
-    if task.reference is not None:
-        truth = to_uint8(task.reference)
-        save_image(folder / f"{name}_true.png", filmstrip(truth))
-        frames = np.concatenate([frames, truth], 2)
-    save_video(folder / f"{name}.mp4", frames, task.fps)
-    if pairs:
-        save_video(folder / f"{name}_pairs.mp4", to_uint8(strips(rollout, task, sorted(pairs, key=lambda r: r["revisit"]))), task.fps / 2)

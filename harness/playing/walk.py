@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.playing.camera import Camera, from_above
+from harness.playing.camera import Camera
 from harness.playing.pane import Pane, Tell, picture, psnr
 from harness.playing.setup import Choice, Setup
 from harness.playing.visits import Visit, first_visit
+from harness.worlds.poses import top_view
 
 MOST = 3  # policies side by side
 MARKS = 8  # places that are remembered at once
@@ -170,7 +171,7 @@ class Walk:
             "fov": self.setup.fov,
             "name": self.setup.start.name,
             "panes": [p.described() for p in self.panes],
-            "camera": from_above(self.path.c2w) if self.panes else [],
+            "camera": top_view(self.path.c2w) if self.panes else [],
             "plan": self.setup.ground and self.setup.ground.plan(),
             "truth": bool(self.truth),
             "marks": [m.chunk for m in self.marks],
@@ -209,7 +210,7 @@ class Walk:
             "chunk": self.done - 1,
             "first": first,
             "version": self.version,
-            "camera": from_above(path.c2w[first:]),
+            "camera": top_view(path.c2w[first:]),
             "blocked": blocked,
             "psnr": [p.psnr[-1] for p in self.panes],
             "visit": self._visit_told(self.visit()),

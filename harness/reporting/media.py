@@ -4,8 +4,9 @@ matplotlib is imported by what draws with it: videos and strips do without, and 
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,20 @@ def filmstrips(path: Path, strips: Sequence[tuple[str, np.ndarray]], title: str)
         axis.spines[:].set_visible(False)
     figure.suptitle(title, fontsize=10)
     save_figure(path, figure)
+
+
+def films(folder: Path, name: str, rollout: Rollout, trajectory: Trajectory, pairs: Sequence[dict[str, float]]) -> Iterator[Callable[[], None]]:
+    """What a trajectory's pictures and videos are: each is written when it is called. folder: videos/ of a run. name: of the files."""
+    frames = to_uint8(rollout.frames)
+    yield partial(save_image, folder / f"{name}.png", filmstrip(frames))
+    if trajectory.reference is not None:
+        truth = to_uint8(trajectory.reference[: len(frames)])
+        yield partial(save_image, folder / f"{name}_true.png", filmstrip(truth))
+        frames = np.concatenate([frames, truth], 2)
+    yield partial(save_video, folder / f"{name}.mp4", frames, trajectory.fps)
+    if pairs:
+        rows = sorted(pairs, key=lambda r: r["revisit"])
+        yield partial(save_video, folder / f"{name}_pairs.mp4", to_uint8(strips(rollout, trajectory, rows)), trajectory.fps / 2)
 
 
 def contact_sheet(path: Path, entries: Sequence[tuple[str, np.ndarray]]) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from harness.datatypes import Rollout, Trajectory
-from harness.reporting.media import filmstrip, save_image, save_video, strips, to_uint8
+from harness.datatypes import Rollout
+from harness.reporting.media import films, save_image, strips, to_uint8
 from harness.reporting.pictures import run_pictures
 from harness.reporting.terminal import comparison, console
 from harness.results.identity import config_hash
@@ -19,13 +19,12 @@ from harness.results.run_folder import Record, RunFolder, without_result
 from harness.scoring.cost_file import Costs, read_costs
 from harness.system.files import file_name, write_atomic
 from harness.worlds.base import check_names
+from harness.worlds.poses import top_view
 from harness.worlds.videos import Scored, VideosWorld
 from metrics.column import leading_score
 from metrics.drift import drift
 from metrics.metric_set import MetricSet
 from metrics.revisit import mean_gaps, mean_scores, score_pairs
-
-CAMERA = 3  # digits of a path that is drawn
 
 
 def score(settings: dict, make: Callable[[dict], object], system: str, folder: Path) -> str:
@@ -92,28 +91,14 @@ def _record(world: VideosWorld, index: int, metrics: MetricSet, costs: Costs, ru
         picture = to_uint8(torch.cat(list(strips(rollout, task, [ranked[-1], ranked[0]])), 1)[None])[0]
         save_image(run.path / "trajectories" / f"{file_name(name)}.png", picture)
     if film:
-        _films(run.path / "videos", file_name(name), rollout, task, pairs)
-    heading = torch.rad2deg(torch.atan2(task.c2w[:, 0, 2], task.c2w[:, 2, 2]))
-    camera = torch.stack([task.c2w[:, 0, 3], task.c2w[:, 2, 3], heading], 1).tolist()
+        for write in films(run.path / "videos", file_name(name), rollout, task, pairs):
+            write()
     path = hashlib.sha256(np.round(task.c2w.double().numpy(), 4).tobytes()).hexdigest()[:16]
-    return Record(name, values, pairs, [], f"path {path}", camera=[[round(v, CAMERA) for v in row] for row in camera], no_pairs="" if pairs else task.no_pairs)
+    return Record(name, values, pairs, [], f"path {path}", camera=top_view(task.c2w), no_pairs="" if pairs else task.no_pairs)
 
 
 def _rollout(made: Scored) -> Rollout:
     return Rollout(made.frames, made.generated, (), "")
-
-
-def _films(folder: Path, name: str, rollout: Rollout, task: Trajectory, pairs: list[dict[str, float]]) -> None:
-    """As the main job films a trajectory."""
-    frames = to_uint8(rollout.frames)
-    save_image(folder / f"{name}.png", filmstrip(frames))
-    if task.reference is not None:
-        truth = to_uint8(task.reference)
-        save_image(folder / f"{name}_true.png", filmstrip(truth))
-        frames = np.concatenate([frames, truth], 2)
-    save_video(folder / f"{name}.mp4", frames, task.fps)
-    if pairs:
-        save_video(folder / f"{name}_pairs.mp4", to_uint8(strips(rollout, task, sorted(pairs, key=lambda r: r["revisit"]))), task.fps / 2)
 
 
 def _comparable(run: RunFolder, settings: dict) -> str:

@@ -1,7 +1,5 @@
 """Trackio: a dashboard on this machine, without an account (`trackio show --project worldkv-harness`)."""
 
-import contextlib
-import io
 import logging
 import os
 from typing import Any
@@ -26,15 +24,14 @@ class TrackioTracker:
     def begin(self) -> None:
         about = {"label": self._label.name, "tags": ", ".join(self._label.tags), "notes": self._label.notes, "folder": str(self._folder.path.resolve())}
         try:
-            with _silent():
-                self._run = trackio.init(
-                    self._project,
-                    name=self._folder.path.resolve().name,
-                    group=self._label.group,
-                    config=self._config | {f"about/{k}": v for k, v in about.items() if v},
-                    resume="allow",
-                    embed=False,
-                )
+            self._run = trackio.init(
+                self._project,
+                name=self._folder.path.resolve().name,
+                group=self._label.group,
+                config=self._config | {f"about/{k}": v for k, v in about.items() if v},
+                resume="allow",
+                embed=False,
+            )
         except Exception as error:  # noqa: BLE001  (tracking must never cost a result)
             _warn(error)
 
@@ -56,8 +53,7 @@ class TrackioTracker:
                     self._run.log(row)
                 pictures = {key: trackio.Image(str(self._folder.path / file)) for file, key in PICTURES.items() if (self._folder.path / file).exists()}
                 self._run.log({**{k: v["mean"] for k, v in results["summary"].items()}, **pictures})
-            with _silent():
-                self._run.finish()
+            self._run.finish()
         except Exception as error:  # noqa: BLE001
             _warn(error)
             return None
@@ -66,8 +62,3 @@ class TrackioTracker:
 
 def _warn(error: Exception) -> None:
     log.warning("Trackio was not told of this run (%s: %s)", type(error).__name__, str(error).strip().splitlines()[:1])
-
-
-def _silent() -> contextlib.AbstractContextManager:
-    """Trackio prints how to open its dashboard at every begin; we say it once, at the end."""
-    return contextlib.redirect_stdout(io.StringIO())

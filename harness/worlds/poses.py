@@ -133,3 +133,10 @@ def steps(c2w: Float[Tensor, "f 4 4"]) -> Float[Tensor, "f 4 4"]:
     out[:, :3, 3] = (r @ (out[:, :3, 3] - before[:, :3, 3])[..., None])[..., 0]
     out[:, :3, :3] = r @ out[:, :3, :3]
     return out.to(c2w.dtype)
+
+
+def top_view(c2w: Float[Tensor, "p 4 4"]) -> list[list[float]]:
+    """The camera path seen from above, for maps: x and z in the poses' unit, heading in degrees (0 along +z, 90 along +x)."""
+    heading = torch.rad2deg(torch.atan2(c2w[:, 0, 2], c2w[:, 2, 2]))
+    rows = torch.stack([c2w[:, 0, 3], c2w[:, 2, 3], heading], 1).tolist()
+    return [[round(v, 3) for v in row] for row in rows]
