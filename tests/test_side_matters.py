@@ -124,8 +124,9 @@ def test_several_runs_by_glob_now_and_hydra_are_found(tmp_path):
     assert not list((tmp_path / "outputs").glob(".jobs*"))
     said = run("-m", "policy=glob(sink_*)", *settings, "world.trajectories=0", "name=bad", cwd=tmp_path, code=1)
     assert "0 of 2 runs are finished" in said and said.count("not finished: ") == 2
-    said = run("-m", "policy=full", *settings, "run_dir=${nowhere}", cwd=tmp_path, code=1)
-    assert "Traceback" not in said and "0 of 1 runs are finished" in said and "its settings do not resolve" in said
+    for key in ("run_dir", "name"):
+        said = run("-m", "policy=full", *settings, f"{key}=${{nowhere}}", cwd=tmp_path, code=1)
+        assert said.strip().splitlines()[-1].startswith(f"error: {key}: Interpolation key 'nowhere' not found"), said
 
 
 def test_the_plan_comes_from_the_jobs(tmp_path, monkeypatch):

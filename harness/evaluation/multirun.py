@@ -20,7 +20,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from harness.results.identity import run_path
 from harness.results.run_folder import RunFolder, without_result
@@ -77,7 +77,7 @@ class Asked:
 
 def planned(asked: Asked) -> list[Job]:
     """Every combination of the swept values, as Hydra's own sweeper makes them; without a folder where only the job itself can know it (`${now:}`,
-    `${hydra:}`). Raises HydraException for what does not compose."""
+    `${hydra:}`). Raises HydraException for what does not compose, ValueError for a `${setting}` that there is not."""
     own = (f"hydra.searchpath=[file://{Path(asked.folder).resolve()}]",) if asked.folder else ()
     lists = []
     with initialize_config_dir(str(CONF), version_base="1.3"):  # glob() asks for the options of a group
@@ -91,6 +91,8 @@ def planned(asked: Asked) -> list[Job]:
         cfg, choices = composed(CONF, (*overrides, *own))
         try:
             jobs.append(Job(overrides, folder_of(cfg, choices["policy"])))
+        except InterpolationKeyError as error:  # no job has the setting either
+            raise ValueError(f"{error.full_key}: {str(error).splitlines()[0]}; name a setting within ${{...}} (harness/run.py --help lists them)") from None
         except OmegaConfBaseException:
             jobs.append(Job(overrides, None))
     return jobs
