@@ -15,6 +15,7 @@ from torch import Tensor
 from backbones.codecs import ConvCodec
 from backbones.rooms_network import RoomsNetwork, ray_angles, ray_features, ray_positions
 from backbones.rope import rotate
+from backbones.wan_causal import chosen_device
 from harness.backbone import Backbone, KVSeam
 from harness.datatypes import Chunk, Condition, Geometry, Trajectory
 from harness.settings.ranges import Device, Seed
@@ -37,7 +38,7 @@ class RoomsBackbone(Backbone):
     def __init__(self, weights: str | Path | None = None, device: Device = "auto", dtype: Precision = "float32", compile: bool = False) -> None:
         path = Path(weights or WEIGHTS)
         config, tensors = load_weights(path)
-        self._setup(config, chosen(device), DTYPES[dtype])
+        self._setup(config, chosen_device(device), DTYPES[dtype])
         self._load(tensors, str(path))
         if compile:
             self.network.compile_blocks()
@@ -128,14 +129,9 @@ class TinyRoomsBackbone(RoomsBackbone):
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._setup(config, chosen(device), DTYPES[dtype])
+            self._setup(config, chosen_device(device), DTYPES[dtype])
             for module in (self.network.modulation, self.network.head_modulation, self.network.head):
                 torch.nn.init.normal_(module.weight, std=0.3)
-
-
-def chosen(device: str) -> torch.device:
-    """auto: the GPU where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
 
 def pack(codec: ConvCodec, network: RoomsNetwork) -> dict[str, Tensor]:

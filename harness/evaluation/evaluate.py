@@ -100,7 +100,7 @@ def evaluate(
             out.print(line, markup=False, highlight=False, soft_wrap=True)
         folder.create()
         write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
-        parts = _parts(cfg, settings, given)
+        parts = _parts(cfg, settings, given, packages)
         from metrics.metric_set import MetricSet
 
         metrics = MetricSet.of(given.get("metric") or (build(m, f"metric.{name}", plugins=packages) for name, m in cfg.metric.items()))
@@ -120,7 +120,7 @@ def evaluate(
             "about_policy": line_of(given["policy"]) if "policy" in given else policy_line(choices["policy"], [CONF, *plugin_folders(plugins)]),
             "fps_includes": "plan, assembly, denoising and clean passes, commit, decode; generated chunks only; no warm-up excluded",
             "config": settings,
-            **provenance(device_of(settings), plugins_of(plugins)),
+            **provenance(device_of(settings), packages),
         }
         results = folder.finish(run, world.names, _of_run(folder, metrics), [asdict(c) for c in metrics.columns()], AFTERWARDS)
     else:
@@ -180,10 +180,9 @@ class _Parts(NamedTuple):
     snapshot: Snapshot
 
 
-def _parts(cfg: DictConfig, settings: dict, given: Mapping[str, Any]) -> _Parts:
+def _parts(cfg: DictConfig, settings: dict, given: Mapping[str, Any], packages: Sequence[str]) -> _Parts:
     """Build them where they are not given, so that what cannot work is said before the imports that take seconds. Raises ValueError."""
     snapshot = _snapshot(settings)
-    packages = plugins_of([f"plugins=[{','.join(settings['plugins'])}]"])
     store, policy = build(cfg.store, "store", PackedStore, packages), given.get("policy") or build(cfg.policy, "policy", CachePolicy, packages)
     make_backbone = partial(_build, settings["backbone"], packages)
     if cfg.devices == 1:
