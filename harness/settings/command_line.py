@@ -80,6 +80,7 @@ def _meant(argument: str) -> str:
             return argument
         return quoted
     is_text = override.is_sweep_override() or isinstance(override.value(), str | QuotedString) or override.value() is None
+    is_text |= key == "name" and isinstance(override.value(), list | dict)  # no name; a path may look like one
     return plain if is_text or key not in TEXTS else quoted
 
 
