@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from harness.datatypes import Chunk
@@ -28,20 +29,19 @@ class CoverageSelector(FrustumSelector):
         if not candidates:
             return
         kinds = self.kinds(candidates)
-        count = self.seen(chunk, window).sum(0).flatten().double()  # views of each point so far
-        views = self.views(chunk, [kind[0] for kind in kinds]).view(torch.uint8).sum(1, dtype=torch.uint8).flatten(1)  # c p
-        worths = torch.tensor([sum(self.again**n for n in range(k)) for k in range(self._size + 1)], dtype=torch.double)  # of k views of a fresh point
-        about = worths.float()[views.int()]
+        views = self.views(chunk, [kind[0] for kind in kinds]).view(torch.uint8).sum(1, dtype=torch.uint8).flatten(1).numpy()  # c p
+        powers = self.again ** np.arange(self._size + 1, dtype=np.float64)
+        worths = np.concatenate([[0.0], powers[:-1].cumsum()])  # of so many views of a fresh point
+        about, overlaps = worths.astype(np.float32)[views], views.sum(1, dtype=np.int64).tolist()
+        left = self.again ** self.seen(chunk, window).sum(0).flatten().double().numpy()  # worth of the next view of each point
         while any(kinds):
-            left = self.again**count
-            gain = about @ left.float()
-            gain[[not kind for kind in kinds]] = -1.0
-            near = (gain > gain.max() - 1e-3).nonzero()[:, 0].tolist()  # the greatest is among them; which, is decided in float64
-            exact = (worths[views[near].int()] @ left).round(decimals=6).tolist()
-            best = max((g, int(views[i].sum()), -kinds[i][0], i) for g, i in zip(exact, near, strict=True))
+            gain = about @ left.astype(np.float32)
+            gain[[i for i, kind in enumerate(kinds) if not kind]] = -1.0
+            near = np.flatnonzero(gain > gain.max() - 1e-3).tolist()  # the greatest is among them; which, is decided in float64
+            exact = (worths[views[near]] @ left).round(6).tolist()
+            best = max((g, overlaps[i], -kinds[i][0], i) for g, i in zip(exact, near, strict=True))
             if not best[0]:
                 break
             yield kinds[best[3]].pop(0)
-            count += views[best[3]]
-        overlaps = views.sum(1).tolist()
+            left *= powers[views[best[3]]]
         yield from by_score([overlaps[i] for i, kind in enumerate(kinds) for _ in kind], [c for kind in kinds for c in kind])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -77,13 +78,18 @@ class FrustumSelector(Selector):
 
 def probes(c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"], grid: int, shells: int, near: float, far: float) -> Float[Tensor, "f p 3"]:
     """World coordinates of the probe points of each view; none lies on the border of its frustum."""
+    fx, fy, cx, cy = intrinsics.unbind(1)
+    points = _probes_of_a_square(grid, shells, near, far) * torch.stack([cx / fx, cy / fy, torch.ones_like(fx)], 1)[:, None]
+    return torch.baddbmm(c2w[:, None, :3, 3], points, c2w[:, :3, :3].transpose(1, 2))
+
+
+@cache
+def _probes_of_a_square(grid: int, shells: int, near: float, far: float) -> Float[Tensor, "p 3"]:
+    """In the coordinates of a camera whose frustum is 90 degrees wide and high."""
     at = (torch.arange(grid) + 0.5) / grid * 2 - 1
     depth = near * (far / near) ** ((torch.arange(shells) + 0.5) / shells)
     y, x = torch.meshgrid(at, at, indexing="ij")
-    fx, fy, cx, cy = intrinsics[:, :, None, None].unbind(1)
-    rays = torch.stack([x * cx / fx, y * cy / fy, torch.ones(len(c2w), grid, grid)], -1).flatten(1, 2)
-    points = (rays[:, :, None] * depth[:, None]).flatten(1, 2)
-    return points @ c2w[:, :3, :3].transpose(1, 2) + c2w[:, None, :3, 3]
+    return (torch.stack([x, y, torch.ones_like(x)], -1).flatten(0, 1)[:, None] * depth[:, None]).flatten(0, 1)
 
 
 def sees(points: Float[Tensor, "p 3"], c2w: Float[Tensor, "g 4 4"], intrinsics: Float[Tensor, "g 4"], far: float) -> Bool[Tensor, "g p"]:
