@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -159,6 +160,26 @@ def test_a_follower_tells_means_over_all_that_is_finished_and_that_a_run_failed(
         raise KeyboardInterrupt
     assert listener.ended == [None]
     assert running_means({}) == {}
+
+
+def test_a_run_that_is_stopped_does_not_wait_for_a_tracker_that_hangs(tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.tracking.tracker.BROKEN_OFF", 0.2)
+    awake = threading.Event()
+
+    class Hanging:
+        def begin(self) -> None:
+            awake.wait(60)
+
+        def log(self, row: dict[str, float]) -> None: ...
+
+        def finish(self, results: dict | None) -> str | None:
+            awake.wait(60)
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), followed(Hanging(), RunFolder(tmp_path)):
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 20
+    awake.set()
 
 
 def test_trackio_keeps_a_run_on_this_machine(tmp_path):

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 PICTURES = {"frames.png": "picture/frames", "chunks.png": "picture/chunks"}  # of a run folder, and what trackers call them
 PERIOD = 1.0  # seconds between two looks at the run folder
 BEGIN = 60.0  # seconds at most that the end of a run waits for the tracker's begin
+BROKEN_OFF = 3.0  # and that one which failed or was stopped waits for the tracker, twice: who sent a SIGTERM may kill after 10
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,12 @@ def followed(tracker: Tracker | None, folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        follower.end()
-        tracker.finish(None)
+        follower.end(BROKEN_OFF)
+        last = threading.Thread(target=tracker.finish, args=(None,), daemon=True)
+        last.start()
+        last.join(BROKEN_OFF)
         raise
-    follower.end()
+    follower.end(BEGIN)
 
 
 class Follower:
@@ -87,12 +90,12 @@ class Follower:
         self._thread = threading.Thread(target=self._follow, name="tracker", daemon=True)
         self._thread.start()
 
-    def end(self) -> None:
-        """Tell what is left and stop."""
+    def end(self, patience: float) -> None:
+        """Tell what is left and stop. patience: seconds at most."""
         self._over.set()
-        self._thread.join(BEGIN)
+        self._thread.join(patience)
         if self._thread.is_alive():
-            log.warning("the tracker has not begun within %.0f s; it is told at the end alone", BEGIN)
+            log.warning("the tracker has not begun within %.0f s of the end; it is told then alone", patience)
 
     def _follow(self) -> None:
         self.tracker.begin()
