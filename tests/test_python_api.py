@@ -49,6 +49,15 @@ def noiseless(folder) -> list:
     return [(r.name, r.noise, r.pairs, [c["retrieved"] for c in r.chunks]) for r in RunFolder(folder).records()]
 
 
+def test_there_are_no_more_processes_than_trajectories_to_make(run):
+    """Two devices, and one trajectory left of a run that was killed."""
+    (run.path / "trajectories" / f"{run.trajectories[-1]['trajectory']}.json").unlink()
+    (run.path / "results.json").unlink()
+    before = noiseless(run.path)
+    again = evaluate("worldkv", *TINY, "devices=2")
+    assert again.path == run.path and noiseless(run.path)[:-1] == before and again.summary["quality/psnr_revisit"] == run.summary["quality/psnr_revisit"]
+
+
 def test_a_run_has_its_tables_pictures_and_means(run):
     assert isinstance(run, Evaluation) and run.label == "worldkv" and not run.failed
     assert run["quality/psnr_revisit"] == run.summary["quality/psnr_revisit"]["mean"]

@@ -194,7 +194,9 @@ def _parts(cfg: DictConfig, settings: dict, given: Mapping[str, Any], packages: 
 
 def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: set[str], metrics: "MetricSet", parts: _Parts) -> float:
     """Roll out the trajectories that have no record yet. Returns the seconds of the rollouts, if one process makes them all."""
-    device, alone, store = device_of(settings), cfg.devices == 1, parts.store
+    pending = [i for i, n in enumerate(world.names) if n not in done]
+    processes = min(cfg.devices, max(1, len(pending)))  # Lightning refuses more than there is to do
+    device, alone, store = device_of(settings), processes == 1, parts.store
     import lightning as L
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from torch.multiprocessing.spawn import ProcessRaisedException
@@ -217,7 +219,7 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
     callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos, live), progress]
     trainer = L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=cfg.devices,
+        devices=processes,
         strategy="auto" if alone else "ddp_spawn",
         plugins=[LightningEnvironment()],  # processes are ours to start, also where Slurm or others have set variables
         callbacks=callbacks,
@@ -229,7 +231,7 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
     )
     others = set(multiprocessing.active_children())  # whoever calls us may have some
     try:
-        trainer.predict(module, loader([i for i, n in enumerate(world.names) if n not in done]), return_predictions=False)
+        trainer.predict(module, loader(pending), return_predictions=False)
     except ProcessRaisedException as error:  # of another process; its text is all that comes over
         raise ValueError(str(error).strip().splitlines()[-1].partition(": ")[2] or str(error)) from error
     finally:
