@@ -4,10 +4,7 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import time
-from functools import partial
 
 import pytest
 import torch
@@ -22,7 +19,8 @@ from harness.cache.stores import GpuStore
 from harness.policy import PolicyWrapper
 from harness.rollout import rollout
 from harness.settings.build import build
-from tests.conftest import ROOT, make_policy
+from tests.commands import Command
+from tests.conftest import make_policy
 
 
 @pytest.fixture(scope="module")
@@ -177,19 +175,13 @@ def command_policy(settings):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_half_way_it_shows_what_it_has(tmp_path, number, status):
     """One small mode many times; stopped after its second measurement."""
-    code = [sys.executable, str(ROOT / "harness" / "bench.py"), "backbone=rooms_tiny", "repeats=500", "chunk=5", "docs=page.md", "out=figures.json"]
-    heard = partial(signal.signal, number, signal.SIG_DFL)  # who runs the tests in the background may have told them to ignore Ctrl-C
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(code, cwd=tmp_path, text=True, env=os.environ | {"COLUMNS": "150"}, preexec_fn=heard, **pipes)
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if line.startswith("[2/"):
-            process.send_signal(number)
-            break
-    out, rest = process.communicate(timeout=120)
-    assert process.returncode == status, rest
-    assert said[0].startswith("chunk 5 of rooms.TinyRoomsBackbone: 9 modes, 500 repeats"), "something at once"
+    settings = ["backbone=rooms_tiny", "repeats=500", "chunk=5", "docs=page.md", "out=figures.json"]
+    process = Command("bench.py", *settings, cwd=tmp_path, env=os.environ | {"COLUMNS": "150"})
+    process.until(lambda: "[2/" in process.output)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == status, out
+    assert out.startswith("chunk 5 of rooms.TinyRoomsBackbone: 9 modes, 500 repeats"), "something at once"
     assert "full" in out and "sink 3 + recent 3" in out and "chunk / contiguous" in out
-    assert re.search(r"stopped after \d+ of 4500 measurements", rest)
+    assert re.search(r"stopped after \d+ of 4500 measurements", out)
     assert (tmp_path / "figures.json").exists() and not (tmp_path / "page.md").exists(), "a page is of a whole bench"

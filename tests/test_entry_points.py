@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ import torch
 from harness.evaluation.progress import ProgressLines, clock
 from harness.settings.entry_point import entry_point
 from harness.system.stopping import Stopped, stoppable
+from tests.commands import Command
 from tests.conftest import ROOT
 
 TINY = ["backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "logger=none", "videos=0"]
@@ -94,19 +94,8 @@ def test_whoever_reads_no_further_is_no_error(tmp_path):
     assert out.stdout.splitlines()[-1] == "141" and not out.stderr
 
 
-def start(script: str, *arguments: str, cwd: Path, number: int = signal.SIGINT) -> subprocess.Popen:
-    heard = partial(signal.signal, number, signal.SIG_DFL)  # who runs the tests in the background may have told them to ignore Ctrl-C
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    code = [sys.executable, str(ROOT / "harness" / script), *arguments]
-    return subprocess.Popen(code, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heard)
-
-
-def until(process: subprocess.Popen, there, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not there():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end, "it never came so far"
-        time.sleep(0.02)
+def start(script: str, *arguments: str, cwd: Path) -> Command:
+    return Command(script, *arguments, cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
 
 
 SWEEP = """program: harness/run.py
@@ -135,12 +124,8 @@ CASES = [(signal.SIGTERM, *case) for case in STOPPED] + [(signal.SIGINT, *STOPPE
 def test_a_signal_ends_it_within_a_chunk(number, script, arguments, works, said, tmp_path):
     """Nothing is lost, nothing is left: no bank's files, no half-written ones, no process."""
     (tmp_path / "s.yaml").write_text(SWEEP)
-    process = start(script, *arguments, cwd=tmp_path, number=number)
-    if works:
-        until(process, lambda: any(tmp_path.glob(works)))
-    else:
-        assert process.stdout is not None
-        process.stdout.readline()
+    process = start(script, *arguments, cwd=tmp_path)
+    process.until(lambda: any(tmp_path.glob(works)) if works else process.output)
     process.send_signal(number)
     sent = time.monotonic()
     out, _ = process.communicate(timeout=60)
@@ -149,6 +134,9 @@ def test_a_signal_ends_it_within_a_chunk(number, script, arguments, works, said,
     assert "Traceback" not in out, out
     assert out.strip().splitlines()[-1] == f"stopped by {'SIGTERM' if number == signal.SIGTERM else 'Ctrl-C'}; {said}"
     assert not list(tmp_path.glob("outputs/e/*/bank")) and not list(tmp_path.rglob(".*.partial*"))
+    until = time.monotonic() + 10  # those that were started for others see that these have ended
+    while _processes(tmp_path) and time.monotonic() < until:
+        time.sleep(0.05)
     assert not _processes(tmp_path), "it left processes behind"
 
 

@@ -16,6 +16,7 @@ import yaml
 from harness.results.live import FILE, append, rows_since
 from harness.results.run_folder import Record, RunFolder
 from harness.tracking.tracker import Label, followed, running_means, tracker_of
+from tests.commands import Command
 from tests.conftest import ROOT
 from tests.test_wandb_sweep import COMMAND, wandb
 from tests.wandb_stand_in import StandIn
@@ -32,7 +33,7 @@ def server():
     stand_in.close()
 
 
-def start(cwd: Path, server: StandIn, *arguments: str) -> subprocess.Popen:
+def start(cwd: Path, server: StandIn, *arguments: str) -> Command:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {
         "WANDB_BASE_URL": server.url,
         "WANDB_API_KEY": "0" * 40,
@@ -41,8 +42,7 @@ def start(cwd: Path, server: StandIn, *arguments: str) -> subprocess.Popen:
         "HOME": str(cwd),
         "OMP_NUM_THREADS": "1",
     }
-    line = [sys.executable, str(ROOT / "harness" / "run.py"), "policy=worldkv", *TINY, *arguments]
-    return subprocess.Popen(line, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return Command("run.py", "policy=worldkv", *TINY, *arguments, cwd=cwd, env=environment)
 
 
 def until(condition, seconds: float = 90.0) -> None:

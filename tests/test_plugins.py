@@ -12,6 +12,7 @@ import pytest
 from harness.evaluation.python import evaluate
 from harness.playing.setup import Setup
 from harness.settings.plugins import plugin_folders, with_plugins
+from tests.commands import ended
 from tests.conftest import ROOT
 
 TINY = ("backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "logger=none", "progress=false", "videos=0", "threads=1")
@@ -97,14 +98,13 @@ def installed(site, monkeypatch, tmp_path):
         del sys.modules[name]
 
 
-def run(site: Path, cwd: Path, script: str, *arguments: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(site)])}
-    return subprocess.run([sys.executable, str(ROOT / "harness" / script), *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+def run(site: Path, cwd: Path, script: str, *arguments: str) -> tuple[int, str]:
+    return ended(script, *arguments, cwd=cwd, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(site)])})
 
 
 def test_a_package_that_declares_itself_is_there_without_being_named(site, tmp_path):
-    out = run(site, tmp_path, "run.py", "policy=declared_mine", "world=declared_lobby", "metric=declared_loud", TINY[0], *TINY[3:], "name=p")
-    assert out.returncode == 0, out.stdout + out.stderr
+    code, said = run(site, tmp_path, "run.py", "policy=declared_mine", "world=declared_lobby", "metric=declared_loud", TINY[0], *TINY[3:], "name=p")
+    assert code == 0, said
     (results,) = (json.loads(p.read_text()) for p in (tmp_path / "outputs" / "p").glob("declared_mine-*/results.json"))
     assert results["run"]["policy"] == "declared_mine" and results["run"]["world"] == "declared_lobby"
     assert results["summary"]["quality/loudness_revisit"]["n"] == 1
@@ -113,21 +113,21 @@ def test_a_package_that_declares_itself_is_there_without_being_named(site, tmp_p
 
 
 def test_several_policies_of_a_named_package_are_compared(site, tmp_path):
-    out = run(site, tmp_path, "run.py", "-m", "policy=sliding,named_mine", "plugins=[named]", *TINY, "name=q")
-    assert out.returncode == 0 and "2 of 2 runs are finished" in out.stdout, out.stdout + out.stderr
-    out = run(site, tmp_path, "run.py", "--help", "plugins=[named]")
-    assert "declared_mine" in out.stdout and "named_mine" in out.stdout
-    assert "named_mine" not in run(site, tmp_path, "run.py", "--help").stdout
-    out = run(site, tmp_path, "run.py", "policy=named_mine", *TINY)
-    assert out.returncode and "named_mine" in out.stderr + out.stdout and "Traceback" not in out.stderr
+    code, said = run(site, tmp_path, "run.py", "-m", "policy=sliding,named_mine", "plugins=[named]", *TINY, "name=q")
+    assert code == 0 and "2 of 2 runs are finished" in said, said
+    code, said = run(site, tmp_path, "run.py", "--help", "plugins=[named]")
+    assert "declared_mine" in said and "named_mine" in said
+    assert "named_mine" not in run(site, tmp_path, "run.py", "--help")[1]
+    code, said = run(site, tmp_path, "run.py", "policy=named_mine", *TINY)
+    assert code and "named_mine" in said and "Traceback" not in said
 
 
 def test_a_sweep_has_points_of_a_plugin(site, tmp_path):
     file = tmp_path / "s.yaml"
     command = "command: ['${env}', '${interpreter}', '${program}', 'plugins=[named]', '${args_no_hyphens}']\n"
     file.write_text(f"program: harness/run.py\nmethod: grid\n{command}parameters:\n  policy: {{values: [named_mine]}}\n  policy.recent: {{values: [3, 6]}}\n")
-    out = run(site, tmp_path, "sweep.py", str(file), *TINY[:-3], "videos=0", "name=s")
-    assert out.returncode == 0, out.stdout + out.stderr
+    code, said = run(site, tmp_path, "sweep.py", str(file), *TINY[:-3], "videos=0", "name=s")
+    assert code == 0, said
     assert len(list((tmp_path / "outputs" / "s").glob("named_mine-*/results.json"))) == 2
 
 

@@ -3,14 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import imageio.v3 as iio
 import pytest
 
 from harness.reporting import data, groups
+from tests.commands import ended
 from tests.conftest import ROOT
 from tests.made_runs import NAMES, make_external, make_run
 
@@ -79,8 +78,8 @@ def real(tmp_path_factory):
     """What the main job really writes, with the smallest model."""
     folder = tmp_path_factory.mktemp("real")
     settings = ["backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "threads=1", "progress=false", "logger=none", "videos=1", "name=real"]
-    command = [sys.executable, str(ROOT / "harness" / "run.py"), "-m", "policy=full,sliding,worldkv", *settings]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
+    code, said = ended("run.py", "-m", "policy=full,sliding,worldkv", *settings, cwd=folder)
+    assert code == 0, said
     write(folder / "outputs" / "real")
     return folder / "outputs" / "real" / "report"
 

@@ -6,13 +6,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 import torch
 import yaml
 
+from tests.commands import Command
 from tests.conftest import ROOT
 
 TINY = ["backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "threads=1", "progress=false"]
@@ -40,9 +40,7 @@ KEYS = [
 
 
 def start(*arguments, cwd, **env):
-    command = [sys.executable, str(ROOT / "harness" / "run.py"), *arguments]
-    environment = os.environ | {"WANDB_MODE": "offline", "HOME": str(cwd), "COLUMNS": "150"} | env
-    return subprocess.Popen(command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return Command("run.py", *arguments, cwd=cwd, env=os.environ | {"WANDB_MODE": "offline", "HOME": str(cwd), "COLUMNS": "150"} | env)
 
 
 def run(*arguments, cwd, code=0, **env):

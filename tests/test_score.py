@@ -1,8 +1,6 @@
 """Videos of other systems: plain folders and the layouts of three benchmarks give run folders like any other; what does not fit is a line."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -23,7 +21,7 @@ from harness.worlds.rooms import make_room, place
 from harness.worlds.scripted import parse
 from harness.worlds.videos import VideosWorld, cut_at_start
 from metrics.frame import PSNR
-from tests.conftest import ROOT
+from tests.commands import ended
 
 SIZE = (32, 48)
 SETTINGS = ["metric=tiny", "world.min_gap=6", "world.overlap=0.5", "videos=1"]
@@ -344,10 +342,9 @@ def test_wrbench(tmp_path, views):
 
 def test_the_script_and_its_mistakes(tmp_path, views):
     def script(*arguments, code):
-        ended = subprocess.run([sys.executable, str(ROOT / "harness" / "score.py"), *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert ended.returncode == code, ended.stdout + ended.stderr
-        assert "Traceback" not in ended.stderr
-        return ended.stdout + ended.stderr
+        status, said = ended("score.py", *arguments, cwd=tmp_path)
+        assert status == code and "Traceback" not in said, said
+        return said
 
     plain(tmp_path, views, ("remembers",))
     (tmp_path / "remembers").rename(tmp_path / "a=b (1)")

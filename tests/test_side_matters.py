@@ -15,7 +15,7 @@ from harness.results.provenance import UNKNOWN, commit
 from harness.settings.command_line import CONF, composed
 from harness.sweeping.file import load
 from harness.sweeping.local import options
-from tests.conftest import ROOT
+from tests.commands import ended
 from tests.test_checkpoints import TENSORS, Malicious, loaded, renamed, saved
 from tests.test_checkpoints import load as load_net
 from tests.test_run import TINY, run
@@ -147,11 +147,10 @@ def test_the_plan_comes_from_the_jobs(tmp_path, monkeypatch):
 def test_a_misspelt_metric_stops_a_sweep_after_its_first_point(tmp_path):
     path = sweep_file(tmp_path, {"policy": {"value": "sliding"}, "seed": {"values": [0, 1, 2, 3]}}, metric={"name": "quality/psnr_revisti", "goal": "maximize"})
     settings = ["backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "logger=none", "videos=0", "world.trajectories=1", "threads=1"]
-    command = ["python", str(ROOT / "harness" / "sweep.py"), str(path), *settings]
     for _ in range(2):  # also where the first point is there already
-        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"}, timeout=300)
-        assert ended.returncode == 1
-        said = " ".join(ended.stdout.split())
+        code, said = ended("sweep.py", str(path), *settings, cwd=tmp_path, env=os.environ | {"COLUMNS": "200"})
+        assert code == 1
+        said = " ".join(said.split())
         assert "runs have no quality/psnr_revisti, which the sweep file names as its metric; did you mean quality/psnr_revisit" in said
         assert len(list((tmp_path / "outputs" / "s").glob("*/results.json"))) == 1
 

@@ -5,8 +5,6 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import yaml
 from harness.sweeping.file import Tried, load, overrides_of
 from harness.sweeping.local import Options, Runner, options
 from harness.sweeping.point import known, resolve
+from tests.commands import Command
 from tests.conftest import ROOT
 from tests.test_policies import MATRIX
 
@@ -154,10 +153,8 @@ def _round(folder: str, arguments: list[str]) -> None:
     os._exit(Runner(chosen, Path("outputs/s"), multiprocessing.get_context("fork")).run())
 
 
-def command(folder: Path, arguments: list[str]) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(folder)}
-    line = [sys.executable, str(ROOT / "harness" / "sweep.py"), *arguments]
-    return subprocess.Popen(line, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+def command(folder: Path, arguments: list[str]) -> Command:
+    return Command("sweep.py", *arguments, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(folder)}, session=True)
 
 
 def kill(process, tree: bool) -> None:
