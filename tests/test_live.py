@@ -71,7 +71,8 @@ def test_a_run_is_heard_of_while_it_runs_and_goes_on_under_its_id_after_a_kill(t
     said, _ = out.communicate(timeout=300)
     assert out.returncode == 0, said
     (run,) = server.runs.values()
-    assert run.began == 2 and run.exit_code == 0 and name == (tmp_path / "run" / "wandb_id.txt").read_text().strip()
+    assert run.began == 2 and run.exit_code == 0, said
+    assert name == (tmp_path / "run" / "wandb_id.txt").read_text().strip()
     counts = told("live/trajectories")
     assert len(counts) > before and counts[-1] == 30 and sorted(counts) == counts, "running means go on where they were"
     results = json.loads((tmp_path / "run" / "results.json").read_text())
