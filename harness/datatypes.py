@@ -39,6 +39,7 @@ class Geometry:
     stride_px: int = 1  # video frames per latent frame, the first excepted, which is one
     dtype: torch.dtype = torch.float32
     device: torch.device = torch.device("cpu")
+    columns: int = 0  # of a latent frame's grid of tokens, which lie row by row; 0: unknown
 
     @property
     def row_bytes(self) -> int:

@@ -54,6 +54,7 @@ MATRIX = [
     ("ema", 18, True),
     ("ema_global", 18, True),
     ("landmark", 18, True),
+    ("pooled", 18, False),
     ("reencode", 18, False),
     ("h2o", 18, True),
     ("snapkv", 18, True),

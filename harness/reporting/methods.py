@@ -21,6 +21,8 @@ FAMILIES = {  # where the class that makes a policy what it is lives: what its f
     "policies.ema": "Windows and constant memories",
     "policies.landmark": "Windows and constant memories",
     "policies.tempcache": "Windows and constant memories",
+    "policies.pooled": "Windows and constant memories",
+    "policies.lacache": "Windows and constant memories",
     "policies.bases.retrieval": "World Retrieval and World Compression",
     "policies.parts.select": "Selectors: which chunks come back",
     "policies.parts.compress": "Compressors: which rows of a chunk are stored",
