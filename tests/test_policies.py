@@ -55,6 +55,7 @@ MATRIX = [
     ("ema_global", 18, True),
     ("landmark", 18, True),
     ("pooled", 18, False),
+    ("lacache", 18, True),
     ("reencode", 18, False),
     ("h2o", 18, True),
     ("snapkv", 18, True),
