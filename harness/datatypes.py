@@ -164,6 +164,9 @@ class Site:
     groups: tuple[tuple[Int[Tensor, "g"], Int[Tensor, "r"]], ...] = ()  # heads that see the same rows, and these rows; (): all see all
     probe: bool = False  # the pass before planning: nothing of it is kept but what a policy notes of its queries
     slots: Mapping[int, np.ndarray] = field(default_factory=dict)  # where among k and v each frame's rows lie, the chunk's own included
+    raw_q: Float[Tensor, "b m h d"] | None = None  # the queries before RoPE, after qk-norm
+    positions: Float[Tensor, "m 3"] | None = None  # where they were rotated
+    rope: Callable[[Float[Tensor, "*l n 3"]], Callable[..., Tensor]] | None = None  # the backbone's rotation, for rows `... n h d`
 
 
 @dataclass(frozen=True, slots=True)

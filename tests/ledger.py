@@ -17,7 +17,7 @@ class Ledger:
         self.layers, self.heads, self.tokens, self.size = g.layers, g.heads, g.tokens, g.chunk
         self.raw, self.k, self.v = ([torch.zeros(0, g.heads, g.head_dim) for _ in range(g.layers)] for _ in range(3))
         self.frame, self.positions = torch.zeros(0, dtype=torch.long), torch.zeros(0, 3)
-        self.p, self.q, self.new = {}, {}, {}
+        self.p, self.q, self.raw_q, self.new = {}, {}, {}, {}
 
     def start(self, condition, visible, positions):
         """visible: l h n. positions: None, or where each row stands, l h n 3."""
@@ -28,6 +28,7 @@ class Ledger:
             self.past = [torch.cat([self.backbone.rope(p[h])(raw[None, :, h : h + 1])[0] for h in each], 1) for raw, p in zip(self.raw, positions, strict=True)]
 
     def __call__(self, layer, q, k, v):
+        self.raw_q[layer] = q[0].double()
         q, rotated = self.rotate(q), self.rotate(k)
         keys = torch.cat([self.past[layer], rotated[0]]).double()
         values = torch.cat([self.v[layer], v[0]]).double()

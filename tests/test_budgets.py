@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from backbones.rooms_network import AZIMUTH_FREQUENCIES, ELEVATION_FREQUENCIES, TIME_FREQUENCIES
 from harness.cache.attention import groups_of, received, weights
 from harness.cache.page import Page
 from harness.datatypes import Site
@@ -48,7 +49,7 @@ class Pool:
 
     def __init__(self, policy, kind):
         self.policy, self.kind = policy, kind
-        self.alive, self.mass, self.full = None, {}, False
+        self.alive, self.mass, self.full, self.asked = None, {}, False, {}
         self.split = deepcopy(policy.split)
         if isinstance(self.split, CakeSplit):
             self.split._preference = torch.zeros_like(policy.split._preference)
@@ -86,6 +87,7 @@ class Pool:
 
     def after(self, chunk, ledger):
         for layer in range(ledger.layers):
+            self.asked[layer] = [*self.asked.get(layer, []), ledger.raw_q[layer].numpy()]
             for head in range(ledger.heads):
                 share = ledger.shares(layer, head, self.kind != "flow")
                 if self.kind == "h2o" and (layer, head) in self.mass:
@@ -133,6 +135,8 @@ class Pool:
             unit /= np.linalg.norm(unit, axis=1, keepdims=True)
             alike = np.exp((unit @ unit.T).mean(1))
             return 0.07 * np.array([max(mass[max(0, i - 3) : i + 4]) for i in range(n)]) - 0.93 * alike / alike.sum()
+        if self.kind in ("expected", "tri"):
+            return getattr(self, self.kind)(ledger, layer, head, rows)
         if self.kind == "quest":
             q = ledger.q[layer][:, head].numpy().reshape(3, -1, ledger.q[layer].shape[-1]).mean(1)
             keys, out = ledger.k[layer][rows, head].double().numpy(), np.zeros(n)
@@ -144,6 +148,42 @@ class Pool:
                     assert out[page][0] >= (keys[page] @ q.T).max() - 1e-9, "no key exceeds the bound"
             return out
         return mass
+
+    def expected(self, ledger, layer, head, rows):
+        """Moments of every query ever asked, and rotations as matrices of 2x2 blocks, position by position."""
+        scorer, q = self.policy.scorer, np.concatenate(self.asked[layer])[:, head]
+        width, turns = q.shape[1], []
+        for ahead in range(3, scorer.horizon + 3, 3):
+            for position in ledger.own.double().numpy() + [ahead, 0, 0]:
+                turns.append(rotation(position))
+        turn, k = np.mean(turns, 0), ledger.k[layer][rows, head].double().numpy()
+        logits = k @ turn @ q.mean(0) / width**0.5
+        if scorer.covariance:
+            spread = turn @ np.cov(q.T, bias=True) @ turn.T
+            logits += np.array([x @ spread @ x for x in k]) / (2 * width)
+        share = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        return share * (np.linalg.norm(ledger.v[layer][rows, head].double().numpy(), axis=1) if scorer.values else 1)
+
+    def tri(self, ledger, layer, head, rows):
+        """The published formula in complex numbers, frequency by frequency, on un-rotated keys and their distances in time."""
+        half = ledger.raw[layer].shape[-1] // 2
+        q, k = np.concatenate(self.asked[layer])[:, head], ledger.raw[layer][rows, head].double().numpy()
+        newest, when = ledger.own[:, 0].max().item(), ledger.positions[rows, 0].numpy()
+        out, offsets = np.zeros(len(rows)), [2**i for i in range(8)]
+        for f, w in enumerate(TIME_FREQUENCIES):
+            qf, kf = q[:, f] + 1j * q[:, f + half], k[:, f] + 1j * k[:, f + half]
+            centre = qf.mean()
+            phase = np.angle(centre) - np.angle(kf)
+            out += np.mean([abs(centre) * abs(kf) * np.cos(w * (newest - when + o) + phase) for o in offsets], 0)
+            out += (abs(qf).mean() - abs(centre)) * abs(kf)
+        return (out - out.mean()) / out.std()
+
+
+def rotation(position):
+    """The rotation of a head's channels at a position of the `rooms` model: pairs (i, i + d/2)."""
+    angles = np.concatenate([x * np.array(f) for x, f in zip(position, (TIME_FREQUENCIES, ELEVATION_FREQUENCIES, AZIMUTH_FREQUENCIES), strict=True)])
+    c, s = np.diag(np.cos(angles)), np.diag(np.sin(angles))
+    return np.block([[c, -s], [s, c]])
 
 
 CASES = [
@@ -159,6 +199,10 @@ CASES = [
     ("snapkv", "snapkv_pyramid", ["policy.split.beta=3"]),
     ("snapkv", "snapkv_cake", ["policy.split.tau_shift=0.1"]),
     ("cake", "cake", []),
+    ("expected", "expected", []),
+    ("expected", "expected", ["policy.scorer.covariance=false", "policy.scorer.values=false", "policy.scorer.horizon=4", "policy.budget=4"]),
+    ("tri", "triattention", []),
+    ("tri", "triattention", ["policy.per_head=false", "policy.budget=4.5", "policy.split.beta=3", "policy/split=pyramid"]),
 ]
 
 
@@ -170,7 +214,7 @@ def test_budgets_against_full_matrices(kind, name, overrides, backbone, trajecto
     assert close(mine.latents, simulate(backbone, trajectory, Pool(policy, kind), window))
 
 
-SCORED = ["h2o", "snapkv", "flowcache", "quest", "deep_forcing", "snapkv_pyramid", "snapkv_cake", "cake"]
+SCORED = ["h2o", "snapkv", "flowcache", "quest", "deep_forcing", "snapkv_pyramid", "snapkv_cake", "cake", "expected", "triattention"]
 
 
 @pytest.mark.parametrize("name", SCORED)
@@ -220,6 +264,8 @@ def test_a_frame_is_unreachable_once_most_heads_lost_it(roll, backbone):
         ("flowcache", "policy.scorer.mix=2", "mix=2"),
         ("quest", "policy.scorer.parts=5", "parts that divide the 18 rows"),
         ("quest", "policy.realign=all", "use realign=sink"),
+        ("expected", "policy.realign=sink", "use realign=none"),
+        ("triattention", "policy.realign=all", "use realign=none"),
         ("snapkv_pyramid", "policy.split.beta=0.1", "beta=0.1"),
         ("snapkv_cake", "policy.split.tau_shift=0", "tau_shift=0"),
         ("heads", "policy.share=2", "share=2"),

@@ -60,6 +60,8 @@ MATRIX = [
     ("h2o", 18, True),
     ("snapkv", 18, True),
     ("flowcache", 18, True),
+    ("expected", 18, True),
+    ("triattention", 18, False),
     ("quest", 18, False),
     ("deep_forcing", 18, True),
     ("snapkv_pyramid", 18, True),

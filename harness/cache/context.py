@@ -145,7 +145,7 @@ class ContextBuffer(Store):
         positions = condition.positions.clone()
         if plan.start is not None:
             positions[:, 0] += plan.start - chunk.start
-        self._own = condition.positions
+        self._own, self._placed = condition.positions, positions
         self._start = plan.start
         self._rotate = self._rope(positions)
         self._policy, self._chunk = policy, chunk.index
@@ -171,7 +171,8 @@ class ContextBuffer(Store):
             self._raw.append(k)
         n = self._length
         bias, groups = self._sites[layer] if self._sites else (None, ())
-        site = Site(layer, self._step, self._clean, n - k.shape[1], self._chunk, False, bias, groups, self._probe, self._where)
+        told = (bias, groups, self._probe, self._where, q, self._placed, self._rope)
+        site = Site(layer, self._step, self._clean, n - k.shape[1], self._chunk, False, *told)
         return self._policy.attend(self._rotate(q), self._k[layer][:, :n], self._v[layer][:, :n], site)
 
     __call__ = kv  # a backbone is handed the buffer itself
