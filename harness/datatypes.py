@@ -102,7 +102,8 @@ class KV:
     """Keys and values of the rows of one chunk in all layers, from its clean pass.
 
     k is rotated at the rows' own positions, k_raw is not (after qk-norm). positions: (t, y, x). latents: the clean ones that
-    the pass was given.
+    the pass was given. guesses: the clean latents that each denoising pass before it predicted, in order, the last of them `latents`. Of a
+    chunk that was given: what the passes make of its latents under their noise, or None unless the policy wants it (`rehearses`).
     """
 
     k: Float[Tensor, "l b m h d"]
@@ -110,6 +111,7 @@ class KV:
     v: Float[Tensor, "l b m h d"]
     positions: Float[Tensor, "m 3"]
     latents: Float[Tensor, "b f s c"] | None = None
+    guesses: Float[Tensor, "p b f s c"] | None = None
 
 
 @dataclass(frozen=True)

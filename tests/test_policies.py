@@ -60,6 +60,8 @@ MATRIX = [
     ("h2o", 18, True),
     ("snapkv", 18, True),
     ("flowcache", 18, True),
+    ("decoprune", 18, False),
+    ("decoprune_random", 18, True),
     ("expected", 18, True),
     ("triattention", 18, False),
     ("quest", 18, False),
