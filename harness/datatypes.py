@@ -59,6 +59,8 @@ class Geometry:
 class Chunk:
     """What is known of a chunk before it is generated. Poses are one per latent frame, OpenCV camera-to-world.
 
+    ahead: gives the chunk together with so many of the next ones, as far as the path is known: a longer chunk without any truth of what it shows.
+    Where a camera is led by hand nothing follows; a recall probe stands in no path before it is taken.
     covisible: computes `overlap`, when it is read, and visible `surface`. probing: the plan that is asked for is that of the probe pass, which
     shows a policy the chunk's own queries before it plans (`CachePolicy.probes`).
     """
@@ -71,6 +73,7 @@ class Chunk:
     covisible: Callable[[], Float[Tensor, "f g"]] | None = None
     visible: Callable[[], Bool[Tensor, "f s g"]] | None = None
     probing: bool = False
+    ahead: Callable[[int], "Chunk"] | None = None
 
     @property
     def overlap(self) -> Float[Tensor, "f g"] | None:
@@ -124,7 +127,8 @@ class Plan:
     taken together with those of other frames, these frames, itself the first: `rows` then counts over the rows of all. seen: for frames that only some
     layers or heads attend to, which ones; the others pass over the frame's rows. candidates: frames that could have been
     chosen but were not; what is in neither is reported as unreachable history. retrieved: the part of `frames` that a
-    selector chose, for the trace. Frames that the bank remembers by their latents alone are encoded again for the plan, each
+    selector chose, for the trace. soon: frames that the plans after this one will likely bring back, the most urgent first: stores may fetch them
+    meanwhile, and nothing else follows from it. Frames that the bank remembers by their latents alone are encoded again for the plan, each
     chunk of them in the context of what the plan has before it (`harness.cache.reencode`).
     """
 
@@ -136,6 +140,7 @@ class Plan:
     seen: Mapping[int, Bool[Tensor, "l h"]] = field(default_factory=dict)
     candidates: frozenset[int] = frozenset()
     retrieved: tuple[int, ...] = ()
+    soon: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(set(self.frames)) != len(self.frames):

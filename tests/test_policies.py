@@ -29,6 +29,7 @@ MATRIX = [
     ("fov", 18, False),
     ("coverage", 18, False),
     ("latent", 18, False),
+    ("lookahead", 18, False),
     ("query", 18, False),
     ("query_last", 18, False),
     ("worldkv_slot", 18, False),
