@@ -26,6 +26,10 @@ class Overlap(Protocol):
         """Which of the surface points that a view of `rows` shows each view of `columns` shows too."""
         ...
 
+    def shown(self, views: Sequence[int], /) -> Float[Tensor, "n s 3"]:
+        """Where the rays of each view, on a grid, meet surfaces: points of the world."""
+        ...
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -107,6 +111,8 @@ class KV:
     k is rotated at the rows' own positions, k_raw is not (after qk-norm). positions: (t, y, x). latents: the clean ones that
     the pass was given. guesses: the clean latents that each denoising pass before it predicted, in order, the last of them `latents`. Of a
     chunk that was given: what the passes make of its latents under their noise, or None unless the policy wants it (`rehearses`).
+    points: computes the true surface points that rays on a grid through each frame's view meet, in the world's coordinates; only worlds with
+    geometry have it, and only policies that say so in their name may read it. Of chunks that were made, never of one to come.
     """
 
     k: Float[Tensor, "l b m h d"]
@@ -115,6 +121,7 @@ class KV:
     positions: Float[Tensor, "m 3"]
     latents: Float[Tensor, "b f s c"] | None = None
     guesses: Float[Tensor, "p b f s c"] | None = None
+    points: Callable[[], Float[Tensor, "f r 3"]] | None = None
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from harness.snapshot.plain_values import restore, state_of
 from harness.snapshot.saved_state import check_state
 from harness.snapshot.snapshot import check_same_path, damaged, read_snapshot, write_snapshot
 from harness.system.frame_buffer import FrameBuffer
-from harness.worlds.chunks import chunk_at, chunk_count, led_back, led_on
+from harness.worlds.chunks import chunk_at, chunk_count, led_back, led_on, shown_at
 
 TRACED = 1500  # latent frames; the trace of every past frame at every chunk grows with their square
 
@@ -125,7 +125,7 @@ class Session:
         cache.window.begin_pass(len(self.backbone.timesteps), clean=True)
         self.backbone.denoise(x0, 0.0, condition, cache.window)
         clock.lap(chunk.index, "passes")
-        policy.commit(chunk, cache.window.chunk_kv(x0, guesses), cache.bank)
+        policy.commit(chunk, cache.window.chunk_kv(x0, guesses, shown_at(self.path, g, chunk.index)), cache.bank)
         clock.lap(chunk.index, "commit")
         if policy.plans_ahead and not policy.probes and chunk.index + 1 < self.known:  # its pages come while this chunk is decoded
             self._coming = self._plan(self._chunk(chunk.index + 1))

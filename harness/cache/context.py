@@ -180,9 +180,14 @@ class ContextBuffer(Store):
     def cross(self, layer: int, q: Float[Tensor, "b m h d"], k: Float[Tensor, "b n h d"], v: Float[Tensor, "b n h d"]) -> Float[Tensor, "b m h d"]:
         return self._policy.attend(q, k, v, Site(layer, self._step, self._clean, 0, self._chunk, cross=True, probe=self._probe))
 
-    def chunk_kv(self, latents: Float[Tensor, "b f s c"] | None = None, guesses: Float[Tensor, "p b f s c"] | None = None) -> KV:
-        """K/V of the chunk after its clean pass on `latents`; k and v are views of the tail. guesses: what the passes before predicted."""
-        return KV(self._k[:, :, self._tail], torch.stack(self._raw), self._v[:, :, self._tail], self._own, latents, guesses)
+    def chunk_kv(
+        self,
+        latents: Float[Tensor, "b f s c"] | None = None,
+        guesses: Float[Tensor, "p b f s c"] | None = None,
+        points: Callable[[], Float[Tensor, "f r 3"]] | None = None,
+    ) -> KV:
+        """K/V of the chunk after its clean pass on `latents`; k and v are views of the tail. guesses, points: see `KV`."""
+        return KV(self._k[:, :, self._tail], torch.stack(self._raw), self._v[:, :, self._tail], self._own, latents, guesses, points)
 
     def put(self, frame: int, page: Page) -> None:
         """Adopt a frame of the chunk whose rows lie at the tail; nothing is copied."""

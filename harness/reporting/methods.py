@@ -20,6 +20,7 @@ FAMILIES = {  # where the class that makes a policy what it is lives: what its f
     "policies.sink_recent": "Windows and constant memories",
     "policies.ema": "Windows and constant memories",
     "policies.landmark": "Windows and constant memories",
+    "policies.field": "Windows and constant memories",
     "policies.tempcache": "Windows and constant memories",
     "policies.pooled": "Windows and constant memories",
     "policies.lacache": "Windows and constant memories",
