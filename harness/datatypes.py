@@ -136,7 +136,8 @@ class Plan:
     chosen but were not; what is in neither is reported as unreachable history. retrieved: the part of `frames` that a
     selector chose, for the trace. soon: frames that the plans after this one will likely bring back, the most urgent first: stores may fetch them
     meanwhile, and nothing else follows from it. Frames that the bank remembers by their latents alone are encoded again for the plan, each
-    chunk of them in the context of what the plan has before it (`harness.cache.reencode`).
+    chunk of them in the context of what the plan has before it (`harness.cache.reencode`). again: chunks that are so encoded although the bank has
+    their rows, which it keeps.
     """
 
     frames: tuple[int, ...]
@@ -148,6 +149,7 @@ class Plan:
     candidates: frozenset[int] = frozenset()
     retrieved: tuple[int, ...] = ()
     soon: tuple[int, ...] = ()
+    again: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if len(set(self.frames)) != len(self.frames):

@@ -60,6 +60,7 @@ MATRIX = [
     ("pooled", 18, False),
     ("lacache", 18, True),
     ("reencode", 18, False),
+    ("cachecraft", 18, False),
     ("h2o", 18, True),
     ("snapkv", 18, True),
     ("flowcache", 18, True),

@@ -28,8 +28,9 @@ class KVCache:
 
     def prefetch(self, plan: Plan) -> None:
         """Pages that a plan will bring in may start on their way, and after them those that later plans will."""
-        here = set(self.window.frames())
-        self.bank.prefetch([*self.window.absent(plan, self.bank), *(f for f in plan.soon if f not in here)])
+        here, size = set(self.window.frames()), self.bank.geometry.chunk
+        coming = [f for f in self.window.absent(plan, self.bank) if f // size not in plan.again]
+        self.bank.prefetch([*coming, *(f for f in plan.soon if f not in here)])
 
     def reencode(self, plan: Plan, policy: Attends, past: Past) -> None:
         """Give the plan's frames that are remembered by their latents alone their K/V again. Raises ValueError, see `Reencoder`."""
