@@ -39,7 +39,7 @@ def go(backbone, trajectory):
     return run
 
 
-RETRIEVAL = ["worldkv", "worldkv_rebased", "worldkv_release", "merge", "query", "coverage", "query_heads", "worldkv_cake", "lookahead"]
+RETRIEVAL = ["worldkv", "worldkv_rebased", "worldkv_release", "merge", "query", "coverage", "query_heads", "worldkv_cake", "lookahead", "pointvotes_true"]
 BOUNDED = [
     "int4_places_coverage",
     "places",
@@ -54,6 +54,8 @@ BOUNDED = [
     "pooled",
     "lacache",
     "decoprune",
+    "field",
+    "razor",
     "expected",
 ]
 

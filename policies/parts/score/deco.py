@@ -13,8 +13,8 @@ from policies.parts.score.born import BornScorer
 
 @dataclass
 class DecoScorer(BornScorer):
-    """Our reading of DecoPrune (arXiv 2609.39096): tokens whose intermediate clean prediction x0 differs from the final one stay; what an
-    early pass knew already can be known again.
+    """Our reading of DecoPrune (arXiv 2609.39096): tokens whose intermediate clean prediction x0 differs from the final one
+    stay.
 
         worth of a token = |x0 of pass `step` - final x0|
 

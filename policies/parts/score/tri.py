@@ -23,8 +23,7 @@ class TriScorer(FutureScorer):
     time's, and in which pairs, is asked of the backbone's rotation.
 
     Simplified: its means are calibrated offline and shipped with the model, here they are those of all clean passes so far; it shrinks the cache
-    every 3 latents and so does the policy. Uncertain: its means leave out what only other axes rotate, as here; whether a world model,
-    whose queries turn with the camera, clusters as well.
+    every 3 latents, as the policy does. Uncertain: whether queries of a world model, which turn with the camera, cluster as well.
     """
 
     farthest: Count = 128

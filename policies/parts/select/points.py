@@ -19,12 +19,14 @@ class TruePointVotesSelector(Selector):
 
     voxel: edge in metres of the cells of space that hold one point, the first that fell into it, so that the cloud grows with explored space
     (0: every point is kept). A point is visible if no other point of the same of `grid` x `grid` parts of the image is nearer by more
-    than the share `slack`. Points of forgotten chunks go. True depth is that of the world along the path, whatever the model showed there, so
-    this bounds what votes by predicted depth could reach.
+    than the share `slack`. Points of forgotten chunks go.
 
-    Not done: predicted depth (VMem: CUT3R; Memory Forcing: VGGT), of which no model is shipped. Simplified: VMem's votes carry the cosine
-    between a surfel's normal and the view, and it leaves out frames near to a chosen one; Memory Forcing adds only frames that show enough
-    that is new, and takes the 8 best frames. Uncertain: both papers' voxels and weights.
+    True depth is that of the world along the path, whatever the model showed there: what such votes could know of geometry, and
+    no bound of quality.
+
+    Not done: predicted depth (VMem's comes from CUT3R), of which no model is shipped. Simplified: VMem's votes carry the cosine between a
+    surfel's normal and the view, and it leaves out frames near to a chosen one; Memory Forcing takes the 8 best frames for half of
+    its window. Uncertain: both papers' voxels and weights, and whether a point belongs to the first frame alone.
     """
 
     voxel: Weight = 0.1
