@@ -35,8 +35,10 @@ class FutureScorer(Scorer):
         """Un-rotated queries of a clean pass, in float32."""
 
     def look(self, q: Tensor, k: Tensor, site: Site) -> None:
-        if not site.clean or site.raw_q is None or site.rope is None:
+        if not site.clean:
             return
+        if site.raw_q is None or site.rope is None or site.positions is None:
+            raise ValueError("future scorers: an attention call came without un-rotated queries, their positions and the rotation; give `Site` all three")
         raw = site.raw_q.flatten(0, 1).float()
         self._first[site.layer] += raw.mean(0)
         self.note(raw, site.layer)
