@@ -96,6 +96,8 @@ UNEVEN = {
     "worldkv_cake",
 }  # heads or layers see different rows
 
+RETRIEVE = ["worldkv", "retrieval_only", "random", "recency", "oracle", "attention", "fov", "coverage", "latent", "query", "lookahead", "pointvotes_true"]
+
 
 def same(a, b) -> bool:
     return torch.equal(a.latents, b.latents)
@@ -125,7 +127,7 @@ def test_invariants(name, budget, forgets, roll, backbone, trajectory):
     assert same(roll(policy, PinnedStore()), first), "the tier changes the result"
 
 
-@pytest.mark.parametrize("name", ["worldkv", "retrieval_only", "random", "recency", "oracle", "attention", "fov", "coverage", "latent", "query"])
+@pytest.mark.parametrize("name", RETRIEVE)
 def test_unlimited_budget_equals_full(name, roll):
     policy = make_policy(name, "policy.retrieved=inf", "policy/compressor=none")
     mine, full = roll(policy), roll(make_policy("full"))
@@ -135,7 +137,7 @@ def test_unlimited_budget_equals_full(name, roll):
         assert same(mine, full)
 
 
-@pytest.mark.parametrize("name", ["worldkv", "retrieval_only", "random", "recency", "oracle", "attention", "fov", "coverage", "latent", "query"])
+@pytest.mark.parametrize("name", RETRIEVE)
 def test_nothing_retrieved_equals_sink_recent(name, roll):
     assert same(roll(make_policy(name, "policy.retrieved=0")), roll(make_policy("sink_recent", "policy.recent=3")))
 
