@@ -55,7 +55,7 @@ class RoomsBackbone(Backbone):
             module.eval().requires_grad_(False).to(device)
         self.network.to(dtype)
         net = config["network"]
-        self.geometry = Geometry(net["layers"], net["heads"], net["width"] // net["heads"], rows * cols, config["chunk"], 1, dtype, device)
+        self.geometry = Geometry(net["layers"], net["heads"], net["width"] // net["heads"], rows * cols, config["chunk"], 1, dtype, device, cols)
 
     def _load(self, tensors: dict[str, Tensor], origin: str) -> None:
         """Strict: every tensor that the config asks for, and no other."""

@@ -118,7 +118,7 @@ class WanBackbone(Backbone):
         self.timesteps, self.channels = schedule.timesteps, LATENT_CHANNELS
         self.grid = (size[0] // CELL, size[1] // CELL)  # latent cells; tokens are 2x2 of them
         tokens = self.grid[0] * self.grid[1] // 4
-        self.geometry = Geometry(config.layers, config.heads, config.head_dim, tokens, chunk, STRIDE, config.dtype, device)
+        self.geometry = Geometry(config.layers, config.heads, config.head_dim, tokens, chunk, STRIDE, config.dtype, device, self.grid[1] // 2)
         self._times: dict[float, tuple[Tensor, Tensor]] = {}
 
     @abstractmethod

@@ -26,6 +26,10 @@ class Overlap(Protocol):
         """Which of the surface points that a view of `rows` shows each view of `columns` shows too."""
         ...
 
+    def shown(self, views: Sequence[int], /) -> Float[Tensor, "n s 3"]:
+        """Where the rays of each view, on a grid, meet surfaces: points of the world."""
+        ...
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -39,6 +43,7 @@ class Geometry:
     stride_px: int = 1  # video frames per latent frame, the first excepted, which is one
     dtype: torch.dtype = torch.float32
     device: torch.device = torch.device("cpu")
+    columns: int = 0  # of a latent frame's grid of tokens, which lie row by row; 0: unknown
 
     @property
     def row_bytes(self) -> int:
@@ -58,6 +63,8 @@ class Geometry:
 class Chunk:
     """What is known of a chunk before it is generated. Poses are one per latent frame, OpenCV camera-to-world.
 
+    ahead: gives the chunk together with so many of the next ones, as far as the path is known: a longer chunk without any truth of what it shows.
+    Where a camera is led by hand nothing follows; a recall probe stands in no path before it is taken.
     covisible: computes `overlap`, when it is read, and visible `surface`. probing: the plan that is asked for is that of the probe pass, which
     shows a policy the chunk's own queries before it plans (`CachePolicy.probes`).
     """
@@ -70,6 +77,7 @@ class Chunk:
     covisible: Callable[[], Float[Tensor, "f g"]] | None = None
     visible: Callable[[], Bool[Tensor, "f s g"]] | None = None
     probing: bool = False
+    ahead: Callable[[int], "Chunk"] | None = None
 
     @property
     def overlap(self) -> Float[Tensor, "f g"] | None:
@@ -101,7 +109,10 @@ class KV:
     """Keys and values of the rows of one chunk in all layers, from its clean pass.
 
     k is rotated at the rows' own positions, k_raw is not (after qk-norm). positions: (t, y, x). latents: the clean ones that
-    the pass was given.
+    the pass was given. guesses: the clean latents that each denoising pass before it predicted, in order, the last of them `latents`. Of a
+    chunk that was given: what the passes make of its latents under their noise, or None unless the policy wants it (`rehearses`).
+    points: computes the true surface points that rays on a grid through each frame's view meet, in the world's coordinates; only worlds with
+    geometry have it, and only policies that say so in their name may read it. Of chunks that were made, never of one to come.
     """
 
     k: Float[Tensor, "l b m h d"]
@@ -109,6 +120,8 @@ class KV:
     v: Float[Tensor, "l b m h d"]
     positions: Float[Tensor, "m 3"]
     latents: Float[Tensor, "b f s c"] | None = None
+    guesses: Float[Tensor, "p b f s c"] | None = None
+    points: Callable[[], Float[Tensor, "f r 3"]] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,8 +134,10 @@ class Plan:
     taken together with those of other frames, these frames, itself the first: `rows` then counts over the rows of all. seen: for frames that only some
     layers or heads attend to, which ones; the others pass over the frame's rows. candidates: frames that could have been
     chosen but were not; what is in neither is reported as unreachable history. retrieved: the part of `frames` that a
-    selector chose, for the trace. Frames that the bank remembers by their latents alone are encoded again for the plan, each
-    chunk of them in the context of what the plan has before it (`harness.cache.reencode`).
+    selector chose, for the trace. soon: frames that the plans after this one will likely bring back, the most urgent first: stores may fetch them
+    meanwhile, and nothing else follows from it. Frames that the bank remembers by their latents alone are encoded again for the plan, each
+    chunk of them in the context of what the plan has before it (`harness.cache.reencode`). again: chunks that are so encoded although the bank has
+    their rows, which it keeps.
     """
 
     frames: tuple[int, ...]
@@ -133,6 +148,8 @@ class Plan:
     seen: Mapping[int, Bool[Tensor, "l h"]] = field(default_factory=dict)
     candidates: frozenset[int] = frozenset()
     retrieved: tuple[int, ...] = ()
+    soon: tuple[int, ...] = ()
+    again: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if len(set(self.frames)) != len(self.frames):
@@ -163,6 +180,9 @@ class Site:
     groups: tuple[tuple[Int[Tensor, "g"], Int[Tensor, "r"]], ...] = ()  # heads that see the same rows, and these rows; (): all see all
     probe: bool = False  # the pass before planning: nothing of it is kept but what a policy notes of its queries
     slots: Mapping[int, np.ndarray] = field(default_factory=dict)  # where among k and v each frame's rows lie, the chunk's own included
+    raw_q: Float[Tensor, "b m h d"] | None = None  # the queries before RoPE, after qk-norm
+    positions: Float[Tensor, "m 3"] | None = None  # where they were rotated
+    rope: Callable[[Float[Tensor, "*l n 3"]], Callable[..., Tensor]] | None = None  # the backbone's rotation, for rows `... n h d`
 
 
 @dataclass(frozen=True, slots=True)

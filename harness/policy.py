@@ -14,21 +14,22 @@ from harness.datatypes import KV, Chunk, Geometry, Plan, Site
 class CachePolicy(ABC):
     """Fields of a policy are its hyper-parameters; its state starts at `reset` and ends there.
 
-    raw_keys: whether the bank keeps keys un-rotated, for placements that move rows and for policies that score or merge
-    keys; known after `reset`. needs_attention_scores: whether `attend` keeps scores of what it sees, so that no wrapper may show it less.
-    plans_ahead: whether a chunk may be planned as soon as the one before it is committed, so that its pages are fetched while
-    that one is decoded; False for a policy that looks at something later. probes: whether a chunk's first pass runs once more
-    before it is planned, over the window that `plan` gives for the chunk with `probing` set (sink and recent frames), so that `attend`
-    sees the chunk's own queries (`site.probe`); the pass counts as one of the chunk's. pooled: whether one page may hold rows of frames of
-    different times. rewritable: whether a wrapper may cut stored pages of this policy, which then finds rows of some heads
-    missing. Both are known after `reset`. codec: the form of banked pages, where the policy
-    has a say in it; None leaves it to the store.
+    raw_keys: whether the bank keeps keys un-rotated, for placements that move rows and for policies that score or merge keys; known after
+    `reset`. needs_attention_scores: whether `attend` keeps scores of what it sees, so that no wrapper may show it less. plans_ahead:
+    whether a chunk may be planned as soon as the one before it is committed, so that its pages are fetched while that one is decoded;
+    False for a policy that looks at something later. probes: whether a chunk's first pass runs once more before it is planned, over the
+    window that `plan` gives for the chunk with `probing` set (sink and recent frames), so that `attend` sees the chunk's own queries
+    (`site.probe`); the pass counts as one of the chunk's. rehearses: whether chunks that are given run the denoising passes too, each
+    from the given latents under its noise, for `KV.guesses`; known after `reset`. pooled: whether one page may hold rows of frames of
+    different times. rewritable: whether a wrapper may cut stored pages of this policy, which then finds rows of some heads missing. Both
+    are known after `reset`. codec: the form of banked pages, where the policy has a say in it; None leaves it to the store.
     """
 
     raw_keys: bool = False
     needs_attention_scores: bool = False
     plans_ahead: bool = True
     probes: bool = False
+    rehearses: bool = False
     pooled: bool = False
     rewritable: bool = True
     codec: Codec | None = None
@@ -57,7 +58,7 @@ class PolicyWrapper(CachePolicy):
     def reset(self, geometry: Geometry) -> None:
         self.inner.reset(geometry)
         self.raw_keys, self.needs_attention_scores = self.inner.raw_keys, self.inner.needs_attention_scores
-        self.plans_ahead, self.probes = type(self).plans_ahead and self.inner.plans_ahead, self.inner.probes
+        self.plans_ahead, self.probes, self.rehearses = type(self).plans_ahead and self.inner.plans_ahead, self.inner.probes, self.inner.rehearses
         self.pooled, self.rewritable = type(self).pooled or self.inner.pooled, type(self).rewritable and self.inner.rewritable
 
     @property

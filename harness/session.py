@@ -29,7 +29,7 @@ from harness.snapshot.plain_values import restore, state_of
 from harness.snapshot.saved_state import check_state
 from harness.snapshot.snapshot import check_same_path, damaged, read_snapshot, write_snapshot
 from harness.system.frame_buffer import FrameBuffer
-from harness.worlds.chunks import chunk_at, chunk_count, led_back, led_on
+from harness.worlds.chunks import chunk_at, chunk_count, led_back, led_on, shown_at
 
 TRACED = 1500  # latent frames; the trace of every past frame at every chunk grows with their square
 
@@ -117,11 +117,15 @@ class Session:
         cache.reencode(plan, policy, self._conditioned)
         taken = cache.assemble(plan, chunk, condition, policy)
         clock.lap(chunk.index, "assemble")
-        x0 = self._denoised(draws, condition) if given is None else given
+        if given is None:
+            guesses = self._denoised(draws, condition)
+            x0 = guesses[-1]
+        else:
+            guesses, x0 = self._rehearsed(chunk, given, condition) if policy.rehearses else None, given
         cache.window.begin_pass(len(self.backbone.timesteps), clean=True)
         self.backbone.denoise(x0, 0.0, condition, cache.window)
         clock.lap(chunk.index, "passes")
-        policy.commit(chunk, cache.window.chunk_kv(x0), cache.bank)
+        policy.commit(chunk, cache.window.chunk_kv(x0, guesses, shown_at(self.path, g, chunk.index)), cache.bank)
         clock.lap(chunk.index, "commit")
         if policy.plans_ahead and not policy.probes and chunk.index + 1 < self.known:  # its pages come while this chunk is decoded
             self._coming = self._plan(self._chunk(chunk.index + 1))
@@ -274,16 +278,24 @@ class Session:
         backbone.denoise(x, t, condition, cache.window)
         clock.lap(chunk.index, "passes")
 
-    def _denoised(self, draws: list[Float[Tensor, "1 f s c"]], condition: Condition) -> Float[Tensor, "1 f s c"]:
-        """The denoising passes."""
+    def _denoised(self, draws: list[Float[Tensor, "1 f s c"]], condition: Condition) -> Float[Tensor, "p 1 f s c"]:
+        """The denoising passes: the clean latents that each of them predicts."""
         backbone, window, levels = self.backbone, self.cache.window, self.backbone.timesteps
-        x0 = x = draws[0]
+        x, guesses = draws[0], []
         for step, t in enumerate(levels):
             window.begin_pass(step, clean=False)
-            x0 = backbone.denoise(x, t, condition, window)
+            guesses.append(backbone.denoise(x, t, condition, window))
             if step + 1 < len(levels):
-                x = backbone.renoise(x0, levels[step + 1], draws[step + 1])
-        return x0
+                x = backbone.renoise(guesses[-1], levels[step + 1], draws[step + 1])
+        return torch.stack(guesses)
+
+    def _rehearsed(self, chunk: Chunk, given: Float[Tensor, "1 f s c"], condition: Condition) -> Float[Tensor, "p 1 f s c"]:
+        """What the denoising passes would predict of a chunk that is given, each from its latents under the noise of that pass."""
+        backbone, window, rng, guesses = self.backbone, self.cache.window, generator(self.seed, self.path.name, chunk.index), []
+        for step, t in enumerate(backbone.timesteps):
+            window.begin_pass(step, clean=False)
+            guesses.append(backbone.denoise(backbone.renoise(given, t, backbone.noise(rng)), t, condition, window))
+        return torch.stack(guesses)
 
     def _keep(self, chunk: Chunk, frames: Float[Tensor, "p 3 y x"], latents: Float[Tensor, "f s c"]) -> None:
         if not torch.isfinite(latents).all():

@@ -17,7 +17,8 @@ class Ledger:
         self.layers, self.heads, self.tokens, self.size = g.layers, g.heads, g.tokens, g.chunk
         self.raw, self.k, self.v = ([torch.zeros(0, g.heads, g.head_dim) for _ in range(g.layers)] for _ in range(3))
         self.frame, self.positions = torch.zeros(0, dtype=torch.long), torch.zeros(0, 3)
-        self.p, self.q, self.new = {}, {}, {}
+        self.p, self.q, self.raw_q, self.new = {}, {}, {}, {}
+        self.guesses, self.result = [], torch.empty(0)  # of the last chunk: what each pass predicted, and what came out
 
     def start(self, condition, visible, positions):
         """visible: l h n. positions: None, or where each row stands, l h n 3."""
@@ -28,6 +29,7 @@ class Ledger:
             self.past = [torch.cat([self.backbone.rope(p[h])(raw[None, :, h : h + 1])[0] for h in each], 1) for raw, p in zip(self.raw, positions, strict=True)]
 
     def __call__(self, layer, q, k, v):
+        self.raw_q[layer] = q[0].double()
         q, rotated = self.rotate(q), self.rotate(k)
         keys = torch.cat([self.past[layer], rotated[0]]).double()
         values = torch.cat([self.v[layer], v[0]]).double()
@@ -61,9 +63,9 @@ class Method(Protocol):
 
 
 @torch.no_grad()
-def simulate(backbone, trajectory: Trajectory, method: Method, window: tuple[int, int] | None = None) -> torch.Tensor:
+def simulate(backbone, trajectory: Trajectory, method: Method, window: tuple[int, int] | None = None, rehearse: bool = False) -> torch.Tensor:
     """Latents of a rollout under a method, seed 0, the first chunk given. window: the sink's and the recent frames of a pass before
-    the method decides, whose queries it then finds in the ledger."""
+    the method decides, whose queries it then finds in the ledger. rehearse: the first chunk runs its passes too, from its latents under noise."""
     ledger, latents = Ledger(backbone), []
     for chunk in chunks_of(trajectory, backbone.geometry):
         condition = backbone.condition(trajectory, chunk)
@@ -77,14 +79,21 @@ def simulate(backbone, trajectory: Trajectory, method: Method, window: tuple[int
                 ledger.start(condition, shown.expand(ledger.layers, ledger.heads, -1), None)
                 backbone.denoise(x, backbone.timesteps[0], condition, ledger)
         ledger.start(condition, method.visible(chunk, ledger), method.positions(chunk, ledger))
+        ledger.guesses = []
+        if rehearse and not chunk.index:
+            rng = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"0/{trajectory.name}/0".encode()).digest()[:7], "big"))
+            for t in backbone.timesteps:
+                ledger.guesses.append(backbone.denoise((1 - t) * x0 + t * torch.randn(x0.shape, generator=rng), t, condition, ledger)[0])
         if chunk.index:
             for i, t in enumerate(backbone.timesteps):
                 x0 = backbone.denoise(x, t, condition, ledger)
+                ledger.guesses.append(x0[0])
                 if i + 1 < len(backbone.timesteps):
                     t = backbone.timesteps[i + 1]
                     x = (1 - t) * x0 + t * torch.randn(x0.shape, generator=rng)
         backbone.denoise(x0, 0.0, condition, ledger)
         ledger.commit(chunk)
+        ledger.result = x0[0]
         method.after(chunk, ledger)
         latents.append(x0[0])
     return torch.cat(latents)

@@ -261,6 +261,37 @@ def test_landmarks_of_known_places_do_not_change(loops, roll):
     assert len({s.attended_rows for s in stats[11:]}) == len({s.bank_bytes_gpu for s in stats[11:]}) == 1
 
 
+@pytest.mark.parametrize("slots", [2, 5])
+def test_a_field_is_the_means_of_what_its_slots_took_in(slots, wander, roll, backbone):
+    """Clusters of frames in float64: the members of every slot, kept as lists, and their means at the end."""
+    diary = Diary(make_policy("field", f"policy.slots={slots}"))
+    last = len(roll(diary, path=wander).stats) - 1
+    members, moved = [], 0
+
+    def like(a, b):
+        a, b = (torch.stack([diary.raw[m][0].double().mean(1).flatten() for m in group]).mean(0) for group in (a, b))
+        return float(a @ b / (a.norm() * b.norm()))
+
+    for f in range(3, 3 * last):
+        groups = [*members, [f]]
+        if len(groups) > slots:
+            a, b = max(((i, j) for i in range(slots) for j in range(i + 1, slots + 1)), key=lambda at: like(groups[at[0]], groups[at[1]]))
+            groups[a], groups[b] = groups[a] + groups[b], groups[-1]
+            groups.pop()
+            moved += b < slots
+        members = groups
+    assert moved >= 2, "newcomers always joined a slot, and none took a free one"
+    assert len([g for g in members if len(g) > 1]) >= 2, "frames all went to one slot"
+    for group in members:
+        page = diary.bank.page(group[0])
+        for have, which in ((page.k[:, 0], 0), (page.v[:, 0], 1)):
+            assert (have - torch.stack([diary.raw[m][which].double() for m in group]).mean(0)).abs().max() < 1e-4
+        assert (page.positions[0, :, 1:] - torch.stack([diary.raw[m][2][:, 1:].double() for m in group]).mean(0)).abs().max() < 1e-4
+    plan = diary.plans[-1]
+    assert plan.start == 3 + slots + 3 and plan.times == tuple(range(3 + slots + 3)), "sink, slots and recent frames stand one after the other"
+    assert {f for f in diary.held[-1] if 3 <= f < 3 * last - 3} == set(plan.frames[3 : 3 + slots]) and len(diary.held[-1]) == 6 + slots
+
+
 def test_memory_is_bounded_on_a_path_round_the_same_room(loops, roll, backbone):
     """Window and bank together, chunk by chunk; the second and third round cost `places`, `ema` and `landmark` nothing."""
     g = backbone.geometry

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from backbones.rooms_network import AZIMUTH_FREQUENCIES, ELEVATION_FREQUENCIES, TIME_FREQUENCIES
 from harness.cache.attention import groups_of, received, weights
 from harness.cache.page import Page
-from harness.datatypes import Site
+from harness.datatypes import Geometry, Site
+from policies.parts.score.deco import owners
 from policies.parts.split.base import Pyramid, Uniform
 from policies.parts.split.cake import CakeSplit
 from policies.wrappers.heads import HeadsPolicy
@@ -48,7 +50,7 @@ class Pool:
 
     def __init__(self, policy, kind):
         self.policy, self.kind = policy, kind
-        self.alive, self.mass, self.full = None, {}, False
+        self.alive, self.mass, self.full, self.asked, self.changed = None, {}, False, {}, {}
         self.split = deepcopy(policy.split)
         if isinstance(self.split, CakeSplit):
             self.split._preference = torch.zeros_like(policy.split._preference)
@@ -86,6 +88,11 @@ class Pool:
 
     def after(self, chunk, ledger):
         for layer in range(ledger.layers):
+            self.asked[layer] = [*self.asked.get(layer, []), ledger.raw_q[layer].numpy()]
+            for i, token in np.ndindex(3, ledger.tokens):
+                self.changed[chunk.start + i, token] = (
+                    float((ledger.guesses[0][i, token].double() - ledger.result[i, token].double()).norm()) if ledger.guesses else 0
+                )
             for head in range(ledger.heads):
                 share = ledger.shares(layer, head, self.kind != "flow")
                 if self.kind == "h2o" and (layer, head) in self.mass:
@@ -133,6 +140,10 @@ class Pool:
             unit /= np.linalg.norm(unit, axis=1, keepdims=True)
             alike = np.exp((unit @ unit.T).mean(1))
             return 0.07 * np.array([max(mass[max(0, i - 3) : i + 4]) for i in range(n)]) - 0.93 * alike / alike.sum()
+        if self.kind == "deco":
+            return np.array([self.changed[int(ledger.frame[r]), int(r) % ledger.tokens] for r in rows])
+        if self.kind in ("expected", "tri"):
+            return getattr(self, self.kind)(ledger, layer, head, rows)
         if self.kind == "quest":
             q = ledger.q[layer][:, head].numpy().reshape(3, -1, ledger.q[layer].shape[-1]).mean(1)
             keys, out = ledger.k[layer][rows, head].double().numpy(), np.zeros(n)
@@ -144,6 +155,42 @@ class Pool:
                     assert out[page][0] >= (keys[page] @ q.T).max() - 1e-9, "no key exceeds the bound"
             return out
         return mass
+
+    def expected(self, ledger, layer, head, rows):
+        """Moments of every query ever asked, and rotations as matrices of 2x2 blocks, position by position."""
+        scorer, q = self.policy.scorer, np.concatenate(self.asked[layer])[:, head]
+        width, turns = q.shape[1], []
+        for ahead in range(3, scorer.horizon + 3, 3):
+            for position in ledger.own.double().numpy() + [ahead, 0, 0]:
+                turns.append(rotation(position))
+        turn, k = np.mean(turns, 0), ledger.k[layer][rows, head].double().numpy()
+        logits = k @ turn @ q.mean(0) / width**0.5
+        if scorer.covariance:
+            spread = turn @ np.cov(q.T, bias=True) @ turn.T
+            logits += np.array([x @ spread @ x for x in k]) / (2 * width)
+        share = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        return share * (np.linalg.norm(ledger.v[layer][rows, head].double().numpy(), axis=1) if scorer.values else 1)
+
+    def tri(self, ledger, layer, head, rows):
+        """The published formula in complex numbers, frequency by frequency, on un-rotated keys and their distances in time."""
+        half = ledger.raw[layer].shape[-1] // 2
+        q, k = np.concatenate(self.asked[layer])[:, head], ledger.raw[layer][rows, head].double().numpy()
+        newest, when = ledger.own[:, 0].max().item(), ledger.positions[rows, 0].numpy()
+        out, offsets = np.zeros(len(rows)), [2**i for i in range(8)]
+        for f, w in enumerate(TIME_FREQUENCIES):
+            qf, kf = q[:, f] + 1j * q[:, f + half], k[:, f] + 1j * k[:, f + half]
+            centre = qf.mean()
+            phase = np.angle(centre) - np.angle(kf)
+            out += np.mean([abs(centre) * abs(kf) * np.cos(w * (newest - when + o) + phase) for o in offsets], 0)
+            out += (abs(qf).mean() - abs(centre)) * abs(kf)
+        return (out - out.mean()) / out.std()
+
+
+def rotation(position):
+    """The rotation of a head's channels at a position of the `rooms` model: pairs (i, i + d/2)."""
+    angles = np.concatenate([x * np.array(f) for x, f in zip(position, (TIME_FREQUENCIES, ELEVATION_FREQUENCIES, AZIMUTH_FREQUENCIES), strict=True)])
+    c, s = np.diag(np.cos(angles)), np.diag(np.sin(angles))
+    return np.block([[c, -s], [s, c]])
 
 
 CASES = [
@@ -159,6 +206,13 @@ CASES = [
     ("snapkv", "snapkv_pyramid", ["policy.split.beta=3"]),
     ("snapkv", "snapkv_cake", ["policy.split.tau_shift=0.1"]),
     ("cake", "cake", []),
+    ("deco", "decoprune", []),
+    ("deco", "decoprune", ["policy.sink=0", "policy.budget=4.5"]),
+    ("deco", "decoprune", ["policy.realign=none", "policy.budget=2"]),
+    ("expected", "expected", []),
+    ("expected", "expected", ["policy.scorer.covariance=false", "policy.scorer.values=false", "policy.scorer.horizon=4", "policy.budget=4"]),
+    ("tri", "triattention", []),
+    ("tri", "triattention", ["policy.per_head=false", "policy.budget=4.5", "policy.split.beta=3", "policy/split=pyramid"]),
 ]
 
 
@@ -167,10 +221,29 @@ def test_budgets_against_full_matrices(kind, name, overrides, backbone, trajecto
     policy = make_policy(name, *overrides)
     mine = roll(policy)
     window = (policy.sink, policy.recent) if policy.probes else None
-    assert close(mine.latents, simulate(backbone, trajectory, Pool(policy, kind), window))
+    assert close(mine.latents, simulate(backbone, trajectory, Pool(policy, kind), window, policy.rehearses))
 
 
-SCORED = ["h2o", "snapkv", "flowcache", "quest", "deep_forcing", "snapkv_pyramid", "snapkv_cake", "cake"]
+SCORED = ["h2o", "snapkv", "flowcache", "quest", "deep_forcing", "snapkv_pyramid", "snapkv_cake", "cake", "expected", "triattention"]
+
+
+def test_the_control_of_decoprune_is_matched(roll, backbone):
+    """The same number of tokens at the same places of the window, of other tokens; and it runs no pass that decoprune does not run."""
+    deco, random = roll(make_policy("decoprune")), roll(make_policy("decoprune_random"))
+    assert [s.attended_rows for s in deco.stats] == [s.attended_rows for s in random.stats]
+    assert [s.bank_bytes_gpu for s in deco.stats] == [s.bank_bytes_gpu for s in random.stats]
+    assert not close(deco.latents, random.latents)
+    assert not close(random.latents, roll(make_policy("decoprune_random", "policy.scorer.seed=1")).latents)
+
+
+def test_a_token_of_several_latents_owns_a_square_of_them():
+    """Four columns of tokens of 2x2 latents: the latents that lie in a token's square, found by their coordinates."""
+    owner = owners(48, Geometry(1, 1, 4, 12, 3, columns=4)).tolist()
+    for latent, token in enumerate(owner):
+        (y, x), (row, column) = divmod(latent, 8), divmod(token, 4)
+        assert 2 * row <= y < 2 * row + 2 and 2 * column <= x < 2 * column + 2
+    with pytest.raises(ValueError, match="48 latents a frame for 12 tokens in unknown columns"):
+        owners(48, Geometry(1, 1, 4, 12, 3))
 
 
 @pytest.mark.parametrize("name", SCORED)
@@ -220,6 +293,9 @@ def test_a_frame_is_unreachable_once_most_heads_lost_it(roll, backbone):
         ("flowcache", "policy.scorer.mix=2", "mix=2"),
         ("quest", "policy.scorer.parts=5", "parts that divide the 18 rows"),
         ("quest", "policy.realign=all", "use realign=sink"),
+        ("expected", "policy.realign=sink", "use realign=none"),
+        ("decoprune", "policy.scorer.step=1", "step=1, but of 2 passes"),
+        ("triattention", "policy.realign=all", "use realign=none"),
         ("snapkv_pyramid", "policy.split.beta=0.1", "beta=0.1"),
         ("snapkv_cake", "policy.split.tau_shift=0", "tau_shift=0"),
         ("heads", "policy.share=2", "share=2"),

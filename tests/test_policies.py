@@ -27,8 +27,10 @@ MATRIX = [
     ("oracle", 18, False),
     ("attention", 18, False),
     ("fov", 18, False),
+    ("pointvotes_true", 18, False),
     ("coverage", 18, False),
     ("latent", 18, False),
+    ("lookahead", 18, False),
     ("query", 18, False),
     ("query_last", 18, False),
     ("worldkv_slot", 18, False),
@@ -54,16 +56,25 @@ MATRIX = [
     ("ema", 18, True),
     ("ema_global", 18, True),
     ("landmark", 18, True),
+    ("field", 18, True),
+    ("pooled", 18, False),
+    ("lacache", 18, True),
     ("reencode", 18, False),
+    ("cachecraft", 18, False),
     ("h2o", 18, True),
     ("snapkv", 18, True),
     ("flowcache", 18, True),
+    ("decoprune", 18, False),
+    ("decoprune_random", 18, True),
+    ("expected", 18, True),
+    ("triattention", 18, False),
     ("quest", 18, False),
     ("deep_forcing", 18, True),
     ("snapkv_pyramid", 18, True),
     ("snapkv_cake", 18, True),
     ("cake", 18, True),
     ("heads", 18, False),
+    ("razor", 18, False),
     ("query_heads", 18, False),
     ("query_layers", 18, False),
     ("worldkv_pyramid", 18, False),
@@ -78,11 +89,14 @@ UNEVEN = {
     "snapkv_cake",
     "cake",
     "heads",
+    "razor",
     "query_heads",
     "query_layers",
     "worldkv_pyramid",
     "worldkv_cake",
 }  # heads or layers see different rows
+
+RETRIEVE = ["worldkv", "retrieval_only", "random", "recency", "oracle", "attention", "fov", "coverage", "latent", "query", "lookahead", "pointvotes_true"]
 
 
 def same(a, b) -> bool:
@@ -113,7 +127,7 @@ def test_invariants(name, budget, forgets, roll, backbone, trajectory):
     assert same(roll(policy, PinnedStore()), first), "the tier changes the result"
 
 
-@pytest.mark.parametrize("name", ["worldkv", "retrieval_only", "random", "recency", "oracle", "attention", "fov", "coverage", "latent", "query"])
+@pytest.mark.parametrize("name", RETRIEVE)
 def test_unlimited_budget_equals_full(name, roll):
     policy = make_policy(name, "policy.retrieved=inf", "policy/compressor=none")
     mine, full = roll(policy), roll(make_policy("full"))
@@ -123,7 +137,7 @@ def test_unlimited_budget_equals_full(name, roll):
         assert same(mine, full)
 
 
-@pytest.mark.parametrize("name", ["worldkv", "retrieval_only", "random", "recency", "oracle", "attention", "fov", "coverage", "latent", "query"])
+@pytest.mark.parametrize("name", RETRIEVE)
 def test_nothing_retrieved_equals_sink_recent(name, roll):
     assert same(roll(make_policy(name, "policy.retrieved=0")), roll(make_policy("sink_recent", "policy.recent=3")))
 

@@ -64,20 +64,24 @@ def test_a_schedule_keeps_to_its_gaps(backbone, path):
 
 
 class Told(PolicyWrapper):
-    """Notes what a policy is told."""
+    """Checks what a policy is told: of the future the poses of the path, at every chunk, and in a fork nothing beyond the probe."""
 
-    def __init__(self, inner):
-        self.inner = inner
+    def __init__(self, inner, c2w):
+        self.inner, self.c2w = inner, c2w[: len(c2w) // 3 * 3]
 
     def plan(self, chunk, bank):
-        assert set(vars(chunk)) == {"index", "start", "c2w", "intrinsics", "actions", "covisible", "visible", "probing"}
+        assert set(vars(chunk)) == {"index", "start", "c2w", "intrinsics", "actions", "covisible", "visible", "probing", "ahead"}
+        on_path, longer = torch.equal(chunk.c2w, self.c2w[chunk.start : chunk.start + 3]), chunk.ahead(99)
+        assert torch.equal(longer.c2w, self.c2w[chunk.start :] if on_path else chunk.c2w)
+        assert on_path or chunk.index == 10, "only the fork leaves the path"
+        assert (longer.covisible, longer.visible, longer.ahead) == (None, None, None)
         return super().plan(chunk, bank)
 
 
 def test_a_probe_shows_the_earlier_view(backbone, path):
     """What the fork is asked for is the earlier pose, as the next chunk; the scores are those of its frames."""
     probe = Probe(10, 3, 7)
-    out, (view,) = roll(backbone, Told(make_policy("oracle")), path, [probe])
+    out, (view,) = roll(backbone, Told(make_policy("oracle"), path.c2w), path, [probe])
     assert view.frames == (9, 10, 11) and {9, 10, 11} <= set(view.retrieved), "true co-visibility finds the view itself"
     (row,) = score_probes([view], out, path, [PSNR()])
     error = (out.frames[9:12] - view.shown).square().mean((1, 2, 3))

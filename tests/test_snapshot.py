@@ -39,8 +39,25 @@ def go(backbone, trajectory):
     return run
 
 
-RETRIEVAL = ["worldkv", "worldkv_rebased", "worldkv_release", "merge", "query", "coverage", "query_heads", "worldkv_cake"]
-BOUNDED = ["int4_places_coverage", "places", "landmark", "ema", "capped", "h2o", "quest", "tempcache", "heads", "fast_ar"]
+RETRIEVAL = ["worldkv", "worldkv_rebased", "worldkv_release", "merge", "query", "coverage", "query_heads", "worldkv_cake", "lookahead", "pointvotes_true"]
+BOUNDED = [
+    "int4_places_coverage",
+    "places",
+    "landmark",
+    "ema",
+    "capped",
+    "h2o",
+    "quest",
+    "tempcache",
+    "heads",
+    "fast_ar",
+    "pooled",
+    "lacache",
+    "decoprune",
+    "field",
+    "razor",
+    "expected",
+]
 
 
 @pytest.mark.parametrize("name", [*RETRIEVAL, *BOUNDED, CodedPolicy(make_policy("worldkv"), Int8())], ids=lambda p: p if isinstance(p, str) else "coded")

@@ -96,3 +96,13 @@ def test_a_round_trip_leaves_the_decoder_where_it_was(backbone, path, whole):
         if i == 2:
             backbone.roundtrip(torch.rand(g.frames_px(g.chunk), 3, *SIZE))
     same(session.rollout(), whole)
+
+
+@pytest.mark.parametrize("name", ["pooled", "lacache", "decoprune", "expected", "triattention", "lookahead", "field", "razor"])
+def test_policies_that_ask_for_more_than_keys(name, backbone, path, whole):
+    """How tokens lie, what passes predicted (four latents a token), un-rotated queries, views to come: a window of 12 is kept, and it shows."""
+    g = backbone.geometry
+    out = rollout(backbone, make_policy(name, "budget=w12"), GpuStore(), path, 0)
+    assert torch.isfinite(out.latents).all() and out.noise == whole.noise
+    assert max(s.attended_rows for s in out.stats) <= 12 * g.tokens
+    assert not torch.equal(out.latents, rollout(backbone, make_policy("full"), GpuStore(), path, 0).latents)

@@ -5,6 +5,7 @@ import pytest
 from harness.datatypes import Geometry
 from policies.parts.likeness import ViewLikeness
 from policies.parts.place.base import Rebased
+from policies.wrappers.cachecraft import CacheCraftPolicy
 from policies.wrappers.capped import CappedPolicy
 from policies.wrappers.heads import HeadsPolicy
 from policies.wrappers.placed import PlacedPolicy
@@ -12,12 +13,16 @@ from policies.wrappers.places import PlacesPolicy
 from policies.wrappers.reencode import ReencodePolicy
 from tests.conftest import make_policy, make_world
 
-G = Geometry(layers=2, heads=2, head_dim=8, tokens=6, chunk=3)
+G = Geometry(layers=2, heads=2, head_dim=8, tokens=6, chunk=3, columns=3)
 REFUSED = [
     (lambda: HeadsPolicy(make_policy("tempcache")), "heads: TempCachePolicy rewrites or re-encodes what it stores"),
     (lambda: HeadsPolicy(make_policy("ema")), "heads: EmaPolicy rewrites or re-encodes what it stores"),
     (lambda: HeadsPolicy(make_policy("reencode")), "heads: ReencodePolicy rewrites or re-encodes what it stores"),
     (lambda: HeadsPolicy(PlacesPolicy(make_policy("reencode"), ViewLikeness())), "heads: PlacesPolicy rewrites or re-encodes"),
+    (lambda: HeadsPolicy(make_policy("pooled")), "heads: PooledPolicy rewrites or re-encodes what it stores"),
+    (lambda: HeadsPolicy(make_policy("lacache")), "heads: LaCachePolicy rewrites or re-encodes what it stores"),
+    (lambda: HeadsPolicy(make_policy("cachecraft")), "heads: CacheCraftPolicy rewrites or re-encodes what it stores"),
+    (lambda: CacheCraftPolicy(make_policy("reencode")), "cachecraft: ReencodePolicy cuts or joins the pages"),
     (lambda: ReencodePolicy(HeadsPolicy(make_policy("worldkv"))), "reencode: HeadsPolicy cuts or joins the pages"),
     (lambda: ReencodePolicy(make_policy("h2o")), "reencode: TokenBudgetPolicy cuts or joins the pages"),
     (lambda: ReencodePolicy(make_policy("tempcache")), "reencode: TempCachePolicy cuts or joins the pages"),

@@ -145,7 +145,7 @@ class ContextBuffer(Store):
         positions = condition.positions.clone()
         if plan.start is not None:
             positions[:, 0] += plan.start - chunk.start
-        self._own = condition.positions
+        self._own, self._placed = condition.positions, positions
         self._start = plan.start
         self._rotate = self._rope(positions)
         self._policy, self._chunk = policy, chunk.index
@@ -171,7 +171,8 @@ class ContextBuffer(Store):
             self._raw.append(k)
         n = self._length
         bias, groups = self._sites[layer] if self._sites else (None, ())
-        site = Site(layer, self._step, self._clean, n - k.shape[1], self._chunk, False, bias, groups, self._probe, self._where)
+        told = (bias, groups, self._probe, self._where, q, self._placed, self._rope)
+        site = Site(layer, self._step, self._clean, n - k.shape[1], self._chunk, False, *told)
         return self._policy.attend(self._rotate(q), self._k[layer][:, :n], self._v[layer][:, :n], site)
 
     __call__ = kv  # a backbone is handed the buffer itself
@@ -179,9 +180,14 @@ class ContextBuffer(Store):
     def cross(self, layer: int, q: Float[Tensor, "b m h d"], k: Float[Tensor, "b n h d"], v: Float[Tensor, "b n h d"]) -> Float[Tensor, "b m h d"]:
         return self._policy.attend(q, k, v, Site(layer, self._step, self._clean, 0, self._chunk, cross=True, probe=self._probe))
 
-    def chunk_kv(self, latents: Float[Tensor, "b f s c"] | None = None) -> KV:
-        """K/V of the chunk after its clean pass on `latents`; k and v are views of the tail."""
-        return KV(self._k[:, :, self._tail], torch.stack(self._raw), self._v[:, :, self._tail], self._own, latents)
+    def chunk_kv(
+        self,
+        latents: Float[Tensor, "b f s c"] | None = None,
+        guesses: Float[Tensor, "p b f s c"] | None = None,
+        points: Callable[[], Float[Tensor, "f r 3"]] | None = None,
+    ) -> KV:
+        """K/V of the chunk after its clean pass on `latents`; k and v are views of the tail. guesses, points: see `KV`."""
+        return KV(self._k[:, :, self._tail], torch.stack(self._raw), self._v[:, :, self._tail], self._own, latents, guesses, points)
 
     def put(self, frame: int, page: Page) -> None:
         """Adopt a frame of the chunk whose rows lie at the tail; nothing is copied."""

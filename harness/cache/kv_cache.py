@@ -27,8 +27,10 @@ class KVCache:
         self._reencoder = Reencoder(backbone, self.window, self.bank)
 
     def prefetch(self, plan: Plan) -> None:
-        """Pages that a plan will bring in may start on their way."""
-        self.bank.prefetch(self.window.absent(plan, self.bank))
+        """Pages that a plan will bring in may start on their way, and after them those that later plans will."""
+        here, size = set(self.window.frames()), self.bank.geometry.chunk
+        coming = [f for f in self.window.absent(plan, self.bank) if f // size not in plan.again]
+        self.bank.prefetch([*coming, *(f for f in plan.soon if f not in here)])
 
     def reencode(self, plan: Plan, policy: Attends, past: Past) -> None:
         """Give the plan's frames that are remembered by their latents alone their K/V again. Raises ValueError, see `Reencoder`."""

@@ -10,7 +10,7 @@ from harness.datatypes import Chunk, Condition, Plan
 
 
 class Reencoder:
-    """Serves the bare frames of a plan, chunk by chunk in the plan's order.
+    """Serves the bare frames of a plan, and those that it wants encoded `again`, chunk by chunk in the plan's order.
 
     A chunk is encoded in the context of what the plan has before it, at the positions that the plan gives it, as if the plan
     were the past. Its rows stay in the window, are stored nowhere, and serve later plans as long as these begin the same up
@@ -35,9 +35,11 @@ class Reencoder:
         """
         before, self._made = self._made, {}
         size = self._backbone.geometry.chunk
+        for frame in [f for f in self._window.frames() if f // size in before and f // size not in plan.again and not self._bank.bare(f)]:
+            self._window.drop(frame)  # the rows that are stored serve again
         for at, frame in enumerate(plan.frames):
             index = frame // size
-            if index in self._made or not self._bank.bare(frame):
+            if index in self._made or not (self._bank.bare(frame) or index in plan.again):
                 continue
             self._check(plan, at, index)
             end = at + size
@@ -58,7 +60,7 @@ class Reencoder:
         size = self._backbone.geometry.chunk
         frames = plan.frames[at : at + size]
         own = tuple(range(index * size, (index + 1) * size))
-        if frames != own or plan.rows.keys() & set(frames):
+        if frames != own or plan.rows.keys() & set(frames) or any(self._bank.rows(f) != self._backbone.geometry.tokens for f in frames):
             asked = f"the plan attends to frames {frames}" + (" in part" if frames == own else "")
             raise ValueError(f"chunk {index} is encoded again as a whole, but {asked}; use no compressor")
         times = plan.times[at : at + size] if plan.times else ()

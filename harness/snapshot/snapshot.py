@@ -118,8 +118,9 @@ def check_same_path(folder: Path, saved: Trajectory, path: Trajectory) -> None:
 
 
 def _about(about: Mapping[str, object], g: Geometry) -> dict[str, object]:
-    """The settings that a snapshot belongs to: the given ones, and the network's sizes."""
-    return dict(about) | {"geometry": {k: v if isinstance(v, int) else str(v) for k, v in asdict(g).items() if k != "device"} | {"device": g.device.type}}
+    """The settings that a snapshot belongs to: the given ones, and the network's sizes (how the tokens lie, older ones did not write)."""
+    sizes = {k: v if isinstance(v, int) else str(v) for k, v in asdict(g).items() if k not in ("device", "columns")}
+    return dict(about) | {"geometry": sizes | {"device": g.device.type}}
 
 
 def _check_same(folder: Path, theirs: dict, ours: dict) -> None:

@@ -1,6 +1,6 @@
 """A path cut into chunks. Latent frame `i` takes the pose of video frame `stride_px * i`; paths end at a whole chunk."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -23,11 +23,29 @@ def chunk_at(path: Trajectory, g: Geometry, index: int) -> Chunk:
         found = f"{path.name}: chunk {index} of {g.chunk} latent frames is not within the {len(path.c2w)} video frames of the path"
         raise ValueError(f"{found}; use a longer trajectory, or give poses or actions to `step`")
     first, last = index * g.chunk, (index + 1) * g.chunk - 1
-    at = slice(first * g.stride_px, last * g.stride_px + 1, g.stride_px)  # a slice: indices would copy, and cost more than the loop around them
+    at = _video_frames(g, first, last)
     views = range(0, last * g.stride_px + 1, g.stride_px)  # of all latent frames so far
     covisible = partial(path.overlap, views[first:], views) if path.overlap else None
     visible = partial(path.overlap.surface, views[first:], views) if path.overlap else None
-    return Chunk(index, first, path.c2w[at], path.intrinsics[at], path.actions[at], covisible, visible)
+    return Chunk(index, first, path.c2w[at], path.intrinsics[at], path.actions[at], covisible, visible, ahead=partial(_with_next, path, g, index))
+
+
+def shown_at(path: Trajectory, g: Geometry, index: int) -> Callable[[], Float[Tensor, "f r 3"]] | None:
+    """Computes the true surface points that the frames of chunk `index` show; None for a path through a world without geometry."""
+    at = _video_frames(g, index * g.chunk, (index + 1) * g.chunk - 1)
+    return partial(path.overlap.shown, range(at.start, at.stop, at.step)) if path.overlap else None
+
+
+def _with_next(path: Trajectory, g: Geometry, index: int, count: int) -> Chunk:
+    """Chunk `index` and the `count` after it, as far as the path is known, as one."""
+    first, last = index * g.chunk, min(index + 1 + count, chunk_count(path, g)) * g.chunk - 1
+    at = _video_frames(g, first, last)
+    return Chunk(index, first, path.c2w[at], path.intrinsics[at], path.actions[at])
+
+
+def _video_frames(g: Geometry, first: int, last: int) -> slice:
+    """Those whose poses latent frames `first` to `last` take. A slice: indices would copy, and cost more than the loop around them."""
+    return slice(first * g.stride_px, last * g.stride_px + 1, g.stride_px)
 
 
 def chunks_of(path: Trajectory, g: Geometry) -> list[Chunk]:
@@ -92,6 +110,9 @@ class _SeenBefore:
 
     def surface(self, rows: Sequence[int], columns: Sequence[int]) -> Bool[Tensor, "n s m"]:
         return self.of.surface(self._really(rows), self._really(columns))
+
+    def shown(self, views: Sequence[int]) -> Float[Tensor, "n s 3"]:
+        return self.of.shown(self._really(views))
 
     def _really(self, frames: Sequence[int]) -> list[int]:
         return [self.frames[i - self.start] if i >= self.start else i for i in frames]

@@ -47,6 +47,10 @@ class CoVisibility:
         seen = torch.cat([self.seen(self._points[i], j) for i, j in zip(a.split(PAIRS), b.split(PAIRS), strict=True)])
         return seen.view(len(first), len(second), -1).transpose(1, 2)
 
+    def shown(self, views: Sequence[int]) -> Float[Tensor, "n s 3"]:
+        """Where the rays of views, `samples`^2 each, meet surfaces."""
+        return self.points(torch.as_tensor(list(views)))
+
     def pairs(self, a: Int[Tensor, "n"], b: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
         """Of views `a[i]` and `b[i]`."""
         shares = [

@@ -76,7 +76,8 @@ class RetrievalPolicy(CachePolicy):
         flat = tuple(f for group in retrieved for f in group)
         past = window.past(chunk.start)
         reachable = frozenset(past) if len(candidates) == len(window.chunks(chunk.start)) else frozenset(f for f in past if f // size in banked)
-        return Plan((*sink, *flat, *recent), times, rows=rows, seen=seen, candidates=reachable, retrieved=flat)
+        soon = tuple(f for c in self.selector.soon(len(chosen)) if c not in chosen for f in window.pages(c, chunk.start, bank))
+        return Plan((*sink, *flat, *recent), times, rows=rows, seen=seen, candidates=reachable, retrieved=flat, soon=soon)
 
     @property
     def _window(self) -> Window:

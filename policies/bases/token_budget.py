@@ -44,8 +44,10 @@ class TokenBudgetPolicy(CachePolicy):
             raise ValueError("token_budget: realign=all re-numbers rows that stay; this scorer drops none, use realign=sink")
         self.scorer.reset(geometry)
         self.split.reset(geometry)
+        if self.realign != "none" and self.scorer.rotated_keys:
+            raise ValueError(f"token_budget: realign={self.realign} keeps keys un-rotated, and this scorer needs them rotated; use realign=none")
         self.raw_keys = self.scorer.raw_keys or self.realign != "none"
-        self.pooled, self.probes = True, self.scorer.probes
+        self.pooled, self.probes, self.rehearses = True, self.scorer.probes, self.scorer.rehearses
         self.needs_attention_scores, self._geometry, self._reachable = True, geometry, frozenset()
         self._born: dict[int, Tensor] = {}  # page -> l n h, of which frame each row is; -1: absent
         self._budget = floor(round(self.budget * geometry.tokens, 6)) if isfinite(self.budget) else inf

@@ -9,6 +9,7 @@ from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Plan, Site
 from harness.policy import CachePolicy, PolicyWrapper
 from harness.settings.ranges import Count, Natural, Share
+from policies.parts.lost import Lost
 from policies.parts.reach import Reach, labels_of
 
 
@@ -26,9 +27,15 @@ class HeadsPolicy(PolicyWrapper):
     Sources: Forcing-KV (arXiv 2605.09681) calls a head static if at least 80 % of its non-sink attention falls on the 4 newest
     latents (threshold=0.2; 37 to 43 % of the heads, hence a share of 0.6), Dummy Forcing (arXiv 2601.20499) ranks heads online
     at the 2nd chunk, RazorAttention (arXiv 2407.15891) and DuoAttention (arXiv 2410.10819) keep a full cache for retrieval heads
-    only. Simplified: Forcing-KV's dynamic heads also prune what they keep; RazorAttention leaves a mean row in place of what is
-    dropped. sink, recent: the inner policy's, in frames. An inner policy that charges by the rows that the average head
+    only. Simplified: Forcing-KV's dynamic heads also prune what they keep.
+
+    sink, recent: the inner policy's, in frames. An inner policy that charges by the rows that the average head
     holds (unit=equivalents) brings more chunks back to fewer heads; with unit=frames the same chunks, and attention shrinks.
+
+    compensate: RazorAttention's compensation token: a head that was cut attends to one more row, the mean key and the mean value of all N
+    rows that it lost, with logit q.mean(k) + log N. Its keys are means of rotated ones, as cached there. The row lies in the page of frame 0,
+    which is therefore written anew when something is cut, and stored beside its copy in the window. Not done: rows that a compressor
+    dropped before are in no mean.
     """
 
     inner: CachePolicy
@@ -38,13 +45,19 @@ class HeadsPolicy(PolicyWrapper):
     threshold: Share | None = None
     calibrate: Count = 3
     labels: str | None = "auto"
+    compensate: bool = False
     _trimmed: dict[int, float] = field(default_factory=dict, init=False, repr=False)  # frame -> rows held after its trimming
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
         if not self.inner.rewritable:
             raise ValueError(f"heads: {type(self.inner).__name__} rewrites or re-encodes what it stores, so heads cannot be cut out of it; wrap another policy")
+        if self.compensate and (self.inner.raw_keys or not self.sink):
+            found = f"{type(self.inner).__name__} places its rows anew" if self.inner.raw_keys else "sink=0 leaves no page that is always attended to"
+            raise ValueError(f"heads: {found}, so a mean row has no place; use compensate=false, or an inner policy with absolute placement and a sink")
         self.rewritable = False
+        self._lost = Lost()
+        self._lost.reset(geometry)
         known = None if self.labels is None else labels_of(self.labels, geometry)
         self._far: Tensor | None = None if known is None else self._chosen(known)  # l h: heads that keep older frames; None: calibrating
         self.needs_attention_scores = known is None or self.inner.needs_attention_scores
@@ -79,6 +92,10 @@ class HeadsPolicy(PolicyWrapper):
                 page = bank.page(frame)
                 bank.write(frame, page.only(self._far[:, None].expand(-1, page.rows, -1)))
                 self._trimmed[frame] = bank.held(frame)
+                if self.compensate:
+                    self._lost.take(page, ~self._far)
+        if self._lost.fresh:
+            bank.write(0, self._lost.beside(bank.page(0)))
 
     def _chosen(self, reach: Tensor) -> Tensor:
         if self.threshold is not None:

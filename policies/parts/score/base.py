@@ -13,13 +13,16 @@ class Scorer(ABC):
     """State starts at `reset`.
 
     drops: whether rows of low score are lost (`True`), or stay in the bank and are only passed over by the next chunk.
-    raw_keys: whether keys must be kept un-rotated. probes: whether `score` needs the queries of the chunk to come, from a pass before
-    planning. Both are known after `reset`.
+    raw_keys: whether keys must be kept un-rotated; rotated_keys: whether they must not. probes: whether `score` needs the queries of the
+    chunk to come, from a pass before planning; rehearses: whether `observe` needs `KV.guesses` of chunks that are given too. All are known
+    after `reset`.
     """
 
     drops: bool = True
     raw_keys: bool = False
+    rotated_keys: bool = False
     probes: bool = False
+    rehearses: bool = False
 
     def reset(self, geometry: Geometry) -> None: ...
 

@@ -38,6 +38,10 @@ class Selector(ABC):
         do, each taking `count`; by falling relevance. {}: all take the same, the first of `order`."""
         return {}
 
+    def soon(self, count: int) -> list[int]:
+        """After `order`: at most `count` candidates that the chunks after this one will likely want, the most urgent first."""
+        return []
+
 
 def by_score(scores: list[float], candidates: list[int]) -> list[int]:
     """Candidates by falling score, ties by index."""

@@ -1,0 +1,82 @@
+"""Order by the points of past views that the next views see: every point votes for the chunk that showed it first."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from harness.datatypes import KV, Chunk, Geometry
+from harness.settings.ranges import Side, Weight
+from policies.parts.select.base import Selector, by_score
+
+
+@dataclass
+class TruePointVotesSelector(Selector):
+    """Memory Forcing (arXiv 2510.03198) and VMem (arXiv 2506.18903) with the world's TRUE depth: the surface points that past frames showed
+    form a cloud, the cloud is drawn into every view of the next chunk, and each point that is visible there votes for the chunk
+    that showed it first, with 1 / (1 + depth). Chunks come by votes, those without a vote oldest first.
+
+    voxel: edge in metres of the cells of space that hold one point, the first that fell into it, so that the cloud grows with explored space
+    (0: every point is kept). A point is visible if no other point of the same of `grid` x `grid` parts of the image is nearer by more
+    than the share `slack`. Points of forgotten chunks go. Measured on a tour of a house walked 25 times (64 rays a view): after 1,000
+    chunks the cloud has 4,300 points and ordering takes 2 ms of an EPYC core; with voxel=0 it has 192,000, and takes 26 ms.
+
+    True depth is that of the world along the path, whatever the model showed there: what such votes could know of geometry, and
+    no bound of quality.
+
+    Not done: predicted depth (VMem's comes from CUT3R), of which no model is shipped. Simplified: VMem's votes carry the cosine between a
+    surfel's normal and the view, and it leaves out frames near to a chosen one; Memory Forcing takes the 8 best frames for half of
+    its window. Uncertain: both papers' voxels and weights, and whether a point belongs to the first frame alone.
+    """
+
+    voxel: Weight = 0.1
+    grid: Side = 16
+    slack: Weight = 0.1
+
+    def reset(self, geometry: Geometry) -> None:
+        self._points, self._owner, self._cells = torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+
+    def observe(self, chunk: Chunk, kv: KV) -> None:
+        if kv.points is None:
+            raise ValueError("point votes need true depth, which only worlds with geometry have; use world=rooms, world=houses or another selector")
+        new = kv.points().flatten(0, 1)
+        new = new[new.isfinite().all(1)]
+        cells = (new / self.voxel if self.voxel else new).floor().long() + 2**20
+        codes = (cells * 2 ** (21 * torch.arange(3))).sum(1)
+        fresh = first_of_each(codes) & ~torch.isin(codes, self._cells) if self.voxel else torch.ones(len(new), dtype=torch.bool)
+        self._points, self._cells = torch.cat([self._points, new[fresh]]), torch.cat([self._cells, codes[fresh]])
+        self._owner = torch.cat([self._owner, torch.full((int(fresh.sum()),), chunk.index)])
+
+    def forget(self, chunk: int) -> None:
+        stays = self._owner != chunk
+        self._points, self._owner, self._cells = self._points[stays], self._owner[stays], self._cells[stays]
+
+    def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
+        votes = torch.zeros(chunk.index + 1, dtype=torch.double)
+        for c2w, intrinsics in zip(chunk.c2w, chunk.intrinsics, strict=True):
+            seen, depth = self._visible(c2w, intrinsics)
+            votes.index_add_(0, self._owner[seen], 1 / (1 + depth[seen].double()))
+        return by_score(votes[candidates].round(decimals=6).tolist(), candidates)
+
+    def _visible(self, c2w: Float[Tensor, "4 4"], intrinsics: Float[Tensor, "4"]) -> tuple[Bool[Tensor, "n"], Float[Tensor, "n"]]:
+        """Which points of the cloud a view shows, and how deep they lie. Images are centred on their principal point."""
+        fx, fy, cx, cy = intrinsics
+        x, y, z = ((self._points - c2w[:3, 3]) @ c2w[:3, :3]).unbind(-1)
+        at = torch.stack([y / z * fy / cy, x / z * fx / cx], 1)
+        inside = (z > 0) & (at.abs() < 1).all(1)
+        row, column = ((at[inside] + 1) / 2 * self.grid).long().unbind(1)
+        part, depth = row * self.grid + column, z[inside]
+        nearest = depth.new_full((self.grid**2,), torch.inf).scatter_reduce(0, part, depth, "amin")
+        seen = inside.clone()
+        seen[inside] = depth <= nearest[part] * (1 + self.slack)
+        return seen, z
+
+
+def first_of_each(codes: Int[Tensor, "n"]) -> Bool[Tensor, "n"]:
+    """Which numbers are there for the first time."""
+    order = codes.argsort(stable=True)
+    ranked = codes[order]
+    first = torch.ones(len(codes), dtype=torch.bool)
+    first[order[1:]] = ranked[1:] != ranked[:-1]
+    return first

@@ -1,0 +1,78 @@
+"""Some of what comes back is encoded again, the rest is used as it was stored."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from harness.cache.attention import received
+from harness.cache.bank import KVBank
+from harness.datatypes import KV, Chunk, Geometry, Plan, Site
+from harness.policy import CachePolicy, PolicyWrapper
+from harness.settings.ranges import Natural, Share
+
+
+@dataclass
+class CacheCraftPolicy(PolicyWrapper):
+    """Cache-Craft (arXiv 2502.15734), chunk by chunk, around any policy that retrieves: between reuse (share 0) and `reencode` (share 1). Of
+    the retrieved chunks the `share` that miss most of what they were made from run through the clean pass again, at their place
+    in the plan; the others keep their stored K/V, rotated to their new position.
+
+    What a chunk misses is the share of its attention, of the average query, layer and head of its own clean pass, that fell on frames that the
+    plan does not have before it:
+
+        missing(c) = sum of attention(c, f) over frames f of its past that do not stand before c now
+
+    which is Cache-Craft's inter-attention times the part of the prefix that is not there again. Positions are numbered from 0, as in
+    `reencode`; sink and recent frames are never encoded again. sink: the inner policy's, in frames.
+    share: of the retrieved chunks, rounded to the nearest number; ties to the first in the plan.
+
+    Cost: a second attention in every clean pass, and a clean pass a chunk that is encoded again, unless the plan up to it is as before. Stored: K/V
+    and latents. Simplified: Cache-Craft recomputes single tokens, a number that follows from the score; a backbone's pass takes whole chunks.
+    Not done: its penalty for prefixes in another order.
+    """
+
+    inner: CachePolicy
+    sink: Natural = 3
+    share: Share = 0.5
+    rewritable = False
+
+    def reset(self, geometry: Geometry) -> None:
+        super().reset(geometry)
+        if self.inner.pooled or not self.inner.rewritable:
+            raise ValueError(f"cachecraft: {type(self.inner).__name__} cuts or joins the pages that it stores, and whole chunks are encoded; wrap another")
+        self.needs_attention_scores, self._size, self._layers, self._now = True, geometry.chunk, geometry.layers, 0
+        self._leant: dict[int, dict[int, float]] = {}  # chunk -> frame of its past -> share of its attention
+        self._past: list[int] = []  # frames that the newest chunk attended to
+        self._shares: dict[int, Tensor] = {}  # layer -> what each of them received
+
+    def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
+        plan = super().plan(chunk, bank)
+        self._now = chunk.index
+        if plan.times:
+            first, start = min(plan.times), chunk.start if plan.start is None else plan.start
+            plan = replace(plan, times=tuple(t - first for t in plan.times), start=start - first)
+        missing = {}
+        for at, frame in enumerate(plan.frames):
+            own = tuple(range(frame, frame + self._size))
+            if frame % self._size == 0 and set(own) <= set(plan.retrieved) and plan.frames[at : at + self._size] == own:
+                before = set(plan.frames[:at])
+                missing[frame // self._size] = sum(share for f, share in self._leant.get(frame // self._size, {}).items() if f not in before)
+        order = sorted(missing, key=lambda c: -round(missing[c], 6))
+        return replace(plan, again=frozenset(order[: int(self.share * len(order) + 0.5)]))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+        if site.clean and not site.cross and site.chunk == self._now:  # and not an older one that is encoded again
+            share = received(q, k, site.bias, site.groups).mean(0)
+            self._past = [f for f in site.slots if f < site.chunk * self._size]
+            self._shares[site.layer] = torch.stack([share.new_zeros(()), *(share[torch.from_numpy(site.slots[f])].sum() for f in self._past)])[1:]
+        return super().attend(q, k, v, site)
+
+    def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
+        super().commit(chunk, kv, bank)
+        if chunk.start >= self.sink:
+            bank.note(chunk, kv)
+        shares = torch.stack([self._shares[layer] for layer in range(self._layers)]).mean(0)
+        remembered = {f // self._size for f in bank.frames}
+        self._leant = {c: leant for c, leant in self._leant.items() if c in remembered}
+        self._leant[chunk.index] = dict(zip(self._past, shares.tolist(), strict=True))
