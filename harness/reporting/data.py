@@ -87,7 +87,8 @@ def _group(group: Sequence[Run], columns: Sequence[Column]) -> dict:
     about, ends = group[0].about, ends_of(columns, group[0].summary)
     names = _names(group)
     cameras = {r.name: r.camera for run in reversed(group) for r in run.records if r.camera and _film(run, r.name)}
-    count = f"{len(names)} trajectories with {_pairs(group)} revisit pairs"
+    pairs = _pairs(group)
+    count = f"{len(names)} trajectories{f' with {pairs} revisit pairs' if pairs != '0' else ''}"
     title = f"{about['world']}{', ' + about['protocol'] if about['protocol'] else ''}, {count}, seed {about['seed']}, by {about['backbone']}"
     return {"title": title, "trajectories": names, "ends": ends, "cameras": cameras}
 

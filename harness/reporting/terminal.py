@@ -126,8 +126,8 @@ def comparison(experiment: Path, current: Path, width: int) -> Group:
     for run in same:
         run.group = 0
     pairs = sum(len(r.pairs) for r in mine.records)
-    count = f"{about['trajectories']} trajectories with {pairs} revisit pairs"
-    made = f"{count} of {about['world']}, {about['protocol']}, by {about['backbone']}, seed {about['seed']}"
+    count = f"{about['trajectories']} trajectories{f' with {pairs} revisit pairs' if pairs else ''}"
+    made = f"{count} of {about['world']}{', ' + about['protocol'] if about['protocol'] else ''}, by {about['backbone']}, seed {about['seed']}"
     lines: list[Table | Text] = [Text(f"{experiment.resolve().name}: {made}, on {about['device']}; mean, 95 % interval below it")]
     lines += comparison_table(same, BASELINE, width, mine.path)
     if len(same) == 1:
