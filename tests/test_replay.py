@@ -86,7 +86,7 @@ def test_bounds():
     """Full KV shows all that can be shown, a window of sink and recent frames nothing more, and these selectors no more than the oracle."""
     path = make_world(["R180R90L60R60L60R60L90"], degrees=10.0, hold_frames=3).trajectory(0)  # 21 chunks
     one = {"full": [], **dict.fromkeys(("worldkv", "random", "oracle"), ["policy.retrieved=2"])}  # a chunk at half of its rows
-    values = {n: replay(task(path), make_policy(n, *settings)) for n, settings in one.items()}
+    values = {n: replay(task(path, 16), make_policy(n, *settings)) for n, settings in one.items()}
     assert values["full"]["replay/surface"] == 1 and values["full"]["replay/stored"] == 63 and len({v["replay/due"] for v in values.values()}) == 1
     bare = replay(task(path), make_policy("sink_recent", "policy.sink=3", "policy.recent=3"))
     assert bare["replay/surface"] == bare["replay/frames"] == 0 and "replay/duplicates" not in bare
