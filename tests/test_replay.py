@@ -91,7 +91,7 @@ def test_bounds():
     bare = replay(task(path), make_policy("sink_recent", "policy.sink=3", "policy.recent=3"))
     assert bare["replay/surface"] == bare["replay/frames"] == 0 and "replay/duplicates" not in bare
     assert values["random"]["replay/surface"] < values["oracle"]["replay/surface"] and values["worldkv"]["replay/surface"] <= values["oracle"]["replay/surface"]
-    assert values["worldkv"]["replay/stored"] == 9 + 54 / 2, "half of what left the window"
+    assert values["worldkv"]["replay/stored"] == 6 + 57 / 2, "half of what left the window"
     assert replay(task(path, scored=3), make_policy("full"))["replay/surface"] == 1 and len(task(path, scored=3).looked_at) == 3
 
 
