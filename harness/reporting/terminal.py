@@ -10,6 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from harness.reporting.audit import audit_notes
 from harness.reporting.columns import columns_of, ends_of
 from harness.reporting.groups import Run, groups_of, read_runs
 from harness.reporting.table import BASELINE
@@ -133,7 +134,7 @@ def comparison(experiment: Path, current: Path, width: int) -> Group:
     if len(same) == 1:
         others = ",".join(dict.fromkeys((BASELINE, "sliding", "worldkv", about["policy"])))
         lines.append(Text(f"compare: -m policy={others}"))
-    lines += [Text(note, style="dim") for note in significance(same, BASELINE)]
+    lines += [Text(note, style="dim") for note in [*significance(same, BASELINE), *audit_notes(same)]]
     if others := len(runs) - len(same):
         lines.append(Text(f"{others} runs of another world, seed, backbone or noise are not comparable and not shown"))
     return Group(*lines)

@@ -9,6 +9,7 @@ from html import escape
 from itertools import combinations
 from pathlib import Path
 
+from harness.reporting.audit import audit_notes
 from harness.reporting.columns import columns_of, leading
 from harness.reporting.groups import Run, groups_of, reasons
 from harness.results.statistics import LEVEL, adjusted, detectable, needed, paired
@@ -73,7 +74,7 @@ def notes(runs: list[Run], baseline: str) -> list[str]:
         found.append(f"{', '.join(r.name for r in runs if r.about.get('external') == said)}: {said}")
     failed = {r.name: len(r.about["failed"]) for r in runs if r.about["failed"]}
     found += [f"{name}: {count} trajectories failed and are missing" for name, count in failed.items()]
-    return found + significance(home, baseline) + _band(runs)
+    return found + significance(home, baseline) + _band(runs) + audit_notes(home)
 
 
 def significance(group: list[Run], baseline: str) -> list[str]:
