@@ -184,7 +184,7 @@ def test_the_main_job_audits(tmp_path, monkeypatch, capsys):
     tiny = ["backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "progress=false", "logger=none", "videos=0", "world.trajectories=2", "probes.gaps=[2,4]"]
 
     def job(policy, *overrides):
-        cfg, choices = composed(CONF, [*tiny, f"policy={policy}", f"world.specs=[{WALK}]", "world.degrees=10.0", "probes.count=4", *overrides])
+        cfg, choices = composed(CONF, [*tiny, f"policy={policy}", "world.specs=[R180R90L60R60L90]", "probes.count=4", *overrides])
         return evaluate(cfg, choices, policy)
 
     arms = "probes.audit=[wrong,other,mean,none]"
@@ -202,9 +202,37 @@ def test_the_main_job_audits(tmp_path, monkeypatch, capsys):
     assert {"psnr_other", "psnr_true_none"} <= set(table[0].split(","))
     runs, _ = read_runs(tmp_path / "outputs" / "default")
     notes = audit_notes(runs)
-    assert len(notes) == 4 and all("is shown" in n or "is memory" in n or "not compared" in n for n in notes[:-1])
+    assert len(notes) == 4 and all("undecided, 2 trajectories" in n or "not compared" in n for n in notes[:-1])
     from harness.reporting.data import report
 
     data = report("e", runs, [])
     shown = next(r["audit"] for r in data["runs"] if r["label"] == "worldkv" and r["audit"])
     assert shown["x"] == ["right", *ARMS] and shown["n"] == [2] * 5 and len(shown["recall/psnr"]) == len(shown["error/psnr"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [
+        ([2.0, 1.5, 3.0, 0.5, 2.2, 1.0, 1.8], "its gain is memory, the right pages beat other pages of the walk"),
+        ([-2.0, -1.5, -3.0, -0.5, -2.2, -1.0, -1.8], "no memory is shown, the right pages do not beat"),
+        ([2.0, -1.5, 1.0, -0.5, 0.2, -1.0, 0.8], "no memory is shown"),
+        ([2.0, 1.5, 3.0, 0.5, 2.2], "undecided, 5 trajectories cannot show whether this is memory, 6 can"),
+    ],
+)
+def test_a_gain_is_memory_where_right_pages_beat_wrong_ones(gains, verdict, tmp_path):
+    from dataclasses import asdict
+
+    from harness.results.run_folder import Record, RunFolder
+    from metrics.recall import audit_columns
+    from tests.made_runs import make_run
+
+    path = make_run(tmp_path, "worldkv", names=tuple(f"t{i}" for i in range(len(gains))))
+    about = RunFolder(path).results()["run"]
+    folder = RunFolder(tmp_path / "audited")
+    folder.create()
+    for i, gain in enumerate(gains):
+        folder.write(Record(f"t{i}", {"audit/psnr_wrong": gain, "audit/psnr_none": gain + 1}, noise="n"))
+    folder.finish(about, [f"t{i}" for i in range(len(gains))], columns=[asdict(c) for c in audit_columns(PSNR())])
+    run = next(r for r in read_runs(tmp_path)[0] if r.path.name == "audited")
+    notes = audit_notes([run])
+    assert len(notes) == 2 and verdict in notes[0] and f"wrong {sum(gains) / len(gains):+.2f}" in notes[0]

@@ -15,6 +15,7 @@ from harness.cache.page_files import DamagedPage
 from harness.cache.stores import PackedStore
 from harness.datatypes import ChunkStats, Rollout, Trajectory
 from harness.evaluation.audit import Auditor, other_pages
+from harness.evaluation.novelty import kinds
 from harness.evaluation.probes import NO_PROBES, Prober, Probes, cannot, schedule
 from harness.policy import CachePolicy
 from harness.results.run_folder import Record
@@ -27,7 +28,9 @@ from harness.worlds.poses import top_view
 from metrics.cost import cost, held
 from metrics.drift import drift
 from metrics.metric_set import MetricSet
+from metrics.novelty import score_kinds
 from metrics.recall import mean_audit, mean_recall, score_probes
+from metrics.retention import retention
 from metrics.revisit import mean_gaps, mean_scores, score_pairs
 
 log = logging.getLogger(__name__)
@@ -132,6 +135,8 @@ class EvalModule(L.LightningModule):
         pairs = score_pairs(out, trajectory, roundtrip, self.metrics.frame)
         probed = score_probes(prober.views, out, trajectory, self.metrics.frame)
         values = mean_scores(pairs) | mean_gaps(pairs) | mean_recall(probed) | mean_audit(probed) | drift(out, trajectory) | cost(out)
+        values |= score_kinds(out, trajectory, kinds(trajectory, g), self.metrics.frame)
+        values |= retention(values, self.metrics.frame)
         values |= {"pairs": float(len(pairs)), "chunks": float(len(out.stats)), "frames": float(len(out.frames))}
         chunks, camera = [chunk_row(s) for s in out.stats], top_view(trajectory.c2w[: len(out.frames)])
         missed = "" if pairs else trajectory.no_pairs or unscored(trajectory, len(out.frames))

@@ -85,6 +85,7 @@ def comparison_table(runs: list[Run], baseline: str, width: int, current: Path |
     """
     published = {policy: figures for run in runs for policy, figures in (run.about["config"].get("published") or {}).items()}
     columns = columns_of((r.results for r in runs), {name for figures in published.values() for name in figures})
+    columns = [c for c in columns if not c.key.startswith("audit/")]  # said in words below
     found = rows(runs, columns, baseline)
     below = [(f"{policy}, published", {c.key: c.show(figures[c.name]) for c in columns if c.name in figures}) for policy, figures in published.items()]
     below += _ends(runs, columns)

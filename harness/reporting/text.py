@@ -9,13 +9,11 @@ from html import escape
 from itertools import combinations
 from pathlib import Path
 
-from harness.reporting.audit import audit_notes
+from harness.reporting.audit import FEWEST, audit_notes
 from harness.reporting.columns import columns_of, leading
 from harness.reporting.groups import Run, groups_of, reasons
 from harness.results.statistics import LEVEL, adjusted, detectable, needed, paired
 from metrics.column import Column
-
-FEWEST = 6  # trajectories: two-sided, 5 sign flips give p = 1/16 at best
 
 
 @dataclass(frozen=True)
