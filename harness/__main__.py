@@ -1,4 +1,4 @@
-"""The console command: worldkv run|sweep|score|report|play|bench|train|calibrate|dashboard|docs ARGUMENTS, each as python harness/NAME.py ARGUMENTS."""
+"""The console command: worldkv run|sweep|score|replay|report|play|bench|train|calibrate|dashboard|docs ARGUMENTS, each as python harness/NAME.py ARGUMENTS."""
 
 import sys
 from importlib import import_module
@@ -10,6 +10,7 @@ COMMANDS = {  # name -> the module whose `main` reads the arguments; imported wh
     "run": "harness.evaluation.command",
     "sweep": "harness.sweeping.local",
     "score": "harness.scoring.command",
+    "replay": "harness.replaying.command",
     "report": "harness.reporting.command",
     "play": "harness.playing.command",
     "bench": "harness.benchmark.command",

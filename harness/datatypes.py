@@ -282,6 +282,7 @@ class ProbeView:
 
     gap: chunks since these views were last seen. metres: from where the camera was. retrieved: what the policy brought back.
     aside: metres and degrees from the target's views, where the fork looked from beside them; truth: the true views from there.
+    audit: what is shown with these pages replaced, by what they are replaced by; unaudited: why they cannot be.
     """
 
     chunk: int
@@ -293,6 +294,8 @@ class ProbeView:
     retrieved: tuple[int, ...]
     aside: tuple[float, float] | None = None
     truth: Float[Tensor, "p 3 y x"] | None = None
+    audit: Mapping[str, Float[Tensor, "p 3 y x"]] = field(default_factory=dict)
+    unaudited: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,17 @@
 A metric class and the cost function say it of their own columns; every view (terminal, report, CSV, W&B, docs) reads it from there.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 PLACE = ("chunk", "target", "gap", "metres", "aside_metres", "aside_degrees")  # what a recall probe's row says besides its scores
+
+ARMS = {  # what an audit replaces the pages that a probe brought back by
+    "wrong": "other pages of the walk, which show nothing of the view",
+    "other": "pages of another trajectory",
+    "mean": "their mean",
+    "none": "none",
+}
 
 
 @dataclass(frozen=True)
@@ -46,3 +54,8 @@ class Column:
 def leading_score(row: dict[str, float]) -> float:
     """What a pair is ranked by, more being better: PSNR, or the first score that there is."""
     return row["psnr_revisit"] if "psnr_revisit" in row else next((-v if k.startswith("lpips") else v for k, v in row.items() if k.endswith("_revisit")), 0.0)
+
+
+def recalled(rows: Iterable[dict[str, float]]) -> list[str]:
+    """The scores that rows of recall probes have, those of an audit's replacements left out."""
+    return [k for k in dict.fromkeys(k for row in rows for k in row) if k not in PLACE and k.rpartition("_")[2] not in ARMS]

@@ -11,7 +11,9 @@ from metrics import cost, drift, revisit
 from metrics.column import Column
 from metrics.fid import FID
 from metrics.frame import LPIPS, PSNR, SSIM, FrameMetric
-from metrics.recall import recall_columns
+from metrics.novelty import kind_columns
+from metrics.recall import audit_columns, recall_columns
+from metrics.retention import retention_columns
 from metrics.rollout import RolloutMetric
 
 
@@ -45,8 +47,19 @@ class MetricSet:
     def columns(self) -> list[Column]:
         """Every column that a run of these metrics can have, in the order of tables."""
         again, true = zip(*(m.columns() for m in self.frame), strict=True) if self.frame else ((), ())
-        quality = (*again, *true, *revisit.COLUMNS, *(c for m in self.frame for c in recall_columns(m)), *drift.COLUMNS, *(m.column() for m in self.rollout))
-        return [*quality, *cost.COLUMNS]
+        quality = (
+            *again,
+            *true,
+            *revisit.COLUMNS,
+            *self._probed(),
+            *(c for m in self.frame for c in kind_columns(m)),
+            *drift.COLUMNS,
+            *(m.column() for m in self.rollout),
+        )
+        return [*quality, *cost.COLUMNS, *(c for m in self.frame for c in retention_columns(m))]
+
+    def _probed(self) -> list[Column]:
+        return [c for m in self.frame for c in recall_columns(m)] + [c for m in self.frame for c in audit_columns(m)]
 
     def features(self, rollout: Rollout, trajectory: Trajectory) -> dict[str, Mapping[str, Tensor]]:
         """What every rollout metric keeps of one rollout."""

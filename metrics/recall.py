@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from harness.datatypes import ProbeView, Rollout, Trajectory
-from metrics.column import PLACE, Column
+from metrics.column import ARMS, Column, recalled
 from metrics.frame import FrameMetric
 
 
@@ -14,6 +14,7 @@ def score_probes(views: Sequence[ProbeView], rollout: Rollout, trajectory: Traje
 
     <metric>: the first visit in this rollout against the probe; not for a probe from beside, which shows what was never seen so.
     <metric>_true: the probe against the true view, where there is one.
+    Both once more, with _wrong, _other, _mean or _none behind, for what the probe shows with its pages replaced (`ARMS`), where they were.
     """
     return [_row(view, rollout, trajectory, metrics) for view in views]
 
@@ -23,12 +24,13 @@ def _row(view: ProbeView, rollout: Rollout, trajectory: Trajectory, metrics: Seq
     at = torch.tensor(view.frames)
     if view.aside is not None:
         row |= {"aside_metres": round(view.aside[0], 3), "aside_degrees": round(view.aside[1], 1)}
-    for metric in metrics:
-        if view.aside is None:
-            row[metric.name] = metric.score(rollout.frames[at], view.shown).mean().item()
-        truth = view.truth if view.aside is not None else None if trajectory.reference is None else trajectory.reference[at]
-        if truth is not None:
-            row[f"{metric.name}_true"] = metric.score(view.shown, truth).mean().item()
+    truth = view.truth if view.aside is not None else None if trajectory.reference is None else trajectory.reference[at]
+    for end, shown in [("", view.shown), *((f"_{arm}", shown) for arm, shown in view.audit.items())]:
+        for metric in metrics:
+            if view.aside is None:
+                row[f"{metric.name}{end}"] = metric.score(rollout.frames[at], shown).mean().item()
+            if truth is not None:
+                row[f"{metric.name}_true{end}"] = metric.score(shown, truth).mean().item()
     return row
 
 
@@ -57,5 +59,41 @@ def recall_columns(metric: FrameMetric) -> tuple[Column, Column]:
 
 def mean_recall(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     """recall/ columns of one trajectory: the mean over its probes, so that each gap counts as often as it was probed."""
-    names = [k for k in rows[0] if k not in PLACE] if rows else []
+    names = recalled(rows)
     return {f"recall/{k}": sum(r[k] for r in rows) / len(rows) for k in names} | ({"recall/probes": float(len(rows))} if rows else {})
+
+
+def mean_audit(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """audit/ columns of one trajectory: by how much the right pages beat what they were replaced by, mean over the probes of which both are known.
+
+    A difference of scores as they are: positive is better where more is better (PSNR, SSIM), negative where less is (LPIPS).
+    """
+    found = {}
+    for name in recalled(rows):
+        for arm in ARMS:
+            gains = [row[name] - row[f"{name}_{arm}"] for row in rows if f"{name}_{arm}" in row]
+            if gains:
+                found[f"audit/{name}_{arm}"] = sum(gains) / len(gains)
+    return found
+
+
+def audit_columns(metric: FrameMetric) -> list[Column]:
+    """What a run's audit is called."""
+    heading, better, lead = metric.heading or metric.name.upper(), 1 if metric.higher_is_better else -1, metric.rank == 1
+    ends = {"": "", "_true": " true view"}
+    return [
+        Column(
+            f"audit/{metric.name}{end}_{arm}",
+            f"audit_{metric.name}{end}_{arm}",
+            f"{heading}{more} over {arm}",
+            "quality",
+            metric.decimals,
+            better,
+            f"audit of recall probes: the pages that were brought back, over {instead} in their place",
+            1.0,
+            metric.unit,
+            (4 if arm == "wrong" else 5) if lead else 7,
+        )
+        for end, more in ends.items()
+        for arm, instead in ARMS.items()
+    ]

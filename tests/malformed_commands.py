@@ -71,6 +71,7 @@ def of_groups(*groups: str) -> list[Case]:
 
 def cases(folder: Path) -> dict[str, list[Case]]:
     from harness.benchmark.command import BenchSettings
+    from harness.replaying.command import ReplaySettings
     from harness.settings.main_job import MainSettings
     from harness.training.settings import TrainSettings
 
@@ -84,6 +85,7 @@ def cases(folder: Path) -> dict[str, list[Case]]:
         "train": [("out=t", "device=cpu", "workers=0", *case) for case in of_fields(TrainSettings, ("out", "start"))],
         "calibrate": tiny([*of_groups("world"), *of_fields(MainSettings, ("published", "run_dir", "notes"))]),
         "bench": [("backbone=rooms_tiny", "repeats=1", "chunk=2", *case) for case in of_fields(BenchSettings, ("out", "docs"))],
+        "replay": [("world=houses_tiny", "world.trajectories=1", *case) for case in [*of_fields(ReplaySettings, ("recorded",)), *of_groups("policy", "world")]],
         "play": tiny([*of_groups("policy", "world"), *_of_page()]),
     }
     sweeps = []

@@ -15,7 +15,7 @@ GROUPS = {g: sorted(p.stem for p in (CONF / g).glob("*.yaml")) for g in ("policy
 
 
 def test_every_yaml_is_in_a_tested_group():
-    known = {f"{g}/{n}.yaml" for g, names in GROUPS.items() for n in names} | {"config.yaml", "bench.yaml"}
+    known = {f"{g}/{n}.yaml" for g, names in GROUPS.items() for n in names} | {"config.yaml", "bench.yaml", "replay.yaml"}
     assert known == {str(p.relative_to(CONF)) for p in CONF.rglob("*.yaml")}
 
 

@@ -118,10 +118,10 @@ def test_commands_are_understood(name, arguments, tmp_path, monkeypatch):
     """Overrides compose, of a sweep its first value; nothing runs."""
     assert (ROOT / "harness" / f"{name}.py").exists()
     placeholders = ("FILE", "EXPERIMENT", "[EXPERIMENT_FOLDER", "...]", "--help")
-    if name in ("run", "bench", "train"):
+    if name in ("run", "bench", "replay", "train"):
         overrides = [_first(o) for o in OverridesParser.create().parse_overrides([a for a in arguments if a not in ("-m", "--help")])]
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            compose("bench" if name == "bench" else "config", overrides + (["+experiment=train_rooms"] if name == "train" else []))
+            compose(name if name in ("bench", "replay") else "config", overrides + (["+experiment=train_rooms"] if name == "train" else []))
     elif name == "score":
         with initialize_config_dir(str(CONF), version_base="1.3"):
             compose("config", ["world=videos", *(a for a in arguments if "=" in a and not a.startswith("system="))])

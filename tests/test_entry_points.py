@@ -113,6 +113,7 @@ STOPPED = [  # script, arguments, what is there once it works, what it says
     ("run.py", ["-m", "policy=worldkv,full", *LONG], "outputs/e/*/bank/*/*", "finished trajectories are kept, the same command goes on"),
     ("sweep.py", ["s.yaml", "jobs=1", *LONG[:-1]], "outputs/e/*/bank/*/*", "finished trajectories are kept, the same command goes on"),
     ("train.py", TRAIN, "t/codec/log_from_*/*", "the same command goes on from its last checkpoint"),
+    ("replay.py", ["world.trajectories=500", "world.size=[16,16]"], "", "run it again"),
     ("calibrate.py", ["labels=l.json", *LONG[:3], "world.trajectories=500", "world.repeat=4"], "", "nothing was written"),
 ]
 

@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 
 OURS = ("harness", "policies", "backbones", "metrics")
 # entry points: arguments in, a call, an exit status
-ENTRY = ("run", "sweep", "score", "train", "calibrate", "bench", "report", "play", "dashboard", "docs", "__main__")
+ENTRY = ("run", "sweep", "score", "train", "calibrate", "bench", "replay", "report", "play", "dashboard", "docs", "__main__")
 LOW = ("harness.datatypes", "harness.system", "harness.settings.ranges")  # what everything may use
 LOOP = ("harness.policy", "harness.backbone", "harness.session", "harness.cache", "harness.snapshot", "harness.worlds")
 SHOWN = ("harness.results", "harness.settings", "harness.reporting")
@@ -30,13 +30,17 @@ ALLOWED = {  # a module or a room -> what of ours it may import besides itself
     "harness.scoring": (*LOW, *SHOWN, "harness.worlds", "metrics"),
     "harness.sweeping": (*LOW, *SHOWN, "harness.evaluation", "metrics.column"),
     "harness.benchmark": (*LOW, *LOOP, *SHOWN, "harness.rollout"),
+    "harness.replaying": (*LOW, *LOOP, *SHOWN, "metrics"),
     "harness.playing": (*LOW, *LOOP, *SHOWN, "harness.evaluation.runner", "metrics"),
     "harness.training": ("harness", "backbones", "policies", "metrics"),
     "policies": ("harness.datatypes", "harness.settings.ranges", "harness.policy", "harness.cache", "harness.worlds.poses"),
     "backbones": (*LOW, "harness.backbone", "harness.cache.attention", "harness.worlds.poses"),
     "metrics": ("harness.datatypes", "harness.settings.ranges"),
 }
-HYDRA = ("harness.settings", "harness.evaluation", "harness.scoring", "harness.sweeping", "harness.benchmark", "harness.playing", "harness.training")
+HYDRA = (
+    "harness.settings", "harness.evaluation", "harness.scoring", "harness.sweeping", "harness.benchmark", "harness.replaying", "harness.playing",
+    "harness.training",
+)  # fmt: skip
 ONLY_IN = {
     "lightning": ("harness.evaluation", "harness.training"),
     "wandb": ("harness.tracking",),

@@ -12,6 +12,7 @@ from harness.benchmark.command import BenchSettings
 from harness.cache.stores import PackedStore
 from harness.evaluation.checks import check_all
 from harness.policy import CachePolicy
+from harness.replaying.command import ReplaySettings
 from harness.settings.build import build
 from harness.settings.check import allowed, check, check_fields
 from harness.settings.command_line import CONF
@@ -62,8 +63,13 @@ def test_malformed_values_of_all_groups_are_named(found):
 
 @pytest.mark.parametrize(
     ("declared", "settings"),
-    [(MainSettings, lambda: composed()), (BenchSettings, lambda: _of("bench")), (TrainSettings, lambda: _of("experiment/train_rooms"))],
-    ids=["run", "bench", "train"],
+    [
+        (MainSettings, lambda: composed()),
+        (BenchSettings, lambda: _of("bench")),
+        (ReplaySettings, lambda: _of("replay")),
+        (TrainSettings, lambda: _of("experiment/train_rooms")),
+    ],
+    ids=["run", "bench", "replay", "train"],
 )
 def test_malformed_values_outside_groups_are_named(declared, settings):
     fields = {f.name: f.type for f in dataclasses.fields(declared)}

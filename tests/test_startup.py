@@ -26,7 +26,7 @@ def start(script, *arguments, cwd):
     return ended.returncode, said, set(imported.split())
 
 
-@pytest.mark.parametrize("script", ["run.py", "train.py", "bench.py", "sweep.py"])
+@pytest.mark.parametrize("script", ["run.py", "train.py", "bench.py", "replay.py", "sweep.py"])
 def test_help_needs_nothing_heavy(tmp_path, script):
     code, said, imported = start(script, "--help", cwd=tmp_path)
     assert code == 0 and f"python harness/{script}" in said, said
@@ -41,6 +41,7 @@ def test_help_needs_nothing_heavy(tmp_path, script):
         ("run.py", ["logger=wandb"], "use auto, online, offline, trackio or none"),
         ("train.py", ["devcie=cpu"], "devcie"),
         ("bench.py", ["chnuk=3"], "chnuk"),
+        ("replay.py", ["polcy=worldkv"], "polcy"),
     ],
 )
 def test_misspelt_settings_are_answered_without_torch(tmp_path, script, arguments, expected):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.backbone import Backbone
 from harness.datatypes import ChunkStats, Geometry, ProbeView, Trajectory
+from harness.evaluation.audit import Auditor, DoesNotApply, Substitute, SubstitutedPolicy
 from harness.evaluation.beside import Aside, aside
 from harness.session import Session
 from harness.settings.main_job import Probes
@@ -26,6 +27,7 @@ NEAR = 1.0  # metres; where the world has no truth, a view is seen from no farth
 
 
 NO_PROBES = Probes(0)
+NO_AUDIT = Auditor()
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,11 @@ def seen(path: Trajectory, g: Geometry, total: int) -> Bool[Tensor, "c c"]:
 
 
 class Prober:
-    """Carries out the probes of one rollout. ground: of the world, where probes look from beside. views: what they showed."""
+    """Carries out the probes of one rollout. ground: of the world, where probes look from beside. auditor: replaces what they bring back, in
+    forks of their own. views: what they showed."""
 
-    def __init__(self, probes: Sequence[Probe], ground: Ground | None = None) -> None:
-        self._due, self._ground = {p.chunk: p for p in probes}, ground
+    def __init__(self, probes: Sequence[Probe], ground: Ground | None = None, auditor: Auditor = NO_AUDIT) -> None:
+        self._due, self._ground, self._auditor = {p.chunk: p for p in probes}, ground, auditor
         self.views: list[ProbeView] = []
 
     def before(self, session: Session) -> None:
@@ -121,15 +124,26 @@ class Prober:
             return
         g, path = session.backbone.geometry, session.path
         frames = range(g.frames_px(probe.target * g.chunk), g.frames_px((probe.target + 1) * g.chunk))
-        fork = session.fork()
-        try:
-            shown, stats = self._look_aside(fork, probe.aside) if probe.aside else fork.revisit(frames)
-        finally:
-            fork.close()
+        shown, stats = self._look(session, probe, frames)
+        audit, unaudited = {}, {}
+        for arm, substitute in self._auditor.substitutes(path):
+            try:
+                audit[arm], _ = self._look(session, probe, frames, substitute)
+            except DoesNotApply as why:
+                unaudited[arm] = str(why)
         here, there = (chunk_at(path, g, i).c2w[:, :3, 3] for i in (probe.chunk - 1, probe.target))
         metres = (here[-1] - there).norm(dim=1).mean().item()
-        view = ProbeView(probe.chunk, probe.target, probe.gap, metres, tuple(frames), shown, stats.retrieved)
+        view = ProbeView(probe.chunk, probe.target, probe.gap, metres, tuple(frames), shown, stats.retrieved, audit=audit, unaudited=unaudited)
         self.views.append(replace(view, aside=(probe.aside.metres, probe.aside.degrees), truth=self._truth(path, probe.aside)) if probe.aside else view)
+
+    def _look(self, session: Session, probe: Probe, frames: range, substitute: Substitute | None = None) -> tuple[Float[Tensor, "p 3 y x"], ChunkStats]:
+        fork = session.fork()
+        if substitute is not None:
+            fork.policy = SubstitutedPolicy(fork.policy, substitute)
+        try:
+            return self._look_aside(fork, probe.aside) if probe.aside else fork.revisit(frames)
+        finally:
+            fork.close()
 
     def _look_aside(self, fork: Session, place: Aside) -> tuple[Float[Tensor, "p 3 y x"], ChunkStats]:
         """With the true co-visibility of the new path, which a policy may ask for."""

@@ -14,6 +14,8 @@ from harness.backbone import Backbone
 from harness.cache.page_files import DamagedPage
 from harness.cache.stores import PackedStore
 from harness.datatypes import ChunkStats, Rollout, Trajectory
+from harness.evaluation.audit import Auditor, other_pages
+from harness.evaluation.novelty import kinds
 from harness.evaluation.probes import NO_PROBES, Prober, Probes, cannot, schedule
 from harness.policy import CachePolicy
 from harness.results.run_folder import Record
@@ -26,7 +28,9 @@ from harness.worlds.poses import top_view
 from metrics.cost import cost, held
 from metrics.drift import drift
 from metrics.metric_set import MetricSet
-from metrics.recall import mean_recall, score_probes
+from metrics.novelty import score_kinds
+from metrics.recall import mean_audit, mean_recall, score_probes
+from metrics.retention import retention
 from metrics.revisit import mean_gaps, mean_scores, score_pairs
 
 log = logging.getLogger(__name__)
@@ -111,7 +115,8 @@ class EvalModule(L.LightningModule):
     def _evaluate(self, trajectory: Trajectory, ground: Ground | None) -> Outcome:
         g, forced = self.backbone.geometry, self.backbone.encode(trajectory.images)
         self.chunks = max(1, min(chunk_count(trajectory, g), self.snapshot.chunks or chunk_count(trajectory, g)))
-        prober = Prober(schedule(trajectory, g, self.probes, len(forced) // g.chunk, ground), ground)
+        due = schedule(trajectory, g, self.probes, len(forced) // g.chunk, ground)
+        prober = Prober(due, ground, self._auditor(trajectory, max((p.chunk for p in due), default=0)))
         began = time.perf_counter()
         out = rollout(
             self.backbone,
@@ -129,12 +134,28 @@ class EvalModule(L.LightningModule):
         roundtrip = None if truth is None else self.backbone.roundtrip(truth)
         pairs = score_pairs(out, trajectory, roundtrip, self.metrics.frame)
         probed = score_probes(prober.views, out, trajectory, self.metrics.frame)
-        values = mean_scores(pairs) | mean_gaps(pairs) | mean_recall(probed) | drift(out, trajectory) | cost(out)
+        values = mean_scores(pairs) | mean_gaps(pairs) | mean_recall(probed) | mean_audit(probed) | drift(out, trajectory) | cost(out)
+        values |= score_kinds(out, trajectory, kinds(trajectory, g), self.metrics.frame)
+        values |= retention(values, self.metrics.frame)
         values |= {"pairs": float(len(pairs)), "chunks": float(len(out.stats)), "frames": float(len(out.frames))}
         chunks, camera = [chunk_row(s) for s in out.stats], top_view(trajectory.c2w[: len(out.frames)])
         missed = "" if pairs else trajectory.no_pairs or unscored(trajectory, len(out.frames))
-        record = Record(trajectory.name, values, pairs, chunks, out.noise, camera=camera, probes=probed, no_pairs=missed)
+        unaudited = {arm: why for v in prober.views for arm, why in v.unaudited.items() if not any(arm in w.audit for w in prober.views)}
+        record = Record(trajectory.name, values, pairs, chunks, out.noise, camera=camera, probes=probed, no_pairs=missed, unaudited=unaudited)
         return Outcome(record, trajectory, out, self.metrics.features(out, trajectory))
+
+    def _auditor(self, trajectory: Trajectory, chunks: int) -> Auditor:
+        """What replaces the pages that probes bring back. chunks: before the last probe. Pages of another house are those that the same policy keeps
+        of the next trajectory (the first one's after the last), of which all that is known is given."""
+        if "other" not in self.probes.audit or not chunks:
+            return Auditor(self.probes.audit)
+        names = self.world.names
+        if len(names) < 2:
+            return Auditor(self.probes.audit, why="there is no other trajectory (world.trajectories=1)")
+        other = self.world.trajectory((names.index(trajectory.name) + 1) % len(names))
+        latents = self.backbone.encode(other.images if other.reference is None else other.reference)
+        pages = other_pages(self.backbone, self.policy, self.store.codec, other, self.seed, latents, chunks)
+        return Auditor(self.probes.audit, pages, f"{other.name} has no views beyond those of its first chunk and its newest")
 
 
 def unscored(trajectory: Trajectory, frames: int) -> str:

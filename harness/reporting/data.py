@@ -18,7 +18,7 @@ from harness.reporting.trace import trace
 from harness.results.statistics import interval
 from harness.settings.policy_line import policy_line
 from harness.system.files import file_name
-from metrics.column import PLACE, Column
+from metrics.column import ARMS, Column, recalled
 
 log = logging.getLogger(__name__)
 RESAMPLES = 2000  # as in results.interval
@@ -87,7 +87,8 @@ def _group(group: Sequence[Run], columns: Sequence[Column]) -> dict:
     about, ends = group[0].about, ends_of(columns, group[0].summary)
     names = _names(group)
     cameras = {r.name: r.camera for run in reversed(group) for r in run.records if r.camera and _film(run, r.name)}
-    count = f"{len(names)} trajectories with {_pairs(group)} revisit pairs"
+    pairs = _pairs(group)
+    count = f"{len(names)} trajectories{f' with {pairs} revisit pairs' if pairs != '0' else ''}"
     title = f"{about['world']}{', ' + about['protocol'] if about['protocol'] else ''}, {count}, seed {about['seed']}, by {about['backbone']}"
     return {"title": title, "trajectories": names, "ends": ends, "cameras": cameras}
 
@@ -127,6 +128,7 @@ def _run(run: Run, group: Sequence[Run], settings: Sequence[str], columns: Seque
         "when": _against(_rows(run, "pairs"), lambda pair: pair["revisit"], metrics),
         "recall_gap": _against(_rows(run, "probes"), lambda probe: probe["gap"], _recalled(run)),
         "recall_far": _against(_rows(run, "probes"), lambda probe: probe["metres"], _recalled(run)),
+        "audit": _audited(run),
         "films": [_film_data(run, r.name, metrics) for r in run.records if _film(run, r.name)],
     }
 
@@ -144,7 +146,26 @@ def _rows(run: Run, kind: str) -> list[tuple[str, dict]]:
 
 def _recalled(run: Run) -> list[str]:
     """The scores that its recall probes have, as their columns are called."""
-    return [f"recall/{k}" for k in dict.fromkeys(k for _, row in _rows(run, "probes") for k in row) if k not in PLACE]
+    return [f"recall/{k}" for k in recalled(row for _, row in _rows(run, "probes"))]
+
+
+def _audited(run: Run) -> dict[str, list]:
+    """Recall with the right pages and with each replacement, of the probes that have all that were ever replaced: means over trajectories and 1.96
+    standard errors, by score. x: right, and what they were replaced by."""
+    rows = _rows(run, "probes")
+    scores = recalled(row for _, row in rows)
+    arms = [arm for arm in ARMS if any(f"{score}_{arm}" in row for _, row in rows for score in scores)]
+    whole = [(name, row) for name, row in rows if all(f"{score}_{arm}" in row for score in scores for arm in arms)]
+    if not arms or not whole:
+        return {}
+    names, found = sorted({name for name, _ in whole}), dict[str, list](x=["right", *arms])
+    found["n"] = [len(names)] * (1 + len(arms))
+    for score in scores:
+        each = np.array([[np.mean([row[f"{score}{end}"] for n, row in whole if n == name]) for name in names] for end in ("", *(f"_{arm}" for arm in arms))])
+        spread = each.std(1, ddof=1) if len(names) > 1 else [None] * len(each)
+        found[f"recall/{score}"] = [_round(v) for v in each.mean(1)]
+        found[f"error/{score}"] = [None if s is None else _round(1.96 * s / len(names) ** 0.5) for s in spread]
+    return found
 
 
 def _against(pairs: Sequence[tuple[str, dict]], where: Callable[[dict], float], keys: Sequence[str], most: int = 12) -> dict[str, list]:

@@ -10,6 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from harness.reporting.audit import audit_notes
 from harness.reporting.columns import columns_of, ends_of
 from harness.reporting.groups import Run, groups_of, read_runs
 from harness.reporting.table import BASELINE
@@ -84,6 +85,7 @@ def comparison_table(runs: list[Run], baseline: str, width: int, current: Path |
     """
     published = {policy: figures for run in runs for policy, figures in (run.about["config"].get("published") or {}).items()}
     columns = columns_of((r.results for r in runs), {name for figures in published.values() for name in figures})
+    columns = [c for c in columns if not c.key.startswith("audit/")]  # said in words below
     found = rows(runs, columns, baseline)
     below = [(f"{policy}, published", {c.key: c.show(figures[c.name]) for c in columns if c.name in figures}) for policy, figures in published.items()]
     below += _ends(runs, columns)
@@ -126,14 +128,14 @@ def comparison(experiment: Path, current: Path, width: int) -> Group:
     for run in same:
         run.group = 0
     pairs = sum(len(r.pairs) for r in mine.records)
-    count = f"{about['trajectories']} trajectories with {pairs} revisit pairs"
-    made = f"{count} of {about['world']}, {about['protocol']}, by {about['backbone']}, seed {about['seed']}"
+    count = f"{about['trajectories']} trajectories{f' with {pairs} revisit pairs' if pairs else ''}"
+    made = f"{count} of {about['world']}{', ' + about['protocol'] if about['protocol'] else ''}, by {about['backbone']}, seed {about['seed']}"
     lines: list[Table | Text] = [Text(f"{experiment.resolve().name}: {made}, on {about['device']}; mean, 95 % interval below it")]
     lines += comparison_table(same, BASELINE, width, mine.path)
     if len(same) == 1:
         others = ",".join(dict.fromkeys((BASELINE, "sliding", "worldkv", about["policy"])))
         lines.append(Text(f"compare: -m policy={others}"))
-    lines += [Text(note, style="dim") for note in significance(same, BASELINE)]
+    lines += [Text(note, style="dim") for note in [*significance(same, BASELINE), *audit_notes(same)]]
     if others := len(runs) - len(same):
         lines.append(Text(f"{others} runs of another world, seed, backbone or noise are not comparable and not shown"))
     return Group(*lines)

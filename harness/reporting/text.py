@@ -9,12 +9,11 @@ from html import escape
 from itertools import combinations
 from pathlib import Path
 
+from harness.reporting.audit import FEWEST, audit_notes
 from harness.reporting.columns import columns_of, leading
 from harness.reporting.groups import Run, groups_of, reasons
 from harness.results.statistics import LEVEL, adjusted, detectable, needed, paired
 from metrics.column import Column
-
-FEWEST = 6  # trajectories: two-sided, 5 sign flips give p = 1/16 at best
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def notes(runs: list[Run], baseline: str) -> list[str]:
         found.append(f"{', '.join(r.name for r in runs if r.about.get('external') == said)}: {said}")
     failed = {r.name: len(r.about["failed"]) for r in runs if r.about["failed"]}
     found += [f"{name}: {count} trajectories failed and are missing" for name, count in failed.items()]
-    return found + significance(home, baseline) + _band(runs)
+    return found + significance(home, baseline) + _band(runs) + audit_notes(home)
 
 
 def significance(group: list[Run], baseline: str) -> list[str]:

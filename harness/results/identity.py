@@ -16,9 +16,9 @@ def run_path(settings: dict, policy: str) -> Path:
 
 def deciding(settings: dict) -> dict:
     """The settings that decide a result. A snapshot does when one is opened, or when a rollout stops early for one; recall probes do
-    where there are any."""
+    where there are any, and their audit where there is one."""
     snapshot = {k: v for k, v in settings.get("snapshot", {}).items() if k != "save" and v is not None}
-    probes = settings.get("probes", {}) if settings.get("probes", {}).get("count") else {}
+    probes = {k: v for k, v in settings.get("probes", {}).items() if k != "audit" or v} if settings.get("probes", {}).get("count") else {}
     return {k: settings.get(k) for k in DECIDES} | ({"snapshot": snapshot} if snapshot else {}) | ({"probes": probes} if probes else {})
 
 

@@ -30,7 +30,7 @@ ID = "wandb_id.txt"  # stays when the folder is cleared: the same run, made agai
 class Record:
     """What is kept of one trajectory. values: its columns. error: why it failed, else empty. camera: x, z and heading of
     every video frame (folders written before the report existed have none). probes: a row a recall probe, where there were any.
-    no_pairs: why there are no scored revisit pairs, where there are none."""
+    no_pairs: why there are no scored revisit pairs, where there are none. unaudited: what an audit could not replace pages by, and why."""
 
     name: str
     values: dict[str, float]
@@ -41,6 +41,7 @@ class Record:
     camera: list[list[float]] = field(default_factory=list)
     probes: list[dict[str, float]] = field(default_factory=list)
     no_pairs: str = ""
+    unaudited: dict[str, str] = field(default_factory=dict)
 
 
 class RunFolder:
@@ -79,7 +80,7 @@ class RunFolder:
     def write(self, record: Record) -> None:
         """A trajectory's first good record stays, so that several processes that evaluate the same settings end with the
         same records, and with tables that agree with them. A failure stands in a file beside it."""
-        text = json.dumps(summed({k: v for k, v in asdict(record).items() if k != "no_pairs" or v}))
+        text = json.dumps(summed({k: v for k, v in asdict(record).items() if k not in ("no_pairs", "unaudited") or v}))
         target = self._records / f"{file_name(record.name)}{'.failed' if record.error else ''}.json"
         if record.error:
             write_atomic(target, text)
@@ -149,6 +150,7 @@ class RunFolder:
         run = run | {
             "trajectories": len(good),
             "failed": {r.name: r.error for r in records if r.error},
+            **({"unaudited": unaudited} if (unaudited := _nowhere(good)) else {}),
             **({"no_pairs": missed} if (missed := {r.name: r.no_pairs for r in good if r.no_pairs}) else {}),
             "noise": hashlib.sha256("".join(r.noise for r in good).encode()).hexdigest()[:16],
         }
@@ -184,6 +186,12 @@ class RunFolder:
     def values(self) -> dict[str, dict[str, float]]:
         """Columns by trajectory, for paired comparisons."""
         return {r.name: r.values for r in self.records() if not r.error}
+
+
+def _nowhere(records: Sequence[Record]) -> dict[str, str]:
+    """What an audit could replace pages by in no trajectory that was probed, and why in one of them."""
+    probed = [r for r in records if r.probes]
+    return {arm: why for r in probed[:1] for arm, why in r.unaudited.items() if all(arm in other.unaudited for other in probed)}
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:

@@ -22,16 +22,22 @@ class Probes:
     """count: forks a trajectory, shared among the gaps. gaps: chunks since the view was last seen, at least; rising.
 
     metres, degrees: how far beside the earlier view a probe looks, at most (half of it at least); 0 and 0: the very same view.
+    audit: what the pages that a probe brings back are replaced by, in a fork more for each (`harness.evaluation.audit`).
     """
 
     count: Natural = 8
     gaps: Sequence[Count] = (4, 8, 16, 32)
     metres: Annotated[float, Ge(0), Lt(1000)] = 0.0
     degrees: Annotated[float, Ge(0), Le(180)] = 0.0
+    audit: Sequence[Literal["wrong", "other", "mean", "none"]] = ()
 
     def __post_init__(self) -> None:
         if self.count and (not self.gaps or min(self.gaps) < 1 or list(self.gaps) != sorted(set(self.gaps))):
             raise ValueError(f"probes.gaps={list(self.gaps)}; give rising numbers of chunks, each 1 or more, such as [4,8,16,32]")
+        if len(set(self.audit)) < len(self.audit):
+            raise ValueError(f"probes.audit={list(self.audit)} names one twice; use some of wrong, other, mean and none")
+        if self.audit and not self.count:
+            raise ValueError(f"probes.audit={list(self.audit)} replaces what recall probes bring back, and there are none; give probes.count=8 too")
 
     @property
     def beside(self) -> bool:

@@ -20,6 +20,7 @@ from harness.cache.page_files import checked, read_page, write_page
 from harness.datatypes import Geometry, Trajectory
 from harness.settings.nested import flatten
 from harness.snapshot.plain_values import decode, encode
+from harness.snapshot.saved_state import check_state
 from harness.system.files import atomic_folder, file_name, summed, unsummed, write_bytes
 
 SCHEMA = 3
@@ -63,6 +64,24 @@ def write_snapshot(folder: Path, about: Mapping[str, object], geometry: Geometry
 
 def read_snapshot(folder: Path, about: Mapping[str, object], geometry: Geometry) -> Saved:
     """What `write_snapshot` wrote, tensors on the geometry's device. Raises ValueError for a damaged one or one of other settings, naming them."""
+    theirs, state, pages = _read(folder, geometry.device)
+    _check_same(folder, theirs, json.loads(json.dumps(_about(about, geometry))))
+    return Saved(theirs, state, _pages(folder, pages))
+
+
+def read_state(folder: Path) -> tuple[dict, dict]:
+    """Settings and state of any snapshot, in host memory, whatever settings it was saved under. Raises ValueError for one that is damaged or no session's."""
+    about, state, _ = _read(folder, torch.device("cpu"))
+    try:
+        g = Geometry(**{k: about["geometry"][k] for k in ("layers", "heads", "head_dim", "tokens", "chunk", "stride_px")})
+        check_state(state, g)
+    except Exception as error:  # noqa: BLE001  (whatever a damaged one leads to)
+        raise damaged(folder, error) from error
+    return about, state
+
+
+def _read(folder: Path, device: torch.device) -> tuple[dict, dict, dict[int, int | None]]:
+    """Settings, state and the checksums of pages by frame."""
     try:
         record = json.loads((folder / "session.json").read_bytes())
         if record["schema"] not in READ:
@@ -73,14 +92,13 @@ def read_snapshot(folder: Path, about: Mapping[str, object], geometry: Geometry)
         sums = record["stored"] if isinstance(record["stored"], dict) else dict.fromkeys(record["stored"])
         pages = {int(frame): checksum for frame, checksum in sums.items()}
         tensors = load(checked((folder / TENSORS).read_bytes(), record.get("tensors")))
-        state = {name: decode(node, tensors, geometry.device) for name, node in record["state"].items()}
+        state = {name: decode(node, tensors, device) for name, node in record["state"].items()}
         theirs = dict(record["about"])
     except Exception as error:  # noqa: BLE001  (whatever a damaged file leads to)
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise
         raise damaged(folder, error) from error
-    _check_same(folder, theirs, json.loads(json.dumps(_about(about, geometry))))
-    return Saved(theirs, state, _pages(folder, pages))
+    return theirs, state, pages
 
 
 def damaged(folder: Path, error: Exception) -> ValueError:
@@ -88,16 +106,15 @@ def damaged(folder: Path, error: Exception) -> ValueError:
     return ValueError(f"the snapshot {folder} is damaged or of another version ({type(error).__name__}: {error}); {DAMAGED}")
 
 
-def find_snapshot(load_from: Path, name: str) -> Path:
-    """The folder of a trajectory's snapshot: `load_from` itself, or the one of that name in it. Raises ValueError without any."""
+def find_snapshot(load_from: Path, name: str, setting: str = "snapshot.load", remedy: str = "save one with snapshot.save") -> Path:
+    """The folder of a trajectory's snapshot: `load_from` itself, or the one of that name in it. Raises ValueError without any. setting, remedy:
+    what one typed, and what to do."""
     for folder in (load_from, load_from / file_name(name)):
         if (folder / "session.json").is_file():
             return folder
     have = sorted(p.parent.name for p in load_from.glob("*/session.json")) if load_from.is_dir() else []
     what = f"it has {', '.join(have)}" if have else "no snapshot was saved there"
-    raise ValueError(
-        f"snapshot.load={load_from} has no snapshot of {name}: {what}; name one of them (snapshot.load=FOLDER/NAME), or save one with snapshot.save"
-    )
+    raise ValueError(f"{setting}={load_from} has no snapshot of {name}: {what}; name one of them ({setting}=FOLDER/NAME), or {remedy}")
 
 
 def is_saved(folder: Path, name: str) -> bool:

@@ -12,10 +12,12 @@ from harness.worlds.scene import Scene
 
 @dataclass(frozen=True)
 class Ground:
-    """free: whether a camera may stand at floor positions (x, z), in metres."""
+    """free: whether a camera may stand at floor positions (x, z), in metres. looks: of each of the scene's cells, what it looks like: cells of the
+    same number look alike; (): nothing does."""
 
     scene: Scene
     free: Callable[[Float[Tensor, "n 2"]], Bool[Tensor, "n"]]
+    looks: tuple[int, ...] = ()
 
     def view(self, c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"], size: tuple[int, int]) -> Float[Tensor, "f 3 y x"]:
         """The true images in [0, 1] from camera poses."""

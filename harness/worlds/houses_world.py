@@ -79,7 +79,8 @@ class HousesWorld(World):
 
     def ground(self, index: int) -> Ground:
         house, _ = self.find(index)
-        return Ground(house.scene, house.free)
+        rooms = house.plan.rooms
+        return Ground(house.scene, house.free, (*(r.looks for r in rooms), *range(len(rooms), len(house.scene.cells))))
 
     def find(self, index: int) -> tuple[House, Tour]:
         """The house of a trajectory and the tour through it. Raises ValueError if none of `TRIES` houses has such a tour."""

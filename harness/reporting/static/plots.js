@@ -203,6 +203,9 @@ function drawRecall() {
     const series = (run) => ({ x: run[part].x ?? [], y: run[part][key] ?? [], error: run[part][error], n: run[part].n });
     lines(id, visible(), series, { title: { text: part === "recall_gap" ? "Against the gap" : "Against the distance", font: { size: 13 } }, xaxis: { title: { text } }, yaxis });
   }
+  const audited = visible().filter((run) => run.audit[key]);
+  if (!audited.length) return nothing("recall-audit", "No audit: probes.audit=[wrong,other,mean,none] replaces the pages that probes bring back.");
+  lines("recall-audit", audited, (run) => ({ x: run.audit.x, y: run.audit[key], error: run.audit[error], n: run.audit.n }), { title: { text: "Right pages, and others in their place", font: { size: 13 } }, xaxis: { title: { text: "pages brought back" } }, yaxis });
 }
 
 function drawRevisits() {

@@ -1,0 +1,1 @@
+"""Plans without a model: what policies bring back along a path."""

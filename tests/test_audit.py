@@ -1,0 +1,238 @@
+"""The substitution audit: the rollout does not notice it, pages are replaced by what they are said to be, and gains are paired."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from harness.cache.stores import GpuStore
+from harness.datatypes import Plan
+from harness.evaluation.audit import Auditor, DoesNotApply, SubstitutedPolicy, brought_back, other_pages
+from harness.evaluation.evaluate import evaluate
+from harness.evaluation.probes import Prober, Probes, schedule
+from harness.reporting.audit import audit_notes
+from harness.reporting.groups import read_runs
+from harness.results.identity import deciding
+from harness.rollout import rollout
+from harness.session import Session
+from harness.settings.command_line import composed
+from harness.worlds.chunks import chunk_at
+from metrics.column import ARMS, recalled
+from metrics.frame import PSNR
+from metrics.recall import mean_audit, score_probes
+from tests.conftest import CONF, make_policy, make_world
+
+COST = ("attended_rows", "window_bytes", "bank_bytes_gpu", "bytes_moved", "rows_rotated", "retrieved", "attended", "unreachable", "stored", "taken")
+PROBES = Probes(4, (2, 4))
+WALK = "R180R90L60R60L60R60L90"
+
+
+@pytest.fixture(scope="module")
+def world():
+    return make_world([WALK], trajectories=2, degrees=10.0, hold_frames=3)
+
+
+@pytest.fixture(scope="module")
+def path(world):
+    return world.trajectory(0)
+
+
+def others(backbone, policy, world, chunks=12):
+    path = world.trajectory(1)
+    return other_pages(backbone, policy, GpuStore().codec, path, 0, backbone.encode(path.reference), chunks)
+
+
+def session_at(backbone, policy, path, chunks, given=3):
+    session = Session.begin(backbone, policy, GpuStore(), path, 0, backbone.encode(path.reference)[:given])
+    for _ in range(chunks):
+        session.step()
+    return session
+
+
+@pytest.mark.parametrize("name", ["full", "worldkv", "worldkv_rebased", "h2o", "query", "quest", "reencode", "heads"])
+def test_the_rollout_does_not_notice(name, backbone, world, path):
+    policy, forced = make_policy(name), backbone.encode(path.images)[:3]
+    plain = rollout(backbone, policy, GpuStore(), path, 0, forced)
+    prober = Prober(schedule(path, backbone.geometry, PROBES, 1), None, Auditor(tuple(ARMS), others(backbone, policy, world)))
+    probed = rollout(backbone, policy, GpuStore(), path, 0, forced, before=prober.before)
+    assert torch.equal(plain.latents, probed.latents) and torch.equal(plain.frames, probed.frames) and plain.noise == probed.noise
+    assert [[getattr(s, c) for c in COST] for s in plain.stats] == [[getattr(s, c) for c in COST] for s in probed.stats]
+    bare = Prober(schedule(path, backbone.geometry, PROBES, 1))
+    rollout(backbone, policy, GpuStore(), path, 0, forced, before=bare.before)
+    assert all(torch.equal(a.shown, b.shown) for a, b in zip(bare.views, prober.views, strict=True)), "nor do the probes themselves"
+    for view in prober.views:
+        assert view.audit.keys() | view.unaudited.keys() == set(ARMS) and not view.audit.keys() & view.unaudited.keys()
+        assert all(not torch.equal(shown, view.shown) for shown in view.audit.values()), "replacing pages changes what is shown"
+    applied = set().union(*(v.audit for v in prober.views))
+    expected = {
+        "full": {"other", "mean", "none"},  # all that is banked is attended to
+        "h2o": {"other", "mean", "none"},  # one page of many frames
+        "quest": {"none"},
+        "reencode": {"wrong", "none"},
+    }.get(name, set(ARMS))
+    assert applied == expected, (applied, {a: w for v in prober.views for a, w in v.unaudited.items()})
+
+
+@pytest.fixture
+def forked(backbone, path):
+    """A fork of a rollout under worldkv before its 18th chunk, about to look at chunk 3 again, and what it then plans and shows."""
+
+    def make(substitute, name="worldkv"):
+        fork = session_at(backbone, make_policy(name), path, 18).fork()
+        seen = {}
+
+        def keep(plan, chunk, bank):
+            seen["right"], seen["plan"] = plan, substitute(plan, chunk, bank)
+            seen["pages"] = {f: bank.page(f) for f in seen["plan"].frames}
+            seen["overlap"] = chunk.overlap
+            return seen["plan"]
+
+        fork.policy = SubstitutedPolicy(fork.policy, keep)
+        seen["shown"], seen["stats"] = fork.revisit(range(9, 12))
+        return seen
+
+    return make
+
+
+def arm(name, path, pages=()):
+    return dict(Auditor((name,), pages, "nothing").substitutes(path))[name]
+
+
+def test_none_is_the_window_without_them(forked, path, backbone):
+    found = forked(arm("none", path))
+    assert found["stats"].attended == (0, 1, 2, 51, 52, 53) and found["right"].retrieved
+    bare = session_at(backbone, make_policy("worldkv"), path, 18).fork()
+    bare.policy = SubstitutedPolicy(bare.policy, lambda plan, chunk, bank: Plan.of_frames((0, 1, 2, 51, 52, 53)))
+    assert torch.equal(found["shown"], bare.revisit(range(9, 12))[0])
+
+
+def test_wrong_ones_are_others_of_the_walk_that_show_something_else(forked, path):
+    for name in ("worldkv", "worldkv_rebased", "retrieval_only"):
+        found = forked(arm("wrong", path), name)
+        right, wrong = found["right"], found["plan"]
+        assert len(wrong.retrieved) >= len(right.retrieved) / 2 and not set(wrong.retrieved) & set(right.frames)
+        assert float(found["overlap"][:, list(wrong.retrieved)].max()) < 0.1 < float(found["overlap"][:, list(right.retrieved)].max())
+        assert [f for f in wrong.frames if f not in wrong.retrieved] == [f for f in right.frames if f not in right.retrieved]
+        assert found["stats"].attended == wrong.frames
+        if right.times is not None and len(wrong.frames) == len(right.frames):
+            assert wrong.times == right.times, "they lie where the right ones lay"
+
+
+def test_pages_of_another_house_are_those_of_its_own_rollout(forked, path, backbone, world):
+    for name in ("worldkv", "worldkv_rebased"):
+        pages = others(backbone, make_policy(name), world, 18)
+        found = forked(arm("other", path, pages), name)
+        assert found["plan"] == found["right"]
+        theirs = session_at(backbone, make_policy(name), world.trajectory(1), 18, given=54)
+        by_frame = dict(pages)
+        assert all(torch.equal(page.k, theirs.cache.bank.page(f).k) and torch.equal(page.v, theirs.cache.bank.page(f).v) for f, page in by_frame.items())
+        for frame in found["right"].retrieved:
+            page = found["pages"][frame]
+            source = next(f for f, p in by_frame.items() if p.rows == page.rows and torch.equal(p.v, page.v))
+            assert torch.equal(page.k, by_frame[source].k)
+            if name == "worldkv_rebased":
+                assert torch.equal(page.positions[..., 0] - frame, by_frame[source].positions[..., 0] - source), "raw keys: at the right place in time"
+
+
+def test_the_mean_is_of_all_rows_brought_back(forked, path, backbone):
+    found = forked(arm("mean", path))
+    plain = forked(lambda plan, chunk, bank: plan)
+    rows = torch.cat([plain["pages"][f].v for f in plain["right"].retrieved], 2).mean(2)
+    for frame in found["right"].retrieved:
+        page = found["pages"][frame]
+        assert page.rows == plain["pages"][frame].rows and torch.equal(page.positions, plain["pages"][frame].positions)
+        assert torch.allclose(page.v, rows[:, :, None].expand_as(page.v), atol=1e-6)
+    assert all(torch.equal(found["pages"][f].v, plain["pages"][f].v) for f in (0, 1, 2)), "sink and recent frames stay"
+
+
+def test_who_has_nothing_to_replace_says_so(path, backbone):
+    plan = Plan.of_frames((0, 1, 2, 6, 7, 8))
+    assert brought_back(plan, 9, 3) == () and brought_back(Plan.of_frames(range(12)), 12, 3) == tuple(range(3, 9))
+    assert brought_back(replace(plan, retrieved=(6, 7, 8)), 12, 3) == (6, 7, 8)
+    chunk = chunk_at(path, backbone.geometry, 3)
+    for name, substitute in Auditor(tuple(ARMS), (), "nobody").substitutes(path):
+        with pytest.raises(DoesNotApply, match="nobody" if name == "other" else "no pages but those"):
+            substitute(plan, chunk, session_at(backbone, make_policy("sliding"), path, 1).cache.bank)
+
+
+def test_gains_are_paired_by_probe(backbone, path):
+    prober = Prober(schedule(path, backbone.geometry, PROBES, 1), None, Auditor(("none",)))
+    out = rollout(backbone, make_policy("worldkv"), GpuStore(), path, 0, backbone.encode(path.images)[:3], before=prober.before)
+    rows = score_probes(prober.views, out, path, [PSNR()])
+    for row, view in zip(rows, prober.views, strict=True):
+        if "none" in view.audit:
+            at = list(view.frames)
+            assert row["psnr_none"] == pytest.approx(PSNR().score(out.frames[at], view.audit["none"]).mean().item(), abs=1e-4)
+            assert row["psnr_true_none"] == pytest.approx(PSNR().score(path.reference[at], view.audit["none"]).mean().item(), abs=1e-4)
+    assert recalled(rows) == ["psnr", "psnr_true"]
+    made = [{"psnr": 20.0, "psnr_wrong": 18.0}, {"psnr": 22.0, "psnr_wrong": 19.0}, {"psnr": 10.0}]
+    assert mean_audit(made) == {"audit/psnr_wrong": 2.5} and mean_audit([]) == {}
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match="names one twice"):
+        Probes(8, (2, 4), audit=("none", "none"))
+    with pytest.raises(ValueError, match="give probes.count=8 too"):
+        Probes(0, audit=("none",))
+    plain = deciding({"probes": {"count": 4, "audit": []}})
+    assert plain == deciding({"probes": {"count": 4}}) and plain != deciding({"probes": {"count": 4, "audit": ["none"]}}), "runs of older versions are found"
+
+
+def test_the_main_job_audits(tmp_path, monkeypatch, capsys):
+    """Gains in results.json and the table, arms in probes.csv, what does not apply in a line; everything else is that of a run without an audit."""
+    monkeypatch.chdir(tmp_path)
+    tiny = ["backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "progress=false", "logger=none", "videos=0", "world.trajectories=2", "probes.gaps=[2,4]"]
+
+    def job(policy, *overrides):
+        cfg, choices = composed(CONF, [*tiny, f"policy={policy}", "world.specs=[R180R90L60R60L90]", "probes.count=4", *overrides])
+        return evaluate(cfg, choices, policy)
+
+    arms = "probes.audit=[wrong,other,mean,none]"
+    plain, audited, full, bare = job("worldkv"), job("worldkv", arms), job("full", arms), job("sink_recent", arms, "policy.recent=3")
+    said = " ".join(capsys.readouterr().out.split())
+    new = {f"audit/{k}{end}_{arm}" for k in ("psnr", "ssim") for end in ("", "_true") for arm in ARMS}
+    assert {k for k in audited["summary"].keys() - plain["summary"].keys() if k.startswith("audit/")} == new
+    same = {k: v for k, v in plain["summary"].items() if k.startswith(("quality/", "recall/"))}
+    assert same == {k: v for k, v in audited["summary"].items() if k in same}
+    assert audited["summary"]["audit/psnr_none"]["n"] == 2 and "unaudited" not in audited["run"]
+    assert "audit/psnr_wrong" not in full["summary"] and "too few other pages" in full["run"]["unaudited"]["wrong"]
+    assert set(bare["run"]["unaudited"]) == set(ARMS)
+    assert "audit of full: other " in said and "wrong does not apply: the bank has too few other pages" in said
+    table = next(p for p in tmp_path.rglob("probes.csv") if "psnr_wrong" in p.read_text()).read_text().splitlines()
+    assert {"psnr_other", "psnr_true_none"} <= set(table[0].split(","))
+    runs, _ = read_runs(tmp_path / "outputs" / "default")
+    notes = audit_notes(runs)
+    assert len(notes) == 4 and all("undecided, 2 trajectories" in n or "not compared" in n for n in notes[:-1])
+    from harness.reporting.data import report
+
+    data = report("e", runs, [])
+    shown = next(r["audit"] for r in data["runs"] if r["label"] == "worldkv" and r["audit"])
+    assert shown["x"] == ["right", *ARMS] and shown["n"] == [2] * 5 and len(shown["recall/psnr"]) == len(shown["error/psnr"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [
+        ([2.0, 1.5, 3.0, 0.5, 2.2, 1.0, 1.8], "its gain is memory, the right pages beat other pages of the walk"),
+        ([-2.0, -1.5, -3.0, -0.5, -2.2, -1.0, -1.8], "no memory is shown, the right pages do not beat"),
+        ([2.0, -1.5, 1.0, -0.5, 0.2, -1.0, 0.8], "no memory is shown"),
+        ([2.0, 1.5, 3.0, 0.5, 2.2], "undecided, 5 trajectories cannot show whether this is memory, 6 can"),
+    ],
+)
+def test_a_gain_is_memory_where_right_pages_beat_wrong_ones(gains, verdict, tmp_path):
+    from dataclasses import asdict
+
+    from harness.results.run_folder import Record, RunFolder
+    from metrics.recall import audit_columns
+    from tests.made_runs import make_run
+
+    path = make_run(tmp_path, "worldkv", names=tuple(f"t{i}" for i in range(len(gains))))
+    about = RunFolder(path).results()["run"]
+    folder = RunFolder(tmp_path / "audited")
+    folder.create()
+    for i, gain in enumerate(gains):
+        folder.write(Record(f"t{i}", {"audit/psnr_wrong": gain, "audit/psnr_none": gain + 1}, noise="n"))
+    folder.finish(about, [f"t{i}" for i in range(len(gains))], columns=[asdict(c) for c in audit_columns(PSNR())])
+    run = next(r for r in read_runs(tmp_path)[0] if r.path.name == "audited")
+    notes = audit_notes([run])
+    assert len(notes) == 2 and verdict in notes[0] and f"wrong {sum(gains) / len(gains):+.2f}" in notes[0]
