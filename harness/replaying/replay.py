@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import mean, median
 
@@ -15,7 +15,7 @@ from harness.cache.stores import GpuStore
 from harness.datatypes import Geometry, Plan, Trajectory
 from harness.policy import CachePolicy
 from harness.replaying.recorded import Content
-from harness.worlds.chunks import chunk_at, chunk_count
+from harness.worlds.chunks import chunk_at, chunk_count, shown_at
 from harness.worlds.ground import Ground
 from metrics.replay import Found, found, mean_found, stability
 
@@ -137,4 +137,4 @@ def plans(task: Task, policy: CachePolicy, bank: KVBank) -> Iterator[tuple[int, 
         if missing := [f for f in plan.frames if not bank.rows(f)]:
             raise ValueError(f"chunk {index}: the plan attends to frames {missing}, the bank has {bank.frames}; plan only remembered frames")
         yield index, plan, took
-        policy.commit(chunk, task.content.of(index), bank)
+        policy.commit(chunk, replace(task.content.of(index), points=shown_at(task.path, g, index)), bank)
