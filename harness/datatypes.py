@@ -26,6 +26,10 @@ class Overlap(Protocol):
         """Which of the surface points that a view of `rows` shows each view of `columns` shows too."""
         ...
 
+    def depth(self, rows: Sequence[int], size: tuple[int, int], /) -> Float[Tensor, "n y x"]:
+        """True depth along the optical axis of views, in metres, at the centres of `size` (rows, columns) pixels."""
+        ...
+
 
 @dataclass(frozen=True)
 class Geometry:

@@ -22,7 +22,8 @@ class CachePolicy(ABC):
     sees the chunk's own queries (`site.probe`); the pass counts as one of the chunk's. pooled: whether one page may hold rows of frames of
     different times. rewritable: whether a wrapper may cut stored pages of this policy, which then finds rows of some heads
     missing. Both are known after `reset`. codec: the form of banked pages, where the policy
-    has a say in it; None leaves it to the store.
+    has a say in it; None leaves it to the store. arm: of a policy that needs weights which were trained for it, which ones; the setting
+    `backbone.arm` follows it. A wrapper's is known after `reset`.
     """
 
     raw_keys: bool = False
@@ -32,6 +33,7 @@ class CachePolicy(ABC):
     pooled: bool = False
     rewritable: bool = True
     codec: Codec | None = None
+    arm: str | None = None
 
     def reset(self, geometry: Geometry) -> None:
         """Forget everything; check the fields against the geometry and raise ValueError naming both and the remedy."""
@@ -57,6 +59,7 @@ class PolicyWrapper(CachePolicy):
     def reset(self, geometry: Geometry) -> None:
         self.inner.reset(geometry)
         self.raw_keys, self.needs_attention_scores = self.inner.raw_keys, self.inner.needs_attention_scores
+        self.arm = self.arm or self.inner.arm
         self.plans_ahead, self.probes = type(self).plans_ahead and self.inner.plans_ahead, self.inner.probes
         self.pooled, self.rewritable = type(self).pooled or self.inner.pooled, type(self).rewritable and self.inner.rewritable
 

@@ -18,7 +18,7 @@ from harness.settings.plugins import plugin_folders, with_plugins
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent  # of the checkout
 BUDGET = "w18"  # the default of conf/config.yaml, which labels need not name
-TEXTS = ("name", "notes", "run_dir", "world.folder", "world.truth", "backbone.weights", "snapshot.save", "snapshot.load")  # text, whatever it looks like
+TEXTS = ("name", "notes", "run_dir", "world.folder", "world.truth", "backbone.weights", "backbone.arm", "snapshot.save", "snapshot.load")  # text, whatever it looks like
 CONF = next(p for p in (ROOT / "conf", PACKAGE / "_conf") if p.is_dir())
 
 
@@ -93,9 +93,10 @@ def composed(conf: Path, overrides: Sequence[str]) -> tuple[DictConfig, dict[str
 
 
 def label_of(cfg: DictConfig, choices: dict[str, str], overrides: Sequence[str]) -> str:
-    """What tables call a run: its policy and what was changed in it. Of a store, only its codec changes results; of a budget,
+    """What tables call a run: its policy and what was changed in it, other weights among it. Of a store, only its codec changes results; of a budget,
     only a policy that has one takes notice."""
     tweaks = [o.partition("@policy.")[2] or o[len("policy.") :] for o in overrides if o.startswith(("policy.", "policy/", "policy@"))]
+    tweaks += [o[len("backbone.") :] for o in overrides if o.startswith("backbone.arm=")]
     tweaks += [o[len("store.") :] for o in overrides if o.startswith(("store.codec", "store/codec"))]
     if choices["budget"] != BUDGET and "${budget" in OmegaConf.to_yaml(cfg.policy):
         tweaks.append(f"budget={choices['budget']}")

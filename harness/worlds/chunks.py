@@ -93,6 +93,9 @@ class _SeenBefore:
     def surface(self, rows: Sequence[int], columns: Sequence[int]) -> Bool[Tensor, "n s m"]:
         return self.of.surface(self._really(rows), self._really(columns))
 
+    def depth(self, rows: Sequence[int], size: tuple[int, int]) -> Float[Tensor, "n y x"]:
+        return self.of.depth(self._really(rows), size)
+
     def _really(self, frames: Sequence[int]) -> list[int]:
         return [self.frames[i - self.start] if i >= self.start else i for i in frames]
 
