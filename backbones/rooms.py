@@ -156,7 +156,7 @@ class TinyRoomsBackbone(RoomsBackbone):
             self._setup(config, chosen_device(device), DTYPES[dtype], memory)
             for module in (self.network.modulation, self.network.head_modulation, self.network.head):
                 torch.nn.init.normal_(module.weight, std=0.3)
-            for name, weights in memory.named_parameters():
+            for weights in memory.parameters():
                 if not weights.any():  # an arm begins shut: what is zero would hide it
                     torch.nn.init.normal_(weights, std=0.3)
 

@@ -101,7 +101,8 @@ class GeometryMemory(Memory):
 
     def _truth(self, trajectory: Trajectory, chunk: Chunk) -> Float[Tensor, "f y x"]:
         if trajectory.overlap is None:
-            raise ValueError(f"{trajectory.name}: this world does not know the true depth that oracle_geometry asks for; use trained_geometry, or a world of rooms")
+            unknown = f"{trajectory.name}: this world does not know the true depth that the arm oracle_geometry asks for"
+            raise ValueError(f"{unknown}; use policy=trained_geometry, or world=rooms or houses")
         return trajectory.overlap.depth(chunk.frames, self._size).to(self.device)
 
     def state(self) -> dict[str, Tensor]:

@@ -18,7 +18,8 @@ from harness.settings.plugins import plugin_folders, with_plugins
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent  # of the checkout
 BUDGET = "w18"  # the default of conf/config.yaml, which labels need not name
-TEXTS = ("name", "notes", "run_dir", "world.folder", "world.truth", "backbone.weights", "backbone.arm", "snapshot.save", "snapshot.load")  # text, whatever it looks like
+FILES = ("run_dir", "world.folder", "world.truth", "backbone.weights", "backbone.arm", "snapshot.save", "snapshot.load")
+TEXTS = ("name", "notes", *FILES)  # text, whatever it looks like
 CONF = next(p for p in (ROOT / "conf", PACKAGE / "_conf") if p.is_dir())
 
 

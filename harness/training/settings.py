@@ -65,6 +65,30 @@ class DenoiserStage:
 
 
 @dataclass(frozen=True)
+class DepthStage:
+    """The training of the depth head that the arm `geometry` needs."""
+
+    lr: Positive
+    unique: Count
+    validate_every: Steps
+    validation: Phase
+    phases: Annotated[Sequence[Phase], Len(1)]
+
+
+@dataclass(frozen=True)
+class ArmStage:
+    """An arm: `denoiser` holds its training. policy: which it is trained for. share: of the clips whose windows the policy makes; in the others a
+    chunk sees its whole past. own: of the context's chunks that are the model's own predictions at the end. palindromes: share of the clips."""
+
+    name: Literal["control", "retrieved", "compressed", "recurrent", "geometry"]
+    policy: Any  # checked by its own class
+    share: Share
+    own: Share
+    palindromes: Share
+    depth: DepthStage
+
+
+@dataclass(frozen=True)
 class Recall:
     """gaps: chunks since the first visit. scenes: rooms and as many houses."""
 
@@ -93,3 +117,5 @@ class TrainSettings:
     recall: Recall
     network: Network
     denoiser: DenoiserStage
+    arm: ArmStage | None
+    budget: Any  # the windows of an arm's policy
