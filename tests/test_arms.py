@@ -1,5 +1,6 @@
 """Arms: weights trained on for one kind of memory. Training sees what the policy shows; what is remembered is saved and forked to the bit."""
 
+import json
 from dataclasses import fields, replace
 
 import pytest
@@ -17,8 +18,14 @@ from harness.cache.page import Page
 from harness.cache.stores import GpuStore
 from harness.datatypes import Geometry, Trajectory
 from harness.policy import PolicyWrapper
+from harness.reporting.data import report
+from harness.reporting.groups import read_runs
+from harness.reporting.terminal import comparison
+from harness.reporting.text import notes, table
+from harness.results.identity import comparable, config_hash, deciding
 from harness.rollout import Snapshot, rollout
-from harness.session import Session
+from harness.session import Session, generator
+from harness.settings.command_line import composed, label_of
 from harness.training.arm import ArmTraining
 from harness.training.arm_clips import SessionClips, as_session, goes_back, palindrome
 from harness.training.clips import CHUNK, Clip, Phase, Scenery, collate, make_clip, make_shot
@@ -28,9 +35,10 @@ from harness.training.windows import Window, windows
 from harness.worlds.covisibility import CoVisibility
 from harness.worlds.raycast import cast
 from harness.worlds.render import depths, render
+from policies.coarse import pooled, squares
 from policies.full import FullPolicy
-from policies.pooled import pooled, squares
 from tests.conftest import CONF, make_policy, with_arm
+from tests.made_runs import make_run
 from tests.tolerances import SECOND_ROUTE
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -132,19 +140,13 @@ def test_the_window_of_training_is_the_window_of_the_test(arm, policy, base):
                 assert getattr(window.plan, f.name) == getattr(theirs, f.name), f.name
     assert any(len(w.plan.frames) < 3 * i for i, w in enumerate(planned[0])) or arm == "compressed" or policy == "full", "every window shows everything"
 
-    noise = torch.randn(1, CHUNK, 4, 4, generator=_generator(path_of(clip).name, 8))
+    noise = torch.randn(1, CHUNK, 4, 4, generator=generator(0, path_of(clip).name, 8))
     noisy = torch.randn(2, 24, 4, 4, generator=torch.Generator().manual_seed(0))
     noisy[:, -CHUNK:] = noise
     with torch.no_grad():
         x0 = module.predict(batch, latents[:, :-CHUNK], noisy, torch.ones(2, 24), features, positions)
     torch.testing.assert_close(x0[0, -CHUNK:], x0[1, -CHUNK:], atol=1e-5, rtol=0, msg="noise of other chunks is seen")
     assert (x0[0, -CHUNK:] - out.latents[-CHUNK:]).abs().max() < SECOND_ROUTE * out.latents.abs().max()
-
-
-def _generator(name: str, chunk: int) -> torch.Generator:
-    from harness.session import generator
-
-    return generator(0, name, chunk)
 
 
 def test_windows_are_read_off_whatever_the_policy_stores():
@@ -442,9 +444,9 @@ def test_pooled_equal_rows_are_one_row_with_their_mass(roll, trajectory):
     assert squares(64, torch.tensor([38.0, 38.0, 32.0, 32.0]), 4).view(8, 8)[::4, ::4].tolist() == [[0, 1], [2, 3]]
     with pytest.raises(ValueError, match="no grid of square tokens"):
         squares(7, trajectory.intrinsics[0], 2)
-    alone, whole = (roll(make_policy("pooled", setting)).latents for setting in ("policy.side=1", "policy.recent=300"))
+    alone, whole = (roll(make_policy("coarse", setting)).latents for setting in ("policy.side=1", "policy.recent=300"))
     assert (alone - whole).abs().max() < SECOND_ROUTE * whole.abs().max(), "squares of one token are these tokens"
-    stats = roll(make_policy("pooled")).stats[-1]
+    stats = roll(make_policy("coarse")).stats[-1]
     assert stats.attended_rows == (3 + 3 + 3) * 6 + 24 * 2 and stats.unreachable_frames == 0, "3 sink, 3 recent, its own, and the rest as 2 rows each"
 
 
@@ -512,3 +514,34 @@ def test_true_depth_is_asked_of_the_world(trajectory):
     path = replace(trajectory, overlap=None)
     with pytest.raises(ValueError, match="does not know the true depth .*use policy=trained_geometry"):
         rollout(backbone, policy, GpuStore(), path, 0, forced[:3])
+
+
+def test_runs_with_other_weights_are_compared_and_said(tmp_path):
+    """One group, paired with the base's; the arm is no setting that must agree, and where there is none nothing changed."""
+    base_run, trained = (make_run(tmp_path, name, quality=q) for name, q in (("full", 30.0), ("trained_control", 31.0)))
+    results = json.loads((trained / "results.json").read_text())
+    results["run"]["config"]["backbone"]["arm"] = "control"
+    results.pop("sum", None)
+    (trained / "results.json").write_text(json.dumps(results))
+    runs, _ = read_runs(tmp_path)
+    assert {r.group for r in runs} == {0}
+    said = [n for n in notes(runs, "full") if n.startswith("other weights")]
+    assert said == [
+        "other weights of the same backbone (trained_control: control): a difference between weights is their training's too, not the memory's alone"
+    ]
+    assert report("e", runs, [])["weights"] == said
+    assert "other weights of the same backbone" in " ".join(str(x) for x in comparison(tmp_path, base_run, 140).renderables)
+    rows = {row["run"]: row for row in table(runs, "full")}
+    assert "(5)" in next(v for k, v in rows["trained_control"].items() if k.endswith("to full")), "paired over the same trajectories"
+
+    settings = {"policy": {}, "backbone": {"dtype": "float32"}, "world": {}, "store": {}, "metric": {}, "seed": 0}
+    none, one = ({**settings, "backbone": {"dtype": "float32", "arm": arm}} for arm in (None, "control"))
+    assert deciding(none) == deciding(settings) != deciding(one), "finished runs are found again"
+    assert comparable(none) == comparable(settings) == comparable(one) == config_hash({k: settings[k] for k in ("backbone", "world", "metric", "seed")})
+
+
+def test_weights_that_were_set_by_hand_are_in_the_label():
+    overrides = ["policy=worldkv", "backbone.arm=retrieved"]
+    cfg, choices = composed(CONF, overrides)
+    assert label_of(cfg, choices, overrides) == "worldkv arm=retrieved"
+    assert label_of(*composed(CONF, ["policy=trained_control"]), ["policy=trained_control"]) == "trained_control"

@@ -53,7 +53,7 @@ MATRIX = [
     ("places", 18, True),
     ("ema", 18, True),
     ("ema_global", 18, True),
-    ("pooled", INF, False),
+    ("coarse", INF, False),
     ("trained_control", 18, True),
     ("trained_retrieved", 18, False),
     ("trained_compressed", INF, False),

@@ -58,6 +58,8 @@ def _model(config: dict, codec: ConvCodec, network: RoomsNetwork, arm: str, memo
 def _check(path: Path, config: dict, settings: dict) -> None:
     if settings["compile"]:
         raise ValueError("compile=true: the windows of an arm's training differ from clip to clip, which a compiler would meet anew every time; use false")
+    if settings["codec"]["phases"]:
+        raise ValueError("codec.phases: an arm's codec is its base's; use codec.phases=[]")
     if (named := settings["arm"]["policy"].get("arm")) != settings["arm"]["name"]:
         raise ValueError(f"arm.name={settings['arm']['name']}, but arm.policy names the arm {named}; use arm=NAME, which sets both")
     side, levels = settings["world"]["size"] // 8, list(settings["denoiser"]["levels"])

@@ -16,7 +16,7 @@ FAR = 3.0  # positions of one pool that are farther apart than this are angles o
 
 
 @dataclass
-class PooledPolicy(CachePolicy):
+class CoarsePolicy(CachePolicy):
     """RELIC's compressed history (arXiv 2512.04040) at one factor: every frame that is neither sink nor recent is kept, as the means of
     its raw keys and values over squares of `side` x `side` tokens. Every chunk attends to all of it.
 
@@ -53,7 +53,7 @@ def squares(tokens: int, intrinsics: Float[Tensor, "4"], side: int) -> Int[Tenso
     _, _, cx, cy = intrinsics.tolist()
     rows = max(1, round((tokens * cy / cx) ** 0.5))
     if tokens % rows:
-        raise ValueError(f"pooled: {tokens} tokens a frame are no grid of square tokens in an image of {2 * cx:g} by {2 * cy:g} pixels; use another policy")
+        raise ValueError(f"coarse: {tokens} tokens a frame are no grid of square tokens in an image of {2 * cx:g} by {2 * cy:g} pixels; use another policy")
     columns = tokens // rows
     across = -(-columns // side)
     return (torch.arange(rows)[:, None] // side * across + torch.arange(columns)[None] // side).flatten()
