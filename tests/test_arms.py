@@ -29,6 +29,7 @@ from harness.settings.command_line import composed, label_of
 from harness.training.arm import ArmTraining
 from harness.training.arm_clips import SessionClips, as_session, goes_back, palindrome
 from harness.training.clips import CHUNK, Clip, Phase, Scenery, collate, make_clip, make_shot
+from harness.training.command import use_of
 from harness.training.depth import DepthClips, DepthTraining
 from harness.training.train import train
 from harness.training.windows import Window, windows
@@ -280,6 +281,26 @@ def test_a_missing_arm_is_named_with_the_command_that_makes_it(base, roll, backb
         rollout(backbone, make_policy("trained_retrieved"), GpuStore(), trajectory, 0)
     with pytest.raises(ValueError, match="needs weights of the arm retrieved, TinyRoomsBackbone has those of the arm control"):
         rollout(with_arm("control"), make_policy("trained_retrieved"), GpuStore(), trajectory, 0)
+
+
+def test_what_was_trained_says_how_to_use_it(base, tmp_path):
+    file = tmp_path / "toy_control.safetensors"
+    assert use_of(config(base, tmp_path, "control"), file) == f"policy=trained_control backbone.weights={base} backbone.arm={file}"
+    assert use_of(config(base, tmp_path, "control", start=None), file) == f"policy=trained_control backbone.arm={file}"
+    assert use_of(config(base, tmp_path, "none", arm=None), file) == f"backbone.weights={file}"
+
+
+@pytest.mark.parametrize("arm", ["recurrent", "geometry"])
+def test_a_memory_keeps_its_precision_beside_half_a_network(arm, trajectory):
+    """In bfloat16 the state is as it was in float32, and what comes out is near."""
+    outs = []
+    for dtype in ("float32", "bfloat16"):
+        backbone = TinyRoomsBackbone(arm=arm, dtype=dtype)
+        out = rollout(backbone, make_policy(f"trained_{arm}"), GpuStore(), trajectory, 0, backbone.encode(trajectory.images)[:6], snapshot=Snapshot(chunks=3))
+        outs.append((out, backbone.memory.state()))
+    (whole, kept), (half, coarse) = outs
+    assert [x.dtype for x in kept.values()] == [x.dtype for x in coarse.values()]
+    assert (whole.latents[:6] == half.latents[:6]).all() and (whole.latents - half.latents).abs().mean() < 0.1 * whole.latents.abs().mean()
 
 
 def test_the_setting_follows_the_policy():
@@ -544,4 +565,6 @@ def test_weights_that_were_set_by_hand_are_in_the_label():
     overrides = ["policy=worldkv", "backbone.arm=retrieved"]
     cfg, choices = composed(CONF, overrides)
     assert label_of(cfg, choices, overrides) == "worldkv arm=retrieved"
+    overrides = ["policy=worldkv", "backbone.arm=outputs/train_retrieved/rooms_retrieved.safetensors"]
+    assert label_of(*composed(CONF, overrides), overrides) == "worldkv arm=train_retrieved/rooms_retrieved"
     assert label_of(*composed(CONF, ["policy=trained_control"]), ["policy=trained_control"]) == "trained_control"

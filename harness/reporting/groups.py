@@ -12,6 +12,7 @@ from pathlib import Path
 from harness.results.identity import DECIDES, SHARED
 from harness.results.run_folder import Record, RunFolder
 from harness.settings.nested import flatten
+from harness.settings.words import short_file
 
 ARM = "backbone.arm"
 
@@ -109,7 +110,7 @@ def other_weights(runs: Sequence[Run]) -> str:
     arms = {arm: [r.name or r.label for r in runs if r.settings.get(ARM) == arm] for arm in dict.fromkeys(r.settings.get(ARM) for r in runs)}
     if len(arms) < 2:
         return ""
-    named = "; ".join(f"{', '.join(names)}: {arm}" for arm, names in arms.items() if arm is not None)
+    named = "; ".join(f"{', '.join(names)}: {short_file(str(arm))}" for arm, names in arms.items() if arm is not None)
     return f"other weights of the same backbone ({named}): a difference between weights is their training's too, not the memory's alone"
 
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.settings.nested import flatten
 from harness.settings.plugins import plugin_folders, with_plugins
+from harness.settings.words import short_file
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent  # of the checkout
@@ -97,7 +98,7 @@ def label_of(cfg: DictConfig, choices: dict[str, str], overrides: Sequence[str])
     """What tables call a run: its policy and what was changed in it, other weights among it. Of a store, only its codec changes results; of a budget,
     only a policy that has one takes notice."""
     tweaks = [o.partition("@policy.")[2] or o[len("policy.") :] for o in overrides if o.startswith(("policy.", "policy/", "policy@"))]
-    tweaks += [o[len("backbone.") :] for o in overrides if o.startswith("backbone.arm=")]
+    tweaks += [f"arm={short_file(str(cfg.backbone.arm))}" for o in overrides if o.startswith("backbone.arm=")]
     tweaks += [o[len("store.") :] for o in overrides if o.startswith(("store.codec", "store/codec"))]
     if choices["budget"] != BUDGET and "${budget" in OmegaConf.to_yaml(cfg.policy):
         tweaks.append(f"budget={choices['budget']}")

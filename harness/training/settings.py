@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from harness.policy import CachePolicy
 from harness.settings.ranges import Count, Ge, Gt, Le, Len, Natural, Positive, Seed, Share, Weight
 from harness.training.clips import Phase, Scenery
 from harness.training.codec import Terms
@@ -81,7 +82,7 @@ class ArmStage:
     chunk sees its whole past. own: of the context's chunks that are the model's own predictions at the end. palindromes: share of the clips."""
 
     name: Literal["control", "retrieved", "compressed", "recurrent", "geometry"]
-    policy: Any  # checked by its own class
+    policy: CachePolicy
     share: Share
     own: Share
     palindromes: Share

@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 from backbones.codecs import ConvCodec
 from backbones.rooms import RoomsBackbone, pack, save_weights
 from backbones.rooms_network import RoomsNetwork
-from harness.policy import CachePolicy
 from harness.settings.build import build, plain
 from harness.settings.check import check, check_fields
 from harness.training.clips import CHUNK, Scenery
@@ -32,8 +31,6 @@ def checked(cfg: DictConfig) -> dict:
     settings = plain(cfg)
     check_fields(settings, TrainSettings)
     check(settings["samples"], "samples", World)
-    if settings["arm"]:
-        check(settings["arm"]["policy"], "arm.policy", CachePolicy)
     for stage in ("codec", "denoiser"):
         for phase in (*settings[stage]["phases"], settings[stage]["validation"]):
             if phase["walk_chunks"] < phase["chunks"]:
