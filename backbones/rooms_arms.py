@@ -41,6 +41,7 @@ ARMS: dict[str, Callable[[dict], Memory]] = {
     "oracle_geometry": lambda config: _geometry(config, true_depth=True),
 }
 WEIGHTS_OF = {"oracle_geometry": "geometry"}  # arms that have no weights of their own: the trained one with the world's depth in place of its own
+TRAINED = tuple(arm for arm in ARMS if arm not in WEIGHTS_OF)
 
 
 def memory_of(arm: str, config: dict) -> Memory:

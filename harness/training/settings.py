@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from backbones.rooms_arms import TRAINED
 from harness.policy import CachePolicy
-from harness.settings.ranges import Count, Ge, Gt, Le, Len, Natural, Positive, Seed, Share, Weight
+from harness.settings.ranges import Count, Ge, Gt, Le, Len, Natural, Positive, Rule, Seed, Share, Weight
 from harness.training.clips import Phase, Scenery
 from harness.training.codec import Terms
 
@@ -81,7 +82,7 @@ class ArmStage:
     """An arm: `denoiser` holds its training. policy: which it is trained for. share: of the clips whose windows the policy makes; in the others a
     chunk sees its whole past. own: of the context's chunks that are the model's own predictions at the end. palindromes: share of the clips."""
 
-    name: Literal["control", "retrieved", "compressed", "recurrent", "geometry"]
+    name: Annotated[str, Rule(lambda name: name in TRAINED, " or ".join(TRAINED))]
     policy: CachePolicy
     share: Share
     own: Share
