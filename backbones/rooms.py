@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from backbones.codecs import ConvCodec
+from backbones.rooms_arms import load_arm, memory_of
+from backbones.rooms_memory import Memory
 from backbones.rooms_network import RoomsNetwork, ray_angles, ray_features, ray_positions
 from backbones.rope import rotate
 from backbones.wan_causal import chosen_device
@@ -31,19 +34,25 @@ class RoomsBackbone(Backbone):
     """Chunks of 3 latent frames of 8x8 tokens (64x64 pixels), four denoising passes.
 
     weights: a safetensors file whose metadata hold the sizes. device: cpu, cuda or auto. dtype: of network and cache. compile: the
-    network by torch.compile, which needs a C++ compiler (frames within 1e-4 of the plain network's).
+    network by torch.compile, which needs a C++ compiler (frames within 1e-4 of the plain network's). arm: weights that were trained on for
+    one kind of memory, by name (a file beside the base's) or as a file; a policy that needs them names its arm.
     Raises FileNotFoundError or ValueError for weights that are missing, damaged or of another shape.
     """
 
-    def __init__(self, weights: str | Path | None = None, device: Device = "auto", dtype: Precision = "float32", compile: bool = False) -> None:
+    def __init__(
+        self, weights: str | Path | None = None, device: Device = "auto", dtype: Precision = "float32", compile: bool = False, arm: str | None = None
+    ) -> None:
         path = Path(weights or WEIGHTS)
         config, tensors = load_weights(path)
-        self._setup(config, chosen_device(device), DTYPES[dtype])
+        memory = Memory()
+        if arm is not None:
+            self.arm, tensors, memory = load_arm(arm, path, config, tensors)
+        self._setup(config, chosen_device(device), DTYPES[dtype], memory)
         self._load(tensors, str(path))
         if compile:
             self.network.compile_blocks()
 
-    def _setup(self, config: dict, device: torch.device, dtype: torch.dtype) -> None:
+    def _setup(self, config: dict, device: torch.device, dtype: torch.dtype, memory: Memory) -> None:
         rows, cols = config["grid"]
         self.size = (rows * 8, cols * 8)
         self.grid = (rows, cols)
@@ -51,7 +60,8 @@ class RoomsBackbone(Backbone):
         self.timesteps = tuple(config["levels"])
         self.codec = ConvCodec(**config["codec"])
         self.network = RoomsNetwork(channels=self.channels, tokens=rows * cols, **config["network"])
-        for module in (self.codec, self.network):
+        self.memory, self.repeatable = memory, memory.repeatable
+        for module in (self.codec, self.network, self.memory):
             module.eval().requires_grad_(False).to(device)
         self.network.to(dtype)
         net = config["network"]
@@ -67,10 +77,11 @@ class RoomsBackbone(Backbone):
                 raise ValueError(f"{origin} does not fit its own config; restore it (git checkout) or train anew. {error}") from error
 
     @classmethod
-    def of(cls, config: dict, tensors: dict[str, Tensor]) -> "RoomsBackbone":
-        """A model from its config and tensors, on the CPU: how training looks at its own samples."""
+    def of(cls, config: dict, tensors: dict[str, Tensor], arm: str | None = None, memory: Memory | None = None) -> "RoomsBackbone":
+        """A model from its config and tensors, on the CPU: how training looks at its own samples. memory: of the arm in training, which is copied."""
         made = cls.__new__(cls)
-        made._setup(config, torch.device("cpu"), torch.float32)
+        made.arm = arm
+        made._setup(config, torch.device("cpu"), torch.float32, Memory() if memory is None else deepcopy(memory))
         made._load(tensors, "the model in training")
         return made
 
@@ -81,10 +92,18 @@ class RoomsBackbone(Backbone):
             need = self.geometry.chunk
             found = f"{trajectory.name} gives {trajectory.given} image(s), but this model starts from a whole chunk of {need}"
             raise ValueError(f"{found}; hold the first one: world.lead_in={need - 1} (world=recorded)")
+        self.memory.begin()
+
+    @property
+    def state_bytes(self) -> int:
+        return self.memory.nbytes
 
     def state(self) -> dict:
-        """Nothing: frames are decoded one by one, and the past is in the window and the bank alone."""
-        return {}
+        """What an arm's memory holds. Without one nothing: frames are decoded one by one, and the past is in the window and the bank alone."""
+        return {"memory": held} if (held := self.memory.state()) else {}
+
+    def restore(self, state: dict) -> None:
+        self.memory.restore(state.get("memory", {}))
 
     def condition(self, trajectory: Trajectory, chunk: Chunk) -> Condition:
         device, dtype = self.geometry.device, self.geometry.dtype
@@ -92,11 +111,15 @@ class RoomsBackbone(Backbone):
         origin, direction = rays(c2w, chunk.intrinsics, self.grid, self.grid[0] / trajectory.images.shape[-2])
         times = torch.arange(chunk.start, chunk.start + len(c2w), dtype=torch.float32)
         features = ray_features(origin, direction)[None].to(device, dtype)
-        return Condition(ray_positions(times, direction).flatten(0, 1).to(device), (features,))
+        return Condition(ray_positions(times, direction).flatten(0, 1).to(device), (features, *self.memory.look(self.codec, trajectory, chunk, c2w)))
 
     def denoise(self, x: Float[Tensor, "b f s c"], t: float, condition: Condition, kv: KVSeam) -> Float[Tensor, "b f s c"]:
-        level = torch.full(x.shape[:2], t, device=x.device)
-        return self.network(x.to(self.geometry.dtype), level, condition.inputs[0], kv).float()
+        level, dtype = torch.full(x.shape[:2], t, device=x.device), self.geometry.dtype
+        features, *more = condition.inputs
+        x0 = self.network(x.to(dtype), level, features, self.memory.seam(kv, t == 0), more[0].to(dtype) if more else None).float()
+        if t == 0:
+            self.memory.keep(self.codec, x, tuple(more))
+        return x0
 
     def renoise(self, x0: Tensor, t: float, noise: Tensor) -> Tensor:
         return torch.lerp(x0, noise, t)
@@ -117,9 +140,9 @@ class RoomsBackbone(Backbone):
 
 
 class TinyRoomsBackbone(RoomsBackbone):
-    """An untrained one for tests: 3 layers, a 2x3 grid of tokens, weights from a seed. Everything but quality is real."""
+    """An untrained one for tests: 3 layers, a 2x3 grid of tokens, weights from a seed, and so is an arm's memory. Everything but quality is real."""
 
-    def __init__(self, seed: Seed = 0, device: Device = "cpu", dtype: Precision = "float32") -> None:
+    def __init__(self, seed: Seed = 0, device: Device = "cpu", dtype: Precision = "float32", arm: str | None = None) -> None:
         config = {
             "grid": (2, 3),
             "chunk": 3,
@@ -129,9 +152,13 @@ class TinyRoomsBackbone(RoomsBackbone):
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._setup(config, chosen_device(device), DTYPES[dtype])
+            self.arm, memory = arm, Memory() if arm is None else memory_of(arm, config)
+            self._setup(config, chosen_device(device), DTYPES[dtype], memory)
             for module in (self.network.modulation, self.network.head_modulation, self.network.head):
                 torch.nn.init.normal_(module.weight, std=0.3)
+            for weights in memory.parameters():
+                if not weights.any():  # an arm begins shut: what is zero would hide it
+                    torch.nn.init.normal_(weights, std=0.3)
 
 
 def pack(codec: ConvCodec, network: RoomsNetwork) -> dict[str, Tensor]:

@@ -107,7 +107,7 @@ class RoomsNetwork(nn.Module):
     """Predicts clean latents x0 from noisy ones.
 
     latents: b f s c, s = tokens a frame. noise: b f, the level of every frame in [0, 1] (0 for a clean frame).
-    rays: b f s 23. kv: the seam. Returns x0, b f s c.
+    rays: b f s 23. kv: the seam. extra: b f s w, added to the embedding. Returns x0, b f s c.
     """
 
     def __init__(self, channels: int, width: int, layers: int, heads: int, mlp: int, tokens: int) -> None:
@@ -131,11 +131,13 @@ class RoomsNetwork(nn.Module):
         """For inference: the first chunk then waits some seconds for the compiler. Weights are loaded before."""
         self.blocks = nn.ModuleList(CompiledBlock(block) for block in self.blocks)
 
-    def forward(self, latents: Tensor, noise: Tensor, rays: Tensor, kv: KVSeam) -> Tensor:
+    def forward(self, latents: Tensor, noise: Tensor, rays: Tensor, kv: KVSeam, extra: Tensor | None = None) -> Tensor:
         wave = noise[..., None] * torch.exp(torch.arange(32, device=noise.device) * (math.log(1000.0) / 31))
         time = self.time(torch.cat([wave.cos(), wave.sin()], -1).to(latents.dtype))
         modulation = self.modulation(time).unflatten(-1, (6, -1))
         x = self.embed(torch.cat([latents, rays], -1)) + self.place
+        if extra is not None:
+            x = x + extra
         for block in self.blocks:
             x = block(x, modulation, rays, kv)
         shift, scale = self.head_modulation(time)[:, :, None].chunk(2, -1)

@@ -31,6 +31,7 @@ class Backbone(ABC):
     channels: int  # of a latent
     user: Callable[[], Any] | None = None  # a weak reference to the session whose state this holds; kept by `harness.session`
     jumps: bool = False  # whether the camera may be anywhere at the next chunk: not for a model that is steered by moves
+    arm: str | None = None  # the memory that its weights were trained on for, where they were
     repeatable: bool = True  # whether a chunk's clean pass may run again later: not if it leaves more behind than K/V
 
     def begin(self, trajectory: Trajectory) -> None:

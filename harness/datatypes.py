@@ -30,6 +30,10 @@ class Overlap(Protocol):
         """Where the rays of each view, on a grid, meet surfaces: points of the world."""
         ...
 
+    def depth(self, rows: Sequence[int], size: tuple[int, int], /) -> Float[Tensor, "n y x"]:
+        """True depth along the optical axis of views, in metres, at the centres of `size` (rows, columns) pixels."""
+        ...
+
 
 @dataclass(frozen=True)
 class Geometry:

@@ -22,7 +22,8 @@ class CachePolicy(ABC):
     (`site.probe`); the pass counts as one of the chunk's. rehearses: whether chunks that are given run the denoising passes too, each
     from the given latents under its noise, for `KV.guesses`; known after `reset`. pooled: whether one page may hold rows of frames of
     different times. rewritable: whether a wrapper may cut stored pages of this policy, which then finds rows of some heads missing. Both
-    are known after `reset`. codec: the form of banked pages, where the policy has a say in it; None leaves it to the store.
+    are known after `reset`. codec: the form of banked pages, where the policy has a say in it; None leaves it to the store. arm: of a policy that needs
+    weights which were trained for it, which ones; the setting `backbone.arm` follows it. A wrapper's is known after `reset`.
     """
 
     raw_keys: bool = False
@@ -33,6 +34,7 @@ class CachePolicy(ABC):
     pooled: bool = False
     rewritable: bool = True
     codec: Codec | None = None
+    arm: str | None = None
 
     def reset(self, geometry: Geometry) -> None:
         """Forget everything; check the fields against the geometry and raise ValueError naming both and the remedy."""
@@ -59,6 +61,7 @@ class PolicyWrapper(CachePolicy):
         self.inner.reset(geometry)
         self.raw_keys, self.needs_attention_scores = self.inner.raw_keys, self.inner.needs_attention_scores
         self.plans_ahead, self.probes, self.rehearses = type(self).plans_ahead and self.inner.plans_ahead, self.inner.probes, self.inner.rehearses
+        self.arm = self.arm or self.inner.arm
         self.pooled, self.rewritable = type(self).pooled or self.inner.pooled, type(self).rewritable and self.inner.rewritable
 
     @property

@@ -69,6 +69,7 @@ class Session:
         """
         g = backbone.geometry
         policy.reset(g)
+        check_arm(policy, backbone)
         _leave(backbone, None)
         backbone.begin(path)
         cache = KVCache(backbone, store, policy.raw_keys, policy.codec, frames * g.tokens if frames else maxsize)
@@ -320,6 +321,14 @@ def _leave(backbone: Backbone, coming: Session | None) -> bool:
     if holder is not None and holder is not coming and holder._whole:
         holder._backbone_state = backbone.state()
     return holder is None or holder is not coming
+
+
+def check_arm(policy: CachePolicy, backbone: Backbone) -> None:
+    """Raises ValueError for a policy that needs weights which the backbone does not have. The policy was reset."""
+    if policy.arm is not None and policy.arm != backbone.arm:
+        has = f"has those of the arm {backbone.arm}" if backbone.arm else "has no arm's"
+        remedy = f"give backbone.arm={policy.arm} (backbone=rooms); where that is missing, train it: python harness/train.py arm={policy.arm}"
+        raise ValueError(f"{type(policy).__name__} needs weights of the arm {policy.arm}, {type(backbone).__name__} {has}; {remedy}")
 
 
 def generator(seed: int, name: str, chunk: int) -> torch.Generator:

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,12 @@ def backbone() -> TinyRoomsBackbone:
     return TinyRoomsBackbone()
 
 
+@cache
+def with_arm(arm: str) -> TinyRoomsBackbone:
+    """The tiny backbone with an arm's memory, untrained."""
+    return TinyRoomsBackbone(arm=arm)
+
+
 @pytest.fixture(scope="session")
 def trajectory() -> Trajectory:
     """33 frames, 11 chunks: two turns out and back, so that every part of every policy's window is in use."""
@@ -72,6 +79,7 @@ def roll(backbone, trajectory):
     """Roll a policy out on the tiny backbone; the first chunk is given."""
 
     def run(policy: CachePolicy, store: Store | None = None, path: Trajectory = trajectory, seed: int = 0, given: int = 3) -> Rollout:
-        return rollout(backbone, policy, store or GpuStore(), path, seed, backbone.encode(path.images)[:given])
+        model = backbone if policy.arm is None else with_arm(policy.arm)
+        return rollout(model, policy, store or GpuStore(), path, seed, model.encode(path.images)[:given])
 
     return run

@@ -11,7 +11,9 @@ from harness.settings.build import build
 from tests.conftest import CONF
 
 PARTS = ("hydra/launcher", "policy/selector", "policy/compressor", "policy/placement", "policy/likeness", "policy/scorer", "policy/split", "store/codec")
-GROUPS = {g: sorted(p.stem for p in (CONF / g).glob("*.yaml")) for g in ("policy", "backbone", "world", "store", "metric", "experiment", "budget", *PARTS)}
+GROUPS = {
+    g: sorted(p.stem for p in (CONF / g).glob("*.yaml")) for g in ("policy", "backbone", "world", "store", "metric", "experiment", "budget", "arm", *PARTS)
+}
 
 
 def test_every_yaml_is_in_a_tested_group():
@@ -19,7 +21,9 @@ def test_every_yaml_is_in_a_tested_group():
     assert known == {str(p.relative_to(CONF)) for p in CONF.rglob("*.yaml")}
 
 
-@pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names if g not in ("experiment", "budget", "hydra/launcher")])
+@pytest.mark.parametrize(
+    ("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names if g not in ("experiment", "budget", "arm", "hydra/launcher")]
+)
 def test_options_instantiate(group, name, tmp_path):
     needs = {"policy/likeness": ["policy=places"], "policy/scorer": ["policy=h2o"], "policy/split": ["policy=h2o"]}
     overrides = [*needs.get(group, []), f"{group}={name}"]
@@ -67,6 +71,21 @@ def test_launchers_compose_and_are_what_their_plugin_takes(name):
         known = SlurmExecutor._valid_parameters() | set(SlurmExecutor._equivalence_dict()) | {"submitit_folder", "max_num_timeout"}
         assert set(made.params) <= known
         assert made.params["additional_parameters"] == {"requeue": True}
+
+
+@pytest.mark.parametrize("name", [n for n in GROUPS["arm"] if n != "common"])
+def test_arms_compose_and_share_all_but_their_memory(name):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg, control = (OmegaConf.to_container(compose("experiment/train_rooms", [f"arm={n}"]), resolve=True) for n in (name, "control"))
+    assert isinstance(cfg, dict) and isinstance(control, dict)
+    if name == "none":
+        assert cfg["arm"] is None and cfg["out"] == "outputs/train_rooms"
+        return
+    assert build(cfg["arm"]["policy"], "arm.policy").arm == cfg["arm"]["name"] == name and cfg["out"] == f"outputs/train_{name}"
+    mine, theirs = (
+        {k: v for k, v in c.items() if k != "out"} | {"arm": {k: v for k, v in c["arm"].items() if k not in ("name", "policy")}} for c in (cfg, control)
+    )
+    assert mine == theirs
 
 
 @pytest.mark.parametrize("name", GROUPS["experiment"])

@@ -57,10 +57,11 @@ def test_what_is_panelled_is_what_runs_log(tmp_path):
 
     seconds = {f"seconds_{p}": 0.1 for p in ("plan", "assemble", "passes", "commit", "decode")}
     bank = {"bank_bytes_gpu": 1, "bank_bytes_cpu": 1, "bank_bytes_disk": 0}
-    numbers = bank | dict.fromkeys(("frames_px", "attended_rows", "peak_bytes", "window_bytes", "bytes_moved", "unreachable_frames", "scratch_bytes"), 1)
+    numbers = bank | dict.fromkeys(("frames_px", "attended_rows", "peak_bytes", "window_bytes", "bytes_moved", "unreachable_frames"), 1)
+    numbers |= {"scratch_bytes": 1, "state_bytes": 1}
     row = seconds | numbers | held(SimpleNamespace(**numbers)) | {"forced": False, "start": 3, "retrieved": "0 1", "attended": "0 1 2"}
     (point,) = means([[row]])
-    assert set(CURVES) <= set(point) and point["cost/bank_bytes"] == 2 and point["cost/stored_bytes"] == 4 and point["policy/retrieved_frames"] == 2
+    assert set(CURVES) <= set(point) and point["cost/bank_bytes"] == 2 and point["cost/stored_bytes"] == 5 and point["policy/retrieved_frames"] == 2
     assert {"quality/psnr_revisit", "quality/lpips_revisit", "cost/stored_bytes"} <= {c.key for c in columns("no such experiment")}
 
 

@@ -121,7 +121,7 @@ def test_commands_are_understood(name, arguments, tmp_path, monkeypatch):
     if name in ("run", "bench", "replay", "train"):
         overrides = [_first(o) for o in OverridesParser.create().parse_overrides([a for a in arguments if a not in ("-m", "--help")])]
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            compose(name if name in ("bench", "replay") else "config", overrides + (["+experiment=train_rooms"] if name == "train" else []))
+            compose({"bench": "bench", "replay": "replay", "train": "experiment/train_rooms"}.get(name, "config"), overrides)
     elif name == "score":
         with initialize_config_dir(str(CONF), version_base="1.3"):
             compose("config", ["world=videos", *(a for a in arguments if "=" in a and not a.startswith("system="))])

@@ -101,7 +101,7 @@ def test_cost_by_hand():
     assert values["cost/latency_p50_ms"] == pytest.approx(2000)
     assert values["cost/attended_tokens"] == pytest.approx(20)
     assert (values["cost/window_bytes"], values["cost/bank_bytes_gpu"], values["cost/peak_bytes"]) == (300, 21, 999)
-    assert (values["cost/bank_bytes"], values["cost/stored_bytes"]) == (21 + 5, 300 + 21 + 5), "over the tiers, and with the window"
+    assert (values["cost/bank_bytes"], values["cost/stored_bytes"]) == (21 + 5, 300 + 21 + 5 + 5), "over the tiers, and with window and state"
     assert sum(v for k, v in values.items() if k.startswith("cost/share_")) == pytest.approx(1)
 
 

@@ -29,10 +29,11 @@ from harness.policy import CachePolicy
 from harness.reporting.pictures import experiment_pictures, run_pictures
 from harness.reporting.table import Run, headline
 from harness.reporting.terminal import comparison, console
-from harness.results.identity import DECIDES, config_hash, deciding, run_path
+from harness.results.identity import DECIDES, comparable, deciding, plain_backbone, run_path
 from harness.results.provenance import provenance
 from harness.results.run_folder import RunFolder
 from harness.rollout import Snapshot
+from harness.session import check_arm
 from harness.settings.build import build
 from harness.settings.command_line import CONF
 from harness.settings.nested import flatten
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 AFTERWARDS = ("pictures", "comparison", "tracker")  # what a kill after results.json leaves for the next start
 SAID = 5  # trajectories without revisit pairs that are named
-COMPARABLE = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone
 
 
 def evaluate(
@@ -115,7 +115,7 @@ def evaluate(
             "backbone": choices["backbone"] + (" with random weights" if settings["backbone"].get("weights") == "random" else ""),
             "protocol": settings["world"].get("protocol", ""),
             "seed": cfg.seed,
-            "comparable": config_hash({k: settings[k] for k in COMPARABLE}),
+            "comparable": comparable(settings),
             "metrics": metrics.versions(),
             "about_policy": line_of(given["policy"]) if "policy" in given else policy_line(choices["policy"], [CONF, *plugin_folders(plugins)]),
             "fps_includes": "plan, assembly, denoising and clean passes, commit, decode; generated chunks only; no warm-up excluded",
@@ -188,6 +188,7 @@ def _parts(cfg: DictConfig, settings: dict, given: Mapping[str, Any], packages: 
     if cfg.devices == 1:
         backbone = given.get("backbone") or make_backbone("cuda:0" if device_of(settings).type == "cuda" else "cpu")
         policy.reset(backbone.geometry)
+        check_arm(policy, backbone)
         make_backbone = partial(_made, backbone)
     return _Parts(make_backbone, policy, store, snapshot)
 
@@ -245,7 +246,8 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
 def _snapshot(settings: dict) -> Snapshot:
     """What `snapshot` asks for. It belongs to a policy, a backbone on its device, and the form of its pages."""
     snapshot = settings["snapshot"]
-    about = {"policy": settings["policy"], "backbone": {k: v for k, v in settings["backbone"].items() if k != "device"}, "codec": settings["store"]["codec"]}
+    backbone = {k: v for k, v in plain_backbone(settings["backbone"]).items() if k != "device"}
+    about = {"policy": settings["policy"], "backbone": backbone, "codec": settings["store"]["codec"]}
     save, load = (Path(snapshot[k]) if snapshot[k] else None for k in ("save", "load"))
     return Snapshot(save, load, snapshot["chunks"], about)
 

@@ -12,7 +12,7 @@ from harness.datatypes import Rollout, Trajectory
 from harness.evaluation.runner import chunk_row
 from harness.playing.pane import Pane
 from harness.reporting.media import films
-from harness.results.identity import config_hash
+from harness.results.identity import comparable, config_hash
 from harness.results.provenance import provenance
 from harness.results.run_folder import Record, RunFolder
 from harness.settings.build import build
@@ -45,7 +45,7 @@ def write_runs(experiment: Path, panes: Sequence[Pane], task: Trajectory, roundt
             **{k: pane.made.choices[k] for k in ("policy", "world", "store", "backbone")},
             "protocol": "walked by hand",
             "seed": seed,
-            "comparable": config_hash({k: settings[k] for k in ("backbone", "world", "metric", "seed")} | {"walked": walked}),
+            "comparable": comparable(settings, walked=walked),
             "metrics": {k: m.version for k, m in metrics.items()},
             "fps_includes": "plan, assembly, denoising and clean passes, commit, decode; generated chunks only; no warm-up excluded",
             "config": settings,

@@ -15,6 +15,7 @@ from harness.cache.stores import PackedStore
 from harness.datatypes import Trajectory
 from harness.playing.camera import Camera
 from harness.policy import CachePolicy
+from harness.results.identity import plain_backbone
 from harness.settings.build import build, plain
 from harness.settings.check import check_fields
 from harness.settings.command_line import CONF, composed, label_of
@@ -55,7 +56,7 @@ class Made:
     @property
     def about(self) -> dict[str, object]:
         """What a snapshot belongs to, as `harness/run.py` has it."""
-        backbone = {k: v for k, v in self.settings["backbone"].items() if k != "device"}
+        backbone = {k: v for k, v in plain_backbone(self.settings["backbone"]).items() if k != "device"}
         return {"policy": self.settings["policy"], "backbone": backbone, "codec": self.settings["store"]["codec"]}
 
 

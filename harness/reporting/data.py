@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.reporting.columns import columns_of, ends_of, revisits
 from harness.reporting.curves import over_rollout
-from harness.reporting.groups import Run, groups_of, reasons, swept, varying
+from harness.reporting.groups import Run, groups_of, other_weights, reasons, swept, varying
 from harness.reporting.table import BASELINE
 from harness.reporting.trace import trace
 from harness.results.statistics import interval
@@ -62,6 +62,7 @@ def _report(experiment: str, runs: Sequence[Run], unfinished: Sequence[str], bas
         "columns": [asdict(c) for c in columns],
         "baseline": baseline or (BASELINE if BASELINE in labels else labels[0]),
         "groups": [_group(group, columns) for group in groups],
+        "weights": [other_weights(group) for group in groups],
         "reasons": [[reasons(a[0], b[0]) for b in groups] for a in groups],
         "settings": settings,
         "swept": swept(runs),

@@ -1,4 +1,7 @@
-"""Which runs may be compared: same backbone, world, metrics, seed and noise. And for the others, why not."""
+"""Which runs may be compared: same backbone, world, metrics, seed and noise. And for the others, why not.
+
+Arms of a backbone, weights that were trained on for one kind of memory, are compared with it: which weights a run has is said.
+"""
 
 import json
 from collections import Counter
@@ -6,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.results.identity import DECIDES
+from harness.results.identity import DECIDES, SHARED
 from harness.results.run_folder import Record, RunFolder
 from harness.settings.nested import flatten
+from harness.settings.words import short_file
 
-SHARED = ("backbone", "world", "metric", "seed")  # what must agree; the policy and its store may differ
+ARM = "backbone.arm"
 
 
 @dataclass
@@ -99,6 +103,15 @@ def reasons(mine: Run, other: Run) -> list[str]:
 
 def groups_of(runs: Sequence[Run]) -> list[list[Run]]:
     return [[r for r in runs if r.group == g] for g in sorted({r.group for r in runs})]
+
+
+def other_weights(runs: Sequence[Run]) -> str:
+    """Which of the runs have weights of which arm, and that differences to the others are the training's too; empty where all have the same."""
+    arms = {arm: [r.name or r.label for r in runs if r.settings.get(ARM) == arm] for arm in dict.fromkeys(r.settings.get(ARM) for r in runs)}
+    if len(arms) < 2:
+        return ""
+    named = "; ".join(f"{', '.join(names)}: {short_file(str(arm))}" for arm, names in arms.items() if arm is not None)
+    return f"other weights of the same backbone ({named}): a difference between weights is their training's too, not the memory's alone"
 
 
 def _group(runs: Sequence[Run]) -> None:

@@ -19,6 +19,7 @@ FAMILIES = {  # where the class that makes a policy what it is lives: what its f
     "policies.sliding": "Windows and constant memories",
     "policies.sink_recent": "Windows and constant memories",
     "policies.ema": "Windows and constant memories",
+    "policies.coarse": "Windows and constant memories",
     "policies.landmark": "Windows and constant memories",
     "policies.field": "Windows and constant memories",
     "policies.tempcache": "Windows and constant memories",
@@ -31,6 +32,7 @@ FAMILIES = {  # where the class that makes a policy what it is lives: what its f
     "policies.bases.token_budget": "Token budgets",
     "policies.parts.score": "Token budgets",
     "policies.parts.split": "Token budgets",
+    "policies.wrappers.trained": "Trained memories",
     "policies.wrappers": "Around any policy",
 }
 OTHERS = "Others"

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from harness.reporting.audit import audit_notes
 from harness.reporting.columns import columns_of, ends_of
-from harness.reporting.groups import Run, groups_of, read_runs
+from harness.reporting.groups import Run, groups_of, other_weights, read_runs
 from harness.reporting.table import BASELINE
 from harness.reporting.text import Row, notes, rows, significance
 from metrics.column import Column
@@ -135,7 +135,8 @@ def comparison(experiment: Path, current: Path, width: int) -> Group:
     if len(same) == 1:
         others = ",".join(dict.fromkeys((BASELINE, "sliding", "worldkv", about["policy"])))
         lines.append(Text(f"compare: -m policy={others}"))
-    lines += [Text(note, style="dim") for note in [*significance(same, BASELINE), *audit_notes(same)]]
+    said = [*filter(None, [other_weights(same)]), *significance(same, BASELINE), *audit_notes(same)]
+    lines += [Text(note, style="dim") for note in said]
     if others := len(runs) - len(same):
         lines.append(Text(f"{others} runs of another world, seed, backbone or noise are not comparable and not shown"))
     return Group(*lines)

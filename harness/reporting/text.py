@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.reporting.audit import FEWEST, audit_notes
 from harness.reporting.columns import columns_of, leading
-from harness.reporting.groups import Run, groups_of, reasons
+from harness.reporting.groups import Run, groups_of, other_weights, reasons
 from harness.results.statistics import LEVEL, adjusted, detectable, needed, paired
 from metrics.column import Column
 
@@ -66,6 +66,7 @@ def notes(runs: list[Run], baseline: str) -> list[str]:
             why = "; ".join(reasons(group[0], home[0])[:4])
             against = f"compared with the {baseline} of their own" if any(r.label == baseline for r in group) else f"no {baseline} to compare with"
             found.append(f"{len(group)} runs are not comparable with the others ({why}): {against}")
+    found += filter(None, map(other_weights, groups))
     if len(devices := {r.about["device"] for r in runs}) > 1:
         found.append(f"speed was measured on {len(devices)} devices and is not comparable between them: {'; '.join(sorted(devices))}")
     for said in sorted({r.about["external"] for r in runs if "external" in r.about}):

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 DECIDES = ("policy", "backbone", "world", "store", "metric", "seed")  # the settings that decide a result
+SHARED = ("backbone", "world", "metric", "seed")  # runs that share these differ by the policy alone, and by an arm's weights
 
 
 def run_path(settings: dict, policy: str) -> Path:
@@ -19,7 +20,22 @@ def deciding(settings: dict) -> dict:
     where there are any, and their audit where there is one."""
     snapshot = {k: v for k, v in settings.get("snapshot", {}).items() if k != "save" and v is not None}
     probes = {k: v for k, v in settings.get("probes", {}).items() if k != "audit" or v} if settings.get("probes", {}).get("count") else {}
-    return {k: settings.get(k) for k in DECIDES} | ({"snapshot": snapshot} if snapshot else {}) | ({"probes": probes} if probes else {})
+    decides = {k: settings.get(k) for k in DECIDES}
+    if decides["backbone"]:
+        decides["backbone"] = plain_backbone(decides["backbone"])
+    return decides | ({"snapshot": snapshot} if snapshot else {}) | ({"probes": probes} if probes else {})
+
+
+def plain_backbone(backbone: dict) -> dict:
+    """A backbone's settings; no arm is no setting, as before there were any."""
+    return {k: v for k, v in backbone.items() if k != "arm" or v is not None}
+
+
+def comparable(settings: dict, **more: object) -> str:
+    """A hash of what runs share that may be compared: the backbone's settings but for the arm, whose weights belong to the memory that is compared.
+    more: what else must agree."""
+    family = {k: v for k, v in settings["backbone"].items() if k != "arm"}
+    return config_hash({k: settings[k] for k in SHARED} | {"backbone": family} | more)
 
 
 def config_hash(config: dict) -> str:

@@ -6,13 +6,13 @@ TIERS = ("gpu", "cpu", "disk")
 
 
 def with_sums(row: Mapping, prefix: str = "") -> dict:
-    """A trajectory's values (prefix "cost/") or a chunk's row with the bytes that are sums: of the bank, and with window and scratch."""
+    """A trajectory's values (prefix "cost/") or a chunk's row with the bytes that are sums: of the bank, and with window, state and scratch."""
     tiers = [row[key] for t in TIERS if (key := f"{prefix}bank_bytes_{t}") in row]
     sums = {}
     if tiers:
         sums[f"{prefix}bank_bytes"] = bank = row.get(f"{prefix}bank_bytes", sum(tiers))
         if f"{prefix}window_bytes" in row:
-            sums[f"{prefix}stored_bytes"] = bank + row[f"{prefix}window_bytes"] + row.get(f"{prefix}scratch_bytes", 0)
+            sums[f"{prefix}stored_bytes"] = bank + sum(row.get(f"{prefix}{part}_bytes", 0) for part in ("window", "state", "scratch"))
     return sums | dict(row)
 
 

@@ -14,21 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.settings.nested import flatten
 from harness.settings.plugins import plugin_folders, with_plugins
+from harness.settings.words import short_file
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent  # of the checkout
 BUDGET = "w18"  # the default of conf/config.yaml, which labels need not name
-TEXTS = (
-    "name",
-    "notes",
-    "run_dir",
-    "world.folder",
-    "world.truth",
-    "backbone.weights",
-    "snapshot.save",
-    "snapshot.load",
-    "recorded",
-)  # text, whatever it looks like
+FILES = ("run_dir", "world.folder", "world.truth", "backbone.weights", "backbone.arm", "snapshot.save", "snapshot.load", "recorded")
+TEXTS = ("name", "notes", *FILES)  # text, whatever it looks like
 CONF = next(p for p in (ROOT / "conf", PACKAGE / "_conf") if p.is_dir())
 
 
@@ -103,9 +95,10 @@ def composed(conf: Path, overrides: Sequence[str]) -> tuple[DictConfig, dict[str
 
 
 def label_of(cfg: DictConfig, choices: dict[str, str], overrides: Sequence[str]) -> str:
-    """What tables call a run: its policy and what was changed in it. Of a store, only its codec changes results; of a budget,
+    """What tables call a run: its policy and what was changed in it, other weights among it. Of a store, only its codec changes results; of a budget,
     only a policy that has one takes notice."""
     tweaks = [o.partition("@policy.")[2] or o[len("policy.") :] for o in overrides if o.startswith(("policy.", "policy/", "policy@"))]
+    tweaks += [f"arm={short_file(str(cfg.backbone.arm))}" for o in overrides if o.startswith("backbone.arm=")]
     tweaks += [o[len("store.") :] for o in overrides if o.startswith(("store.codec", "store/codec"))]
     if choices["budget"] != BUDGET and "${budget" in OmegaConf.to_yaml(cfg.policy):
         tweaks.append(f"budget={choices['budget']}")

@@ -9,6 +9,8 @@ from omegaconf import OmegaConf
 
 from harness.settings.plugins import plugin_folders, with_plugins
 
+ELSEWHERE = ("hydra", "arm")  # Hydra's own, and those of harness/train.py alone
+
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
     """Whether help is all that is asked for, maybe under some choices (`policy=full --help`). Other flags are Hydra's to answer."""
@@ -31,5 +33,5 @@ def _groups(places: Sequence[Path]) -> Iterator[str]:
         for file in place.rglob("*.yaml"):
             options.setdefault(file.parent.relative_to(place).as_posix(), set()).add(file.stem)
     for group in sorted(options):
-        if group != "." and not group.startswith("hydra"):
+        if group != "." and not group.startswith(ELSEWHERE):
             yield f"{group}: {', '.join(sorted(options[group]))}"

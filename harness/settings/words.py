@@ -1,6 +1,7 @@
 """What an annotation allows, and a value, as messages say it."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -10,6 +11,12 @@ from harness.settings.ranges import Rule, Unbounded
 
 SHOWN = 60  # characters of a value in a message
 BEYOND = 10**9  # bounds from here on need not be said
+
+
+def short_file(text: str) -> str:
+    """A file by its folder's name and its own, without the ending; any other text as it is."""
+    path = Path(text)
+    return "/".join([*path.parts[-2:-1], path.stem]) if path.suffix and len(path.parts) > 1 else text
 
 
 def members(kind: Any) -> tuple[Any, ...]:

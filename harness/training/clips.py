@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -14,6 +14,7 @@ from harness.training.walks import CHUNK, choose, house_walk, room_walk
 from harness.worlds.base import Step
 from harness.worlds.poses import pinhole, relative
 from harness.worlds.render import render
+from harness.worlds.scene import Scene
 
 Side = Annotated[int, Rule(lambda n: 8 <= n <= 4096 and n % 8 == 0, "a multiple of 8 from 8 to 4096")]  # pixels; the codec's cells have 8
 KEPT = 4096  # clips in memory: 48 frames of 64x64 are 0.6 MB
@@ -46,21 +47,37 @@ class Scenery:
     houses: Share = 0.0
 
 
+class Shot(NamedTuple):
+    """Where the camera of a clip is. c2w: in the scene. origin: the walk's first pose."""
+
+    scene: Scene
+    c2w: Float[Tensor, "f 4 4"]
+    origin: Float[Tensor, "4 4"]
+    intrinsics: Float[Tensor, "f 4"]
+    times: Float[Tensor, "f"]
+    house: bool
+
+
 def make_clip(seed: int, chunks: int, walk_chunks: int, scenery: Scenery) -> Clip:
     """The clip of a seed: `chunks` chunks that show frames of a walk of `walk_chunks` chunks, see `walks.choose`.
 
     Raises ValueError for a walk that is shorter than its clip.
     """
+    shot = make_shot(seed, chunks, walk_chunks, scenery)
+    frames = render(shot.scene, shot.c2w, shot.intrinsics, (scenery.size, scenery.size))
+    return Clip((frames * 255).round().byte(), relative(shot.c2w, shot.origin), shot.intrinsics, shot.times, torch.tensor(shot.house))
+
+
+def make_shot(seed: int, chunks: int, walk_chunks: int, scenery: Scenery) -> Shot:
+    """The poses of `make_clip`."""
     if walk_chunks < chunks:
         raise ValueError(f"a clip of {chunks} chunks does not fit a walk of {walk_chunks}; set walk_chunks={chunks} or more")
     g = torch.Generator().manual_seed(seed)
     house = bool(torch.rand(1, generator=g) < scenery.houses)
     walk = (house_walk if house else room_walk)(seed, g, walk_chunks * CHUNK, scenery.step)
     shown, times = choose(g, chunks, len(walk.c2w))
-    size, c2w = (scenery.size, scenery.size), walk.c2w[shown]
-    intrinsics = pinhole(scenery.fov, size, len(times))
-    frames = render(walk.scene, c2w, intrinsics, size)
-    return Clip((frames * 255).round().byte(), relative(c2w, walk.c2w[0]), intrinsics, times.float(), torch.tensor(house))
+    intrinsics = pinhole(scenery.fov, (scenery.size, scenery.size), len(times))
+    return Shot(walk.scene, walk.c2w[shown], walk.c2w[0], intrinsics, times.float(), house)
 
 
 @dataclass(frozen=True)
@@ -110,5 +127,6 @@ class Batches(Sampler[list[tuple[int, int]]]):
         return sum(p.steps for p in self.phases)
 
 
-def collate(clips: list[Clip]) -> Clip:
-    return Clip(*(torch.stack([getattr(c, name) for c in clips]) for name in Clip._fields))
+def collate(clips: list) -> Any:
+    """Named tuples of tensors as one, stacked."""
+    return type(clips[0])(*map(torch.stack, zip(*clips, strict=True)))

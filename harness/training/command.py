@@ -1,6 +1,7 @@
-"""Train the `rooms` world model from nothing: python harness/train.py  (settings: conf/experiment/train_rooms.yaml)."""
+"""Train the `rooms` world model from nothing, or an arm of one: python harness/train.py  (settings: conf/experiment/train_rooms.yaml)."""
 
 import sys
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -20,7 +21,14 @@ def _main(cfg: DictConfig) -> None:
         path = train(cfg)
     except Exception as error:  # noqa: BLE001  (Hydra would print its own account)
         end(error)
-    print(f"weights: {path} (use them: python harness/run.py backbone.weights={path})")
+    print(f"weights: {path} (use them: python harness/run.py {use_of(cfg, path)})")
+
+
+def use_of(cfg: DictConfig, path: Path) -> str:
+    """The settings under which a run uses the weights that were made. An arm's go with those of its base."""
+    if cfg.arm is None:
+        return f"backbone.weights={path}"
+    return " ".join([f"policy=trained_{cfg.arm.name}", *([f"backbone.weights={cfg.start}"] if cfg.start else []), f"backbone.arm={path}"])
 
 
 @entry_point("the same command goes on from its last checkpoint")

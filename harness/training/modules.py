@@ -3,7 +3,7 @@
 import lightning as L
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones.codecs import ConvCodec
 from backbones.rooms_network import RoomsNetwork, ray_features, ray_positions
@@ -78,13 +78,13 @@ class DenoiserTraining(L.LightningModule):
         chosen = torch.multinomial(torch.tensor(self.level_weights), b * (f // CHUNK - 1), replacement=True, generator=g)
         level = torch.tensor(self.levels)[chosen].view(b, -1).repeat_interleave(CHUNK, 1).to(latents)
         noisy = torch.lerp(target, torch.randn(target.shape, generator=g).to(latents), level[..., None, None])
-        x0 = self.predict(past, noisy, level, features, positions)
+        x0 = self.predict(clip, past, noisy, level, features, positions)
         error = (x0 - target).square().mean((2, 3))
         top = level == max(self.levels)
         parts = {name: error[chosen & top] for name, chosen in (("rooms", ~clip.house[:, None]), ("houses", clip.house[:, None]))}
         return error.mean(), {f"loss_pure_noise_{name}": part.mean().detach() for name, part in parts.items() if len(part)}
 
-    def predict(self, past: Tensor, noisy: Tensor, level: Tensor, features: Tensor, positions: Tensor) -> Float[Tensor, "b f s c"]:
+    def predict(self, clip: Clip, past: Tensor, noisy: Tensor, level: Tensor, features: Tensor, positions: Tensor) -> Float[Tensor, "b f s c"]:
         """x0 of all chunks but the first, every one given the clean chunks before it. level: b f, features and positions: of all chunks."""
         seam = TeacherForcing(positions, CHUNK * past.shape[2])
         rays_ = torch.cat([features[:, :-CHUNK], features[:, CHUNK:]], 1)
@@ -102,11 +102,15 @@ class DenoiserTraining(L.LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor
         self.manual_backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.learned().values(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
         self.step += 1
         self.log_dict({"train/loss": loss, **{f"train/{k}": v for k, v in top.items()}}, prog_bar=True)
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """What the optimizers change."""
+        return dict(self.network.named_parameters())
 
     def validation_step(self, clip: Clip, index: int) -> None:
         loss, top = self.loss(clip, torch.Generator().manual_seed(index))
@@ -114,8 +118,8 @@ class DenoiserTraining(L.LightningModule):
 
     def configure_optimizers(self):
         linear = (".qkv.weight", ".out.weight", ".up.weight", ".down.weight")
-        matrices = [p for name, p in self.network.named_parameters() if name.endswith(linear)]
-        chosen = {id(p) for p in matrices}
-        rest = [p for p in self.network.parameters() if id(p) not in chosen]
+        learned = self.learned()
+        matrices = [p for name, p in learned.items() if name.endswith(linear)]
+        rest = [p for name, p in learned.items() if not name.endswith(linear)]
         muon = torch.optim.Muon(matrices, lr=self.lr_muon, momentum=0.95, weight_decay=0.01)
         return [muon, torch.optim.AdamW(rest, lr=self.lr_adam, betas=(0.9, 0.98), weight_decay=0.0)]

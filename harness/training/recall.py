@@ -1,6 +1,7 @@
 """What the model remembers while it trains: the camera jumps back to a place that it saw some chunks ago, and one chunk is generated there."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
@@ -8,9 +9,10 @@ import matplotlib
 import matplotlib.pyplot as plt
 import torch
 
-from backbones.rooms import RoomsBackbone, pack
+from backbones.rooms import RoomsBackbone
 from harness.cache.stores import GpuStore
 from harness.datatypes import Trajectory
+from harness.policy import CachePolicy
 from harness.rollout import rollout
 from harness.training.clips import Scenery
 from harness.training.modules import DenoiserTraining, decibel
@@ -18,7 +20,6 @@ from harness.training.walks import CHUNK, house_walk, room_walk
 from harness.worlds.poses import pinhole
 from harness.worlds.render import render
 from harness.worlds.rooms import SEEDS
-from policies.full import FullPolicy
 
 matplotlib.use("Agg")
 FIRST = 1  # the chunk that is shown again: not the very first, which is every window's sink
@@ -40,19 +41,22 @@ def probe(seed: int, house: bool, gap: int, longest: int, scenery: Scenery) -> T
 
 
 class RecallCurve(L.Callback):
-    """After every validation: PSNR of the chunk that is generated at an earlier pose under full KV, by the chunks since the first visit.
+    """After every validation: PSNR of the chunk that is generated at an earlier pose, by the chunks since the first visit.
 
     Logged as val/recall_GAP, and appended with rooms and houses apart to recall.csv, drawn in recall.png. scenes: walks per gap and
-    kind of scene, the same ones every time. Stands before the EMA callback, so that it sees the average.
+    kind of scene, the same ones every time. Stands before the EMA callback, so that it sees the average. model: as it is now; policy: under which
+    it is rolled out.
     """
 
-    def __init__(self, folder: Path, scenery: Scenery, config: dict, gaps: list[int], scenes: int, seen: int) -> None:
-        self.folder, self.scenery, self.config = folder, scenery, config
+    def __init__(
+        self, folder: Path, scenery: Scenery, model: Callable[[], RoomsBackbone], policy: CachePolicy, gaps: list[int], scenes: int, seen: int
+    ) -> None:
+        self.folder, self.scenery, self.model, self.policy = folder, scenery, model, policy
         self.gaps, self.scenes, self.seen = gaps, scenes, seen
         self.kinds = {"rooms": scenery.houses < 1, "houses": scenery.houses > 0}
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: DenoiserTraining) -> None:
-        backbone = RoomsBackbone.of(self.config, pack(module.codec, module.network))
+        backbone = self.model()
         step = self.seen + trainer.global_step // len(trainer.optimizers)
         rows = []
         for gap in self.gaps:
@@ -72,7 +76,7 @@ class RecallCurve(L.Callback):
         for seed in SEEDS["validation"][: self.scenes]:
             trajectory = probe(seed, house, gap, max(self.gaps), self.scenery)
             with torch.autocast("cpu", enabled=False):
-                out = rollout(backbone, FullPolicy(), GpuStore(), trajectory, 0, backbone.encode(trajectory.images))
+                out = rollout(backbone, self.policy, GpuStore(), trajectory, 0, backbone.encode(trajectory.images))
             assert trajectory.reference is not None
             values.append(decibel((out.frames - trajectory.reference)[-CHUNK:].square().mean((1, 2, 3))).mean())
         return torch.stack(values).mean().item()

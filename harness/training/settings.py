@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from harness.settings.ranges import Count, Ge, Gt, Le, Len, Natural, Positive, Seed, Share, Weight
+from backbones.rooms_arms import TRAINED
+from harness.policy import CachePolicy
+from harness.settings.ranges import Count, Ge, Gt, Le, Len, Natural, Positive, Rule, Seed, Share, Weight
 from harness.training.clips import Phase, Scenery
 from harness.training.codec import Terms
 
@@ -65,6 +67,30 @@ class DenoiserStage:
 
 
 @dataclass(frozen=True)
+class DepthStage:
+    """The training of the depth head that the arm `geometry` needs."""
+
+    lr: Positive
+    unique: Count
+    validate_every: Steps
+    validation: Phase
+    phases: Annotated[Sequence[Phase], Len(1)]
+
+
+@dataclass(frozen=True)
+class ArmStage:
+    """An arm: `denoiser` holds its training. policy: which it is trained for. share: of the clips whose windows the policy makes; in the others a
+    chunk sees its whole past. own: of the context's chunks that are the model's own predictions at the end. palindromes: share of the clips."""
+
+    name: Annotated[str, Rule(lambda name: name in TRAINED, " or ".join(TRAINED))]
+    policy: CachePolicy
+    share: Share
+    own: Share
+    palindromes: Share
+    depth: DepthStage
+
+
+@dataclass(frozen=True)
 class Recall:
     """gaps: chunks since the first visit. scenes: rooms and as many houses."""
 
@@ -93,3 +119,5 @@ class TrainSettings:
     recall: Recall
     network: Network
     denoiser: DenoiserStage
+    arm: ArmStage | None
+    budget: Any  # the windows of an arm's policy

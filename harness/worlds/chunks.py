@@ -114,6 +114,9 @@ class _SeenBefore:
     def shown(self, views: Sequence[int]) -> Float[Tensor, "n s 3"]:
         return self.of.shown(self._really(views))
 
+    def depth(self, rows: Sequence[int], size: tuple[int, int]) -> Float[Tensor, "n y x"]:
+        return self.of.depth(self._really(rows), size)
+
     def _really(self, frames: Sequence[int]) -> list[int]:
         return [self.frames[i - self.start] if i >= self.start else i for i in frames]
 

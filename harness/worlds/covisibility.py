@@ -10,6 +10,7 @@ from torch import Tensor
 
 from harness.worlds.poses import rays
 from harness.worlds.raycast import cast
+from harness.worlds.render import depths
 from harness.worlds.scene import Scene
 
 PAIRS = 4096  # pairs of views that are looked at together
@@ -50,6 +51,11 @@ class CoVisibility:
     def shown(self, views: Sequence[int]) -> Float[Tensor, "n s 3"]:
         """Where the rays of views, `samples`^2 each, meet surfaces."""
         return self.points(torch.as_tensor(list(views)))
+
+    def depth(self, rows: Sequence[int], size: tuple[int, int]) -> Float[Tensor, "n y x"]:
+        """True depth along the optical axis of views, at the centres of `size` pixels."""
+        view = torch.as_tensor(list(rows))
+        return depths(self.scene, self.c2w[view], self.intrinsics[view], size, size[0] / self.size[0])
 
     def pairs(self, a: Int[Tensor, "n"], b: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
         """Of views `a[i]` and `b[i]`."""

@@ -22,6 +22,12 @@ def render(
     return F.avg_pool2d(colour, supersample)
 
 
+def depths(scene: Scene, c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"], size: tuple[int, int], scale: float = 1.0) -> Float[Tensor, "f y x"]:
+    """Depth along the optical axis, in the poses' unit, at the centres of `size` pixels. scale: of these pixels against those of the intrinsics."""
+    origin, direction = rays(c2w, intrinsics, size, scale)
+    return cast(scene, origin, direction).depth.unflatten(1, size)  # directions are 1 long along the axis
+
+
 def _in_view(scene: Scene, cells: Tensor, c2w: Tensor, intrinsics: Tensor, size: tuple[int, int]) -> Bool[Tensor, "f k"] | None:
     """Which boxes and doors of the cell that it stands in a view may show: those whose corners are not all beyond one side of it."""
     parts = [c.parts for c in scene.cells]

@@ -42,6 +42,7 @@ function notes() {
     const own = runs.some((run) => run.label === state.baseline);
     return `${runs.length} ${runs.length === 1 ? "run is" : "runs are"} not comparable with the largest group (${REPORT.reasons[i + 1][0].slice(0, 4).join("; ")}): ${own ? `compared with the ${state.baseline} of their own` : `no ${state.baseline} to compare with`}.`;
   });
+  found.push(...REPORT.weights.filter(Boolean).map((text) => `${text[0].toUpperCase()}${text.slice(1)}.`));
   const devices = new Set(RUNS.map((run) => run.device));
   if (devices.size > 1) found.push(`Speed was measured on ${devices.size} devices and is not comparable between them.`);
   if (REPORT.unfinished.length) found.push(`Unfinished runs are left out: ${REPORT.unfinished.join(", ")}.`);

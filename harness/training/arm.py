@@ -1,0 +1,78 @@
+"""The Lightning module of an arm: the denoiser trained on within the windows of the policy that it is for."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from backbones.codecs import ConvCodec
+from backbones.rooms_memory import Memory
+from backbones.rooms_network import RoomsNetwork
+from harness.datatypes import Geometry
+from harness.policy import CachePolicy
+from harness.training.clips import CHUNK, Clip
+from harness.training.modules import DenoiserTraining
+from harness.training.planned import PlannedForcing
+from harness.training.windows import Window, windows
+from policies.full import FullPolicy
+
+OWN_FROM = 2 / 3  # of the steps; from here on the model's own predictions are context, more and more of them
+DRAWS = 2 * 10**6  # of choices; of noise, which all arms share, are others
+
+
+class ArmTraining(DenoiserTraining):
+    """As `DenoiserTraining`, but every chunk sees what `policy` would show it, and what `memory` adds to it.
+
+    share: of clips whose windows are the policy's; in the others every chunk sees its whole past. own: of the context's chunks that are the
+    model's own predictions (one pass, from noise, instead of a chunk's four) at the end of training; their share rises from nothing over
+    the last third. Clips, their order and all noise are functions of seed and step, so that arms differ by their memory alone.
+    """
+
+    def __init__(self, network: RoomsNetwork, codec: ConvCodec, memory: Memory, policy: CachePolicy, share: float, own: float, **training) -> None:
+        super().__init__(network, codec, **training)
+        self.memory, self.policy, self.share, self.own = memory, policy, share, own
+        self.trained = nn.ModuleDict({"network": network, "memory": memory})  # the same modules, as one
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        return super().learned() | {f"memory.{k}": p for k, p in self.memory.named_parameters() if p.requires_grad}
+
+    def predict(self, clip: Clip, past: Tensor, noisy: Tensor, level: Tensor, features: Tensor, positions: Tensor) -> Float[Tensor, "b f s c"]:
+        draws = torch.Generator().manual_seed(DRAWS + int(self.step))
+        seen = self.windows(clip, positions, draws)
+        share = self.own_share(int(self.step)) if self.training else 0.0
+        if share:
+            with torch.no_grad():
+                predicted = self._x0(clip, seen, past, noisy, level, features, positions)[:, :-CHUNK]
+            b, f = predicted.shape[:2]
+            chosen = (torch.rand(b, f // CHUNK, generator=draws) < share).repeat_interleave(CHUNK, 1).to(past.device)
+            past = torch.cat([past[:, :CHUNK], torch.where(chosen[..., None, None], predicted, past[:, CHUNK:])], 1)
+        return self._x0(clip, seen, past, noisy, level, features, positions)
+
+    def own_share(self, step: int) -> float:
+        """Of the context's chunks that are the model's own predictions at a step."""
+        first = OWN_FROM * self.steps
+        return self.own * max(0.0, (step + 1 - first) / (self.steps - first))
+
+    def windows(self, clip: Clip, positions: Float[Tensor, "b f s 3"], draws: torch.Generator) -> list[list[Window]]:
+        """By clip and chunk. Validation is all of it within the policy's windows."""
+        g = self.geometry(positions.shape[2])
+        own = torch.rand(len(clip.times), generator=draws) < (self.share if self.training else 1.0)
+        chosen = [self.policy if mine else FullPolicy() for mine in own.tolist()]
+        return [windows(policy, g, *one) for policy, *one in zip(chosen, clip.c2w, clip.intrinsics, positions, strict=True)]
+
+    def geometry(self, tokens: int) -> Geometry:
+        block = self.network.blocks[0]
+        return Geometry(len(self.network.blocks), block.heads, block.qkv.in_features // block.heads, tokens, CHUNK)  # pyright: ignore
+
+    def _x0(
+        self, clip: Clip, seen: list[list[Window]], past: Tensor, noisy: Tensor, level: Tensor, features: Tensor, positions: Tensor
+    ) -> Float[Tensor, "b f s c"]:
+        seam = PlannedForcing(seen, positions, CHUNK, self.memory)
+        extra = self.memory.forced(self.codec, past, clip.c2w, clip.intrinsics)
+        both = None if extra is None else _both(extra)
+        x0 = self.network(torch.cat([past, noisy], 1), torch.cat([torch.zeros_like(level), level], 1), _both(features), seam, both)
+        return x0[:, past.shape[1] :].float()
+
+
+def _both(x: Tensor) -> Tensor:
+    """What belongs to all chunks, for the clean copy (all but the last) and the noisy one (all but the first)."""
+    return torch.cat([x[:, :-CHUNK], x[:, CHUNK:]], 1)
