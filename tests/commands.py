@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PRELOADED = [
+PRELOADED = [  # not wandb: whoever imports it removes its folder of temporary files at his end, also for those that he was forked from
     "backbones.rooms",
     "harness.evaluation.callbacks",
     "harness.evaluation.evaluate",
@@ -22,7 +22,6 @@ PRELOADED = [
     "harness.evaluation.probes",
     "harness.reporting.media",  # whose matplotlib looks for fonts in every new HOME
     "harness.sweeping.local",
-    "harness.tracking.wandb_run",
     "hydra",
     "lightning",
     "torchmetrics.image",
