@@ -3,9 +3,11 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import av
 import imageio.v3 as iio
 import numpy as np
 
+from harness.reporting.media import ENCODER
 from harness.reporting.table import EXTERNAL
 from harness.results.identity import config_hash
 from harness.results.run_folder import Record, RunFolder
@@ -106,5 +108,10 @@ def _chunk(i: int, cost: float, policy: str) -> dict[str, float | str]:
 def _film(path: Path, frames: int, draw: np.random.Generator) -> None:
     """A small video whose right half would be the true view, marked as such beside it."""
     pictures = draw.integers(0, 255, (frames, 4, 8, 3)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
-    iio.imwrite(path, pictures, plugin="pyav", codec="libx264", fps=8, out_pixel_format="yuv420p")
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=8, options=ENCODER)
+        stream.height, stream.width, stream.pix_fmt = *pictures.shape[1:3], "yuv420p"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
     iio.imwrite(path.with_name(f"{path.stem}_true.png"), pictures[0])

@@ -52,6 +52,16 @@ def save_video(path: Path, frames: UInt8[np.ndarray, "n y x 3"], fps: float) -> 
     write_bytes(path, file.getvalue(), FREE_SPACE)
 
 
+def video_frames(path: Path) -> Iterator[UInt8[np.ndarray, "y x 3"]]:
+    """The frames of a video, one after the other. By PyAV itself: imageio collects all garbage (0.3 s) when it closes a video.
+
+    Raises FFmpegError or IndexError for a file that is none.
+    """
+    with av.open(path) as container:
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="rgb24")
+
+
 def save_image(path: Path, image: UInt8[np.ndarray, "y x 3"]) -> None:
     """A picture in the format of its suffix. Raises OSError as `save_video` does."""
     write_bytes(path, iio.imwrite("<bytes>", image, extension=path.suffix), FREE_SPACE)

@@ -10,6 +10,7 @@ import numpy as np
 from av.error import FFmpegError
 from plotly.offline import get_plotlyjs
 
+from harness.reporting.media import video_frames
 from harness.system.files import atomic_path, file_name, write_atomic
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def _copy(source: Path, video: Path, film: dict) -> list[int]:
             shutil.copyfile(source, temporary)
         ends = np.cumsum(film["frames_px"])
         middle = ends - (np.array(film["frames_px"]) + 1) // 2
-        frames = iio.imread(source, plugin="pyav")
+        frames = list(video_frames(source))
         stills = [_shrunk(frames[min(i, len(frames) - 1)], film["truth"]) for i in middle]
         lines = -(-count // COLUMNS)
         height, width = stills[0].shape[:2]

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlparse
 
-import av
 import numpy as np
 import wandb
 
 from harness.reporting.columns import columns_of, revisits
 from harness.reporting.curves import means
+from harness.reporting.media import video_frames
 from harness.results.run_folder import ID, RunFolder
 from harness.system.files import file_name, write_once
 from harness.tracking.tracker import PICTURES, Label
@@ -242,7 +242,5 @@ def pair_table(folder: RunFolder, columns: Sequence[Column]) -> wandb.Table | No
 
 def _strips(video: Path, most: int):
     if most > 0 and video.exists():
-        with av.open(video) as container:  # not by imageio, which collects all garbage (0.3 s) when it closes a video
-            for frame in islice(container.decode(video=0), most):
-                pixels = frame.to_ndarray(format="rgb24")
-                yield pixels[:, : pixels.shape[1] // len(PARTS) * len(PARTS)]
+        for pixels in islice(video_frames(video), most):
+            yield pixels[:, : pixels.shape[1] // len(PARTS) * len(PARTS)]
