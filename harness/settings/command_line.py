@@ -62,7 +62,8 @@ def check_overrides(conf: Path, arguments: Sequence[str]) -> None:
 
 def understood(arguments: Sequence[str]) -> list[str]:
     """A command line as it was meant: quoted for Hydra where its grammar takes signs of a path for its own (`( [ { =`), or a name for a number
-    (`name=2025`); `~` is the home folder. What Hydra cannot read then either is left to it to say."""
+    (`name=2025`); `~` is the home folder. What Hydra cannot read then either is left to it to say. Raises ValueError for a list of no names as
+    the option of a group, at which Hydra falls over."""
     return [_meant(a) if "=" in a and not a.startswith("-") else a for a in arguments]
 
 
@@ -81,8 +82,11 @@ def _meant(argument: str) -> str:
         except HydraException:
             return argument
         return quoted
-    is_text = override.is_sweep_override() or isinstance(override.value(), str | QuotedString) or override.value() is None
-    is_text |= key == "name" and isinstance(override.value(), list | dict)  # no name; a path may look like one
+    chosen = None if override.is_sweep_override() else override.value()
+    if isinstance(chosen, list) and (CONF / override.key_or_group).is_dir() and not all(isinstance(c, str | QuotedString) for c in chosen):
+        raise ValueError(f"{argument}: an option of {override.key_or_group} is a name; several runs are -m {override.key_or_group}=ONE,OTHER")
+    is_text = override.is_sweep_override() or isinstance(chosen, str | QuotedString) or chosen is None
+    is_text |= key == "name" and isinstance(chosen, list | dict)  # no name; a path may look like one
     return plain if is_text or key not in TEXTS else quoted
 
 
