@@ -22,7 +22,8 @@ from tests.test_wandb_sweep import COMMAND, wandb
 from tests.wandb_stand_in import StandIn
 
 TINY = ("backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "videos=0", "threads=1", "progress=false")
-MANY = "world.trajectories=30"  # about 10 seconds
+COUNT = 120  # of trajectories: about 10 seconds, in which a run is heard of and killed
+MANY = f"world.trajectories={COUNT}"
 METRIC, CONTRAST = "quality/psnr_revisit", "quality/contrast"
 
 
@@ -74,7 +75,7 @@ def test_a_run_is_heard_of_while_it_runs_and_goes_on_under_its_id_after_a_kill(t
     assert run.began == 2 and run.exit_code == 0, said
     assert name == (tmp_path / "run" / "wandb_id.txt").read_text().strip()
     counts = told("live/trajectories")
-    assert len(counts) > before and counts[-1] == 30 and sorted(counts) == counts, "running means go on where they were"
+    assert len(counts) > before and counts[-1] == COUNT and sorted(counts) == counts, "running means go on where they were"
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     last = [row for row in run.history if METRIC in row][-1]
     assert last[METRIC] == pytest.approx(results["summary"][METRIC]["mean"]), "the last running mean is the result"
