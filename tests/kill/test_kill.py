@@ -25,7 +25,7 @@ WAYS = {
     "run": ["run.py", "policy=worldkv", *LONG, "world.trajectories=24", "name=e"],
     "-m": ["run.py", "-m", "policy=worldkv,sliding", *LONG, "world.trajectories=12", "name=e"],
     "sweep": ["sweep.py", "s.yaml", *LONG, "world.trajectories=12"],
-    "devices": ["run.py", "policy=worldkv", *LONG, "world.trajectories=24", "name=e", "devices=2"],
+    "devices": ["run.py", "policy=worldkv", *LONG, "world.trajectories=48", "name=e", "devices=2"],
 }
 KILLS = {"run": (8, 3), "-m": (8, 3), "sweep": (7, 2), "devices": (7, 2)}  # SIGKILLs, SIGTERMs
 
