@@ -12,11 +12,10 @@ from harness.datatypes import Chunk, Trajectory
 class Memory(nn.Module):
     """The trained modules of an arm and, between `begin` and the next one, the state of a rollout.
 
-    layers: of the network whose attention the memory adds to. repeatable: see `Backbone`.
+    repeatable: see `Backbone`.
     Its inputs lie on the module's device, poses are relative to the rollout's first.
     """
 
-    layers: tuple[int, ...] = ()
     repeatable: bool = True
 
     def begin(self) -> None:
@@ -32,18 +31,6 @@ class Memory(nn.Module):
 
     def keep(self, codec: ConvCodec, x0: Float[Tensor, "1 f s c"], inputs: tuple[Tensor, ...]) -> None:
         """The chunk's clean pass has ended. inputs: what `look` gave for it."""
-
-    def read(self, layer: int, state: Tensor, q: Float[Tensor, "b m h d"]) -> Float[Tensor, "b m h d"]:
-        """What a state adds to the attention of one of `layers`."""
-        raise NotImplementedError
-
-    def write(self, layer: int, state: Tensor, k: Float[Tensor, "b m h d"], v: Float[Tensor, "b m h d"]) -> Tensor:
-        """The state after a chunk whose clean pass had these keys (un-rotated) and values; the old one is not changed."""
-        raise NotImplementedError
-
-    def blank(self, batch: int) -> Tensor:
-        """The state of one layer before anything was written."""
-        raise NotImplementedError
 
     def forced(
         self, codec: ConvCodec, past: Float[Tensor, "b g s c"], c2w: Float[Tensor, "b f 4 4"], intrinsics: Float[Tensor, "b f 4"]

@@ -49,7 +49,7 @@ class DeltaCell(nn.Module):
 
 
 class RecurrentMemory(Memory):
-    """In every second layer a `DeltaCell` beside the attention over the window. Simplified: keys and queries are the attention's own,
+    """In every second layer (`layers`) a `DeltaCell` beside the attention over the window. Simplified: keys and queries are the attention's own,
     un-rotated, so that of the camera they know what the ray features bring in, and time not at all."""
 
     repeatable = False  # a second clean pass would write a second time
@@ -64,12 +64,15 @@ class RecurrentMemory(Memory):
         self._states = {layer: self.blank(1) for layer in self.layers}
 
     def blank(self, batch: int) -> Float[Tensor, "b h d d"]:
+        """The state of one layer before anything was written."""
         return torch.zeros(batch, *self._shape, device=self.device)
 
-    def read(self, layer: int, state: Tensor, q: Tensor) -> Tensor:
+    def read(self, layer: int, state: Float[Tensor, "b h d d"], q: Float[Tensor, "b m h d"]) -> Float[Tensor, "b m h d"]:
+        """What a state adds to the attention of one of `layers`."""
         return self.cells[str(layer)].read(state, q)  # pyright: ignore[reportCallIssue]
 
-    def write(self, layer: int, state: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def write(self, layer: int, state: Float[Tensor, "b h d d"], k: Float[Tensor, "b m h d"], v: Float[Tensor, "b m h d"]) -> Tensor:
+        """The state after a chunk whose clean pass had these keys (un-rotated) and values; the old one is not changed."""
         return self.cells[str(layer)].write(state, k, v)  # pyright: ignore[reportCallIssue]
 
     def seam(self, kv: KVSeam, clean: bool) -> KVSeam:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from backbones.rooms_memory import Memory
 from backbones.rooms_network import ray_angles
+from backbones.rooms_recurrent import RecurrentMemory
 from backbones.rope import rotate
 from harness.training.teacher import attention
 from harness.training.windows import Window
@@ -62,7 +63,9 @@ class PlannedForcing:
                     noisy.append(self._attend(at, context, *(x[:, tail] for x in (q_, k_, v_))))
             clips.append(torch.cat(clean + noisy, 1))
         out = torch.cat(clips)
-        return out + self._recalled(layer, q, k, v) if layer in self._memory.layers else out
+        if isinstance(self._memory, RecurrentMemory) and layer in self._memory.layers:
+            out = out + recalled(self._memory, self._rows, layer, q, k, v)
+        return out
 
     @staticmethod
     def _context(at: _Placed, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,18 +82,19 @@ class PlannedForcing:
         q, keys, values = (x.transpose(1, 2) for x in (rotate(q, *at.own), keys, values))
         return attention(q, keys, values, at.bias).transpose(1, 2)
 
-    def _recalled(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """What the memory adds: chunk after chunk, read before it is written."""
-        half, m = q.shape[1] // 2, self._rows
-        state, clean, noisy = self._memory.blank(len(q)), [], []
-        for start in range(0, half + m, m):
-            if start:
-                noisy.append(self._memory.read(layer, state, q[:, half + start - m : half + start]))
-            if start < half:
-                own = slice(start, start + m)
-                clean.append(self._memory.read(layer, state, q[:, own]))
-                state = self._memory.write(layer, state, k[:, own], v[:, own])
-        return torch.cat(clean + noisy, 1)
+
+def recalled(memory: RecurrentMemory, rows: int, layer: int, q: Float[Tensor, "b m h d"], k: Tensor, v: Tensor) -> Float[Tensor, "b m h d"]:
+    """What a recurrent memory adds: chunk after chunk of `rows` rows, read before it is written."""
+    half = q.shape[1] // 2
+    state, clean, noisy = memory.blank(len(q)), [], []
+    for start in range(0, half + rows, rows):
+        if start:
+            noisy.append(memory.read(layer, state, q[:, half + start - rows : half + start]))
+        if start < half:
+            own = slice(start, start + rows)
+            clean.append(memory.read(layer, state, q[:, own]))
+            state = memory.write(layer, state, k[:, own], v[:, own])
+    return torch.cat(clean + noisy, 1)
 
 
 def _turn(positions: Float[Tensor, "n 3"]) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Which frames a window shows in any case, which chunks may come back, and what they cost: whole numbers throughout."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor, inf
 
 from jaxtyping import Int
@@ -48,6 +48,15 @@ class Window:
     def leaving(self, chunk: int) -> int:
         """The newest chunk of which the sink or recent frames of the chunk after `chunk` show nothing."""
         return chunk - -(-(self.recent + self.blind) // self.size)
+
+
+def numbered_from_zero(plan: Plan, start: int) -> Plan:
+    """The plan with the earliest of its positions at 0, so that chunks that are encoded again serve as long as the plan before them stays.
+    start: of the chunk. A plan of absolute positions stays as it is."""
+    if not plan.times:
+        return plan
+    first = min(plan.times)
+    return replace(plan, times=tuple(t - first for t in plan.times), start=(start if plan.start is None else plan.start) - first)
 
 
 def limit_of(retrieved: float, unit: str, g: Geometry) -> float:

@@ -10,6 +10,7 @@ from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Plan, Site
 from harness.policy import CachePolicy, PolicyWrapper
 from harness.settings.ranges import Natural, Share
+from policies.parts.window import numbered_from_zero
 
 
 @dataclass
@@ -47,11 +48,8 @@ class CacheCraftPolicy(PolicyWrapper):
         self._shares: dict[int, Tensor] = {}  # layer -> what each of them received
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
-        plan = super().plan(chunk, bank)
+        plan = numbered_from_zero(super().plan(chunk, bank), chunk.start)
         self._now = chunk.index
-        if plan.times:
-            first, start = min(plan.times), chunk.start if plan.start is None else plan.start
-            plan = replace(plan, times=tuple(t - first for t in plan.times), start=start - first)
         missing = {}
         for at, frame in enumerate(plan.frames):
             own = tuple(range(frame, frame + self._size))

@@ -1,12 +1,12 @@
 """Memory for compute: the past is kept as latents and encoded again where it is needed."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy, PolicyWrapper
 from harness.settings.ranges import Natural
-from policies.parts.window import Window
+from policies.parts.window import Window, numbered_from_zero
 
 
 @dataclass
@@ -40,12 +40,7 @@ class ReencodePolicy(PolicyWrapper):
         self._kept: list[int] = []  # chunks whose K/V go once none of their frames is recent
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
-        plan = super().plan(chunk, bank)
-        if not plan.times:
-            return plan
-        first = min(plan.times)
-        start = chunk.start if plan.start is None else plan.start
-        return replace(plan, times=tuple(t - first for t in plan.times), start=start - first)
+        return numbered_from_zero(super().plan(chunk, bank), chunk.start)
 
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
         super().commit(chunk, kv, bank)
