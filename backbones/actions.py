@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from backbones.rope import rotate_adjacent, turn_by
 from backbones.wan_causal import STRIDE
-from backbones.wan_network import Control
+from backbones.wan_network import Control, heads_each
 from harness.cache.attention import dense
+from harness.system.ranks import ALONE, Ranks
 
 WINDOW_PX = 12  # video frames of actions that a latent frame sees
 THETA, ROTATED = 256.0, 8  # RoPE of the action module: only the first 8 channels rotate, with the frame
@@ -36,21 +37,21 @@ class ActionModule(nn.Module):
     The gains of the q/k norms are in the checkpoints, but the released network does not apply them; neither do we.
     """
 
-    def __init__(self, dim: int, config: ActionConfig) -> None:
+    def __init__(self, dim: int, config: ActionConfig, ranks: Ranks = ALONE) -> None:
         super().__init__()
-        inner = config.heads * config.head_dim
-        self.heads = config.heads
+        inner, self.heads, self.ranks = config.heads * config.head_dim, config.heads, ranks
+        shared = heads_each(config.heads, ranks) * ranks.size * config.head_dim  # channels of all ranks' heads
         self.keyboard_embed = nn.Sequential(nn.Linear(config.keyboard, config.embed), nn.SiLU(), nn.Linear(config.embed, config.embed))
         self.keyboard_attn_kv = nn.Linear(config.embed * WINDOW_PX, 2 * inner, bias=False)
-        self.mouse_attn_q = nn.Linear(dim, inner, bias=False)  # the keyboard branch's queries, despite the name
-        self.proj_keyboard = nn.Linear(inner, dim, bias=False)
+        self.mouse_attn_q = nn.Linear(dim, shared, bias=False)  # the keyboard branch's queries, despite the name
+        self.proj_keyboard = nn.Linear(shared, dim, bias=False)
         norms = ["key_attn_q_norm", "key_attn_k_norm"]
         if config.mouse:
             width = config.mouse_width
             layers = nn.Linear(dim + config.mouse * WINDOW_PX, width), nn.GELU(approximate="tanh"), nn.Linear(width, width), nn.LayerNorm(width)
             self.mouse_mlp = nn.Sequential(*layers)
             self.t_qkv = nn.Linear(width, 3 * inner, bias=False)
-            self.proj_mouse = nn.Linear(inner, dim, bias=False)
+            self.proj_mouse = nn.Linear(shared, dim, bias=False)
             norms += ["img_attn_q_norm", "img_attn_k_norm"]
         for name in norms:
             self.add_module(name, nn.Module())
@@ -63,7 +64,7 @@ class ActionModule(nn.Module):
         frames = len(windows)
         x = x[0].unflatten(0, (frames, -1))  # f s w
         h = torch.cat([x, windows[:, None].expand(-1, x.shape[1], -1).to(x)], -1).to(self.t_qkv.weight.dtype)
-        q, k, v = self.t_qkv(self.mouse_mlp(h)).unflatten(-1, (3, self.heads, -1)).transpose(0, 1).unbind(2)  # s f h d
+        q, k, v = self._own(self.t_qkv(self.mouse_mlp(h)).unflatten(-1, (3, self.heads, -1))).transpose(0, 1).unbind(2)  # s f h d
         k, v = remember(rotate(_norm(k)), v)
         o = dense(rotate(_norm(q)), k, v)
         return self.proj_mouse(o.flatten(2)).transpose(0, 1).flatten(0, 1)[None]
@@ -71,15 +72,21 @@ class ActionModule(nn.Module):
     def keyboard_kv(self, windows: Float[Tensor, "n p c"], rotate: Control) -> tuple[Float[Tensor, "1 n h d"], Float[Tensor, "1 n h d"]]:
         """Keys and values of frames: they depend on the pressed keys alone, so the past's are computed, not stored."""
         embedded = self.keyboard_embed(windows.to(self.keyboard_attn_kv.weight.dtype)).flatten(1)
-        k, v = self.keyboard_attn_kv(embedded)[None].unflatten(-1, (2, self.heads, -1)).unbind(2)
+        k, v = self._own(self.keyboard_attn_kv(embedded)[None].unflatten(-1, (2, self.heads, -1))).unbind(2)
         return rotate(_norm(k)), v
 
     def keyboard(self, x: Float[Tensor, "1 m w"], kv: tuple[Tensor, Tensor], frames: int, rotate: Control) -> Tensor:
         """All places attend to the same frames' keys."""
-        q = self.mouse_attn_q(x.to(self.mouse_attn_q.weight.dtype)).unflatten(-1, (self.heads, -1))
+        q = self.mouse_attn_q(x.to(self.mouse_attn_q.weight.dtype)).unflatten(-1, (heads_each(self.heads, self.ranks), -1))
         q = q[0].unflatten(0, (frames, -1)).transpose(0, 1)  # s f h d
         k, v = (t.expand(len(q), -1, -1, -1) for t in kv)
         return self.proj_keyboard(dense(rotate(_norm(q)), k, v).flatten(2)).transpose(0, 1).flatten(0, 1)[None]
+
+    def _own(self, x: Float[Tensor, "... h d"]) -> Float[Tensor, "... g d"]:
+        """This rank's heads of all; those beyond the last are zero."""
+        each = heads_each(self.heads, self.ranks)
+        own = x[..., self.ranks.rank * each : (self.ranks.rank + 1) * each, :]
+        return F.pad(own, (0, 0, 0, each - own.shape[-2]))
 
 
 class ActionCache:

@@ -29,6 +29,25 @@ Shape = tuple[int, ...]
 Value = bool | int | float | str | tuple
 
 
+class Parts:
+    """What a module holds of each tensor of a checkpoint: here all of it. whole: the tensors' names and shapes, by a module on the meta device."""
+
+    def __init__(self, whole: nn.Module) -> None:
+        self.whole: dict[str, Tensor] = whole.state_dict(keep_vars=True)
+
+    def index(self, name: str) -> tuple[slice, ...]:
+        """Where in the checkpoint's tensor its part lies; () for all of it."""
+        return ()
+
+    def numel(self, name: str) -> int:
+        """Numbers that it takes."""
+        return self.whole[name].numel()
+
+    def held(self, name: str, part: Tensor) -> Tensor:
+        """What the module holds, from the part that was read."""
+        return part
+
+
 def load_into(
     module: nn.Module,
     path: Path,
@@ -37,6 +56,7 @@ def load_into(
     dtype_of: Callable[[str], torch.dtype],
     prefix: str = "",
     rename: Callable[[str], str] = str,
+    parts: Parts | None = None,
 ) -> None:
     """Replace every parameter and buffer of the module's state dict (built on the meta device) by the checkpoint's.
 
@@ -44,12 +64,13 @@ def load_into(
     the keys where all of them carry it; rename: then turns a key into the module's name (default: as it is).
     dtype_of: the dtype for a name of the module; integers keep theirs. Parameters want no gradient, and those that were
     tied stay tied (a checkpoint may hold any of their names). What wrappers put into names is cut
-    out. Buffers outside the state dict are left alone.
+    out. Buffers outside the state dict are left alone. parts: what the module holds of each tensor, if not all; nothing else is read.
     Raises FileNotFoundError for a missing file or shard. Raises ValueError, before any data are read, for a damaged file,
     a pickle with more than tensors, a key that comes twice, and keys or shapes that are not the module's.
     """
     held = {file: shapes_of(file) for file in files_of(path)}
-    expected: dict[str, Tensor] = module.state_dict(keep_vars=True)
+    parts = parts or Parts(module)
+    expected = parts.whole
     name_of = _names([key for shapes in held.values() for key in shapes], prefix, rename, expected)
     found: dict[str, Shape] = {}
     for file, shapes in held.items():
@@ -63,15 +84,20 @@ def load_into(
         tied.setdefault(id(tensor), []).append(name)
     compare(f"{path} does not fit {type(module).__name__}", found, expected, tied)
     for file, shapes in held.items():
-        for key, tensor in tensors_of(file, list(shapes)):
+        for key, tensor in tensors_of(file, {key: parts.index(name_of[key]) for key in shapes}):
             name = name_of[key]
             dtype = dtype_of(name) if tensor.is_floating_point() else tensor.dtype
-            tensor = tensor.to(device, dtype, copy=True)  # never a view of the file, which may change
+            tensor = parts.held(name, tensor.to(device, dtype, copy=True))  # never a view of the file, which may change
             if isinstance(expected[name], nn.Parameter):
                 tensor = nn.Parameter(tensor, requires_grad=False)
             for alias in tied[id(expected[name])]:
-                owner, _, leaf = alias.rpartition(".")
-                setattr(module.get_submodule(owner), leaf, tensor)
+                put(module, alias, tensor)
+
+
+def put(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Replace a parameter or buffer of a module by name."""
+    owner, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(owner), leaf, tensor)
 
 
 def _names(keys: Sequence[str], prefix: str, rename: Callable[[str], str], expected: Collection[str]) -> dict[str, str]:
@@ -137,14 +163,15 @@ def shapes_of(file: Path) -> dict[str, Shape]:
         raise ValueError(f"{file} is damaged ({error}); download it again") from error
 
 
-def tensors_of(file: Path, keys: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a file, on the CPU, one at a time."""
+def tensors_of(file: Path, indices: Mapping[str, tuple[slice, ...]]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a file, on the CPU, one at a time: these parts of them."""
     if file.suffix != ".safetensors":
-        yield from read_pickled(file).items()
+        held = read_pickled(file)
+        yield from ((key, held[key][index]) for key, index in indices.items())
         return
-    for key in keys:  # opened anew (3 ms) for each: pages of a mapped file count as memory in use until it is closed
+    for key, index in indices.items():  # opened anew (3 ms) for each: pages of a mapped file count as memory in use until it is closed
         with safe_open(file, "pt") as opened:
-            yield key, opened.get_tensor(key)
+            yield key, opened.get_slice(key)[index] if index else opened.get_tensor(key)
 
 
 @dataclass(frozen=True)

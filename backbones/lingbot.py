@@ -16,8 +16,10 @@ from backbones.checkpoints import LINGBOT_WORLD_FAST, load_into, read_config, re
 from backbones.codecs import PreviewCodec
 from backbones.wan_causal import CELL, Codec, Precision, Schedule, Sizes, WanBackbone, checked, chosen_device, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork, fold
+from backbones.wan_parallel import built, shared_codec, shared_tokens
 from harness.datatypes import Chunk, Trajectory
 from harness.settings.ranges import Count, Device, Ge, Le, Len, Positive, Size
+from harness.system.ranks import ALONE, Ranks, joined
 from harness.worlds.poses import rays, steps
 
 RAY_CHANNELS = {"cam": 6, "act": 7}  # origin and direction of a pixel's ray; direction and the four keys
@@ -32,8 +34,16 @@ FILES = ("Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl",
 class LingBotNetwork(WanNetwork):
     """The network with its camera modules, by the names of the checkpoint."""
 
-    def __init__(self, config: WanConfig, channels: int) -> None:
-        super().__init__(config)
+    SPLIT = WanNetwork.SPLIT | {
+        "c2ws_hidden_states_layer1": "columns",
+        "c2ws_hidden_states_layer2": "rows",
+        "blocks.*.cam_injector_layer1": "columns",
+        "blocks.*.cam_injector_layer2": "rows",
+        "blocks.*.cam_s*_layer": "gathered",
+    }
+
+    def __init__(self, config: WanConfig, channels: int, ranks: Ranks = ALONE) -> None:
+        super().__init__(config, ranks)
         dim = config.dim
         self.patch_embedding_wancamctrl = nn.Linear(channels * CELL * CELL * 4, dim)
         self.c2ws_hidden_states_layer1, self.c2ws_hidden_states_layer2 = nn.Linear(dim, dim), nn.Linear(dim, dim)
@@ -117,12 +127,13 @@ def load(
     device: Device = "auto",
     dtype: Precision = "bfloat16",
     sizes: Sizes | None = None,
+    parallel: Count = 1,
 ) -> LingBotBackbone:
     """The backbone from a checkpoint folder (see `checkpoints.LINGBOT_WORLD_FAST`), or at any size with weights=random.
 
     shift and indices: of the noise schedule; chunk: latent frames (LingBot-World 2: indices 0 250 500 750, chunk 4).
     Sizes are the published ones, unless the checkpoint's config.json (which some downloads lack) says otherwise.
-    sizes: other sizes still (fields of `WanConfig`), for measurements.
+    sizes: other sizes still (fields of `WanConfig`), for measurements. parallel: processes that share a rollout.
     Raises FileNotFoundError with the download commands, or ValueError for files of another model.
     """
     folder = Path(weights or FOLDER)
@@ -132,24 +143,25 @@ def load(
         told = read_config(folder / "lingbot_world_fast", published)
         sizes = {NAMES[name]: int(value) for name, value in told.items()} | dict(sizes or {})
     where, config = chosen_device(device), replace(PUBLISHED, dtype=precision(dtype), **checked(sizes, PUBLISHED))
-    with torch.device("meta"):
-        network = LingBotNetwork(config, RAY_CHANNELS[variant])
-    refuse_too_large(network, config.dtype_of, where)
+    ranks = joined(parallel)
+    network, parts = built(partial(LingBotNetwork, config, RAY_CHANNELS[variant]), ranks, where)
+    refuse_too_large(parts, config.dtype_of, where)
     if weights == "random":
-        fill_randomly(network, where)
+        fill_randomly(network, where, parts)
         tokens = torch.randn(64, config.context_dim, generator=torch.Generator().manual_seed(0))
         codec, prompts = PreviewCodec(), lambda prompt: tokens
     else:
         from backbones.wan_encoders import TextEncoder
         from backbones.wan_vae import WanVAE
 
-        load_into(network, folder / "lingbot_world_fast", device=where, dtype_of=config.dtype_of)
-        codec = WanVAE.from_checkpoint(folder / "Wan2.1_VAE.pth", where)
+        load_into(network, folder / "lingbot_world_fast", device=where, dtype_of=config.dtype_of, parts=parts)
+        codec = shared_codec(lambda: WanVAE.from_checkpoint(folder / "Wan2.1_VAE.pth", where), ranks, where)
 
-        @cache
-        def prompts(prompt: str) -> Tensor:  # 11 GB: there for a new prompt only
+        def encoded(prompt: str) -> Tensor:  # 11 GB: there for a new prompt only
             with TextEncoder.from_checkpoint(folder / "models_t5_umt5-xxl-enc-bf16.pth", folder / "google" / "umt5-xxl", where) as encoder:
                 return encoder.encode(prompt)
+
+        prompts = cache(lambda prompt: shared_tokens(partial(encoded, prompt), ranks, where))
 
     return LingBotBackbone(network, codec, prompts, schedule(shift, indices), (size[0], size[1]), where, variant, chunk=chunk)
 

@@ -16,8 +16,10 @@ from backbones.checkpoints import MATRIX_GAME_2, load_into, require
 from backbones.codecs import PreviewCodec
 from backbones.wan_causal import Codec, Precision, Schedule, Sizes, WanBackbone, checked, chosen_device, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork
+from backbones.wan_parallel import built, shared_codec, shared_images
 from harness.datatypes import Chunk, Trajectory
-from harness.settings.ranges import Device, Positive, Size
+from harness.settings.ranges import Count, Device, Positive, Size
+from harness.system.ranks import ALONE, Ranks, joined
 
 _SIZES = WanConfig(1536, 12, 30, 8960, 1280, context="image", control="after_cross")
 PUBLISHED = {
@@ -40,10 +42,19 @@ VAE, CLIP = "Wan2.1_VAE.pth", "models_clip_open-clip-xlm-roberta-large-vit-huge-
 class MatrixGame2Network(WanNetwork):
     """The network with its action modules."""
 
-    def __init__(self, config: WanConfig, action: ActionConfig) -> None:
-        super().__init__(config)
+    SPLIT = WanNetwork.SPLIT | {
+        "blocks.*.mouse_mlp.0": "columns",
+        "blocks.*.mouse_mlp.2": "rows",
+        "blocks.*.t_qkv": "gathered",  # heads lie within thirds
+        "blocks.*.keyboard_attn_kv": "gathered",
+        "blocks.*.mouse_attn_q": "columns",
+        "blocks.*.proj_*": "rows",
+    }
+
+    def __init__(self, config: WanConfig, action: ActionConfig, ranks: Ranks = ALONE) -> None:
+        super().__init__(config, ranks)
         for block in list(self.blocks)[: action.blocks]:
-            block.add_module("action_model", ActionModule(config.dim, action))
+            block.add_module("action_model", ActionModule(config.dim, action, ranks))
 
 
 class MatrixGame2Backbone(WanBackbone):
@@ -150,21 +161,22 @@ def load(
     dtype: Precision = "bfloat16",
     size: Size = (352, 640),
     sizes: Sizes | None = None,
+    parallel: Count = 1,
 ) -> MatrixGame2Backbone:
     """The backbone from a checkpoint folder (see `checkpoints.MATRIX_GAME_2`), or at any size with weights=random.
 
-    sizes: other sizes of the network than the published ones (fields of `WanConfig`), for measurements.
+    sizes: other sizes of the network than the published ones (fields of `WanConfig`), for measurements. parallel: processes that share a rollout.
     Raises FileNotFoundError with the download commands, or ValueError for files of another model.
     """
     where, wanted = chosen_device(device), precision(dtype)
     config, action = PUBLISHED[variant]
     config = replace(config, dtype=wanted, stream=wanted, **checked(sizes, config))
     action = replace(action, blocks=min(action.blocks, config.layers))
-    with torch.device("meta"):
-        network = MatrixGame2Network(config, action)
-    refuse_too_large(network, config.dtype_of, where)
+    ranks = joined(parallel)
+    network, parts = built(partial(MatrixGame2Network, config, action), ranks, where)
+    refuse_too_large(parts, config.dtype_of, where)
     if weights == "random":
-        fill_randomly(network, where)
+        fill_randomly(network, where, parts)
         tokens = torch.randn(1, 257, config.context_dim, generator=torch.Generator().manual_seed(0))
         codec, images = PreviewCodec(), lambda image: tokens
     else:
@@ -173,9 +185,10 @@ def load(
 
         folder = Path(weights or FOLDER)
         require(folder, (FILES[variant], VAE, CLIP), MATRIX_GAME_2)
-        load_into(network, folder / FILES[variant], device=where, dtype_of=config.dtype_of, prefix="model.")
-        codec = WanVAE.from_checkpoint(folder / VAE, where, decode_dtype=torch.float16 if where.type == "cuda" else None)
-        images = ImageEncoder.from_checkpoint(folder / CLIP, where, wanted).encode
+        load_into(network, folder / FILES[variant], device=where, dtype_of=config.dtype_of, prefix="model.", parts=parts)
+        half = torch.float16 if where.type == "cuda" else None
+        codec = shared_codec(lambda: WanVAE.from_checkpoint(folder / VAE, where, decode_dtype=half), ranks, where)
+        images = shared_images(lambda: ImageEncoder.from_checkpoint(folder / CLIP, where, wanted).encode, ranks, where)
     steps, window = STEPS[variant], WINDOWS[variant]
     return MatrixGame2Backbone(network, codec, images, keys_of(variant), schedule(steps), (size[0], size[1]), where, window, degrees_per_unit)
 

@@ -3,7 +3,7 @@ beside its descendants. It takes no camera path, so a revisit means nothing to i
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -16,8 +16,10 @@ from backbones.codecs import PreviewCodec
 from backbones.matrix_game2 import schedule
 from backbones.wan_causal import Codec, Precision, Schedule, Sizes, WanBackbone, checked, chosen_device, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork
+from backbones.wan_parallel import built, shared_codec, shared_tokens
 from harness.datatypes import Chunk, Trajectory
-from harness.settings.ranges import Device, Size
+from harness.settings.ranges import Count, Device, Size
+from harness.system.ranks import joined
 
 TEXT_LENGTH = 512
 STEPS = (1000, 750, 500, 250)
@@ -48,20 +50,25 @@ class SelfForcingBackbone(WanBackbone):
 
 
 def load(
-    weights: str | None, size: Size = (480, 832), device: Device = "auto", dtype: Precision = "bfloat16", sizes: Sizes | None = None
+    weights: str | None,
+    size: Size = (480, 832),
+    device: Device = "auto",
+    dtype: Precision = "bfloat16",
+    sizes: Sizes | None = None,
+    parallel: Count = 1,
 ) -> SelfForcingBackbone:
     """The backbone from a checkpoint folder (see `checkpoints.SELF_FORCING`), or at any size with weights=random.
 
-    sizes: other sizes of the network than the published ones (fields of `WanConfig`), for measurements.
+    sizes: other sizes of the network than the published ones (fields of `WanConfig`), for measurements. parallel: processes that share a rollout.
     Raises FileNotFoundError with the download commands, or ValueError for files of another model.
     """
     where, wanted = chosen_device(device), precision(dtype)
     config = replace(PUBLISHED, dtype=wanted, stream=wanted, **checked(sizes, PUBLISHED))
-    with torch.device("meta"):
-        network = WanNetwork(config)
-    refuse_too_large(network, config.dtype_of, where)
+    ranks = joined(parallel)
+    network, parts = built(partial(WanNetwork, config), ranks, where)
+    refuse_too_large(parts, config.dtype_of, where)
     if weights == "random":
-        fill_randomly(network, where)
+        fill_randomly(network, where, parts)
         tokens = torch.randn(64, config.context_dim, generator=torch.Generator().manual_seed(0))
         codec, prompts = PreviewCodec(), lambda prompt: tokens
     else:
@@ -70,12 +77,13 @@ def load(
 
         folder = Path(weights or FOLDER)
         require(folder, (NETWORK, VAE, TEXT, TOKENIZER), SELF_FORCING)
-        load_into(network, folder / NETWORK, device=where, dtype_of=config.dtype_of, prefix="model.")
-        codec = WanVAE.from_checkpoint(folder / VAE, where)
+        load_into(network, folder / NETWORK, device=where, dtype_of=config.dtype_of, prefix="model.", parts=parts)
+        codec = shared_codec(lambda: WanVAE.from_checkpoint(folder / VAE, where), ranks, where)
 
-        @cache
-        def prompts(prompt: str) -> Tensor:  # 11 GB: there for a new prompt only
+        def encoded(prompt: str) -> Tensor:  # 11 GB: there for a new prompt only
             with TextEncoder.from_checkpoint(folder / TEXT, folder / TOKENIZER, where) as encoder:
                 return encoder.encode(prompt)
+
+        prompts = cache(lambda prompt: shared_tokens(partial(encoded, prompt), ranks, where))
 
     return SelfForcingBackbone(network, codec, prompts, schedule(STEPS), (size[0], size[1]), where)

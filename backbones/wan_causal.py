@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Annotated, Literal, Protocol
 
@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from backbones.checkpoints import Parts, put
 from backbones.rope import rotate_adjacent, turn_by
-from backbones.wan_network import Control, WanConfig, WanNetwork, angles
+from backbones.wan_network import Control, WanConfig, WanNetwork, angles, heads_each
 from harness.backbone import Backbone, KVSeam
 from harness.datatypes import Chunk, Condition, Geometry, Trajectory
 from harness.settings.ranges import Ge, Le
@@ -71,14 +72,14 @@ def checked(sizes: Mapping[str, int] | None, published: WanConfig) -> dict[str, 
     return sizes
 
 
-def refuse_too_large(network: nn.Module, dtype_of: Callable[[str], torch.dtype], device: torch.device) -> None:
-    """Raise ValueError, with the numbers, for a network (on the meta device) that the device has no memory for."""
-    count = sum(x.numel() for x in network.parameters())
-    need, free = sum(x.numel() * dtype_of(name).itemsize for name, x in network.named_parameters()), free_bytes(device)
+def refuse_too_large(parts: Parts, dtype_of: Callable[[str], torch.dtype], device: torch.device) -> None:
+    """Raise ValueError, with the numbers, for a network of which the device has no memory for what it is to hold."""
+    count = sum(map(parts.numel, parts.whole))
+    need, free = sum(parts.numel(name) * dtype_of(name).itemsize for name in parts.whole), free_bytes(device)
     if free is not None and need > free:
         raise ValueError(
             f"the network's {count:,} parameters take {need / 1e9:,.1f} GB, and {device} has {free / 1e9:,.1f} GB free; "
-            "use another backbone.device, backbone.dtype=bfloat16, or smaller backbone.sizes with weights=random"
+            "use another backbone.device, backbone.dtype=bfloat16, backbone.parallel=N to share it among N GPUs, or smaller backbone.sizes with weights=random"
         )
 
 
@@ -87,20 +88,21 @@ def chosen_device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-def fill_randomly(network: WanNetwork, device: torch.device, seed: int = 0) -> None:
-    """Give a network that was built on the meta device random weights: the published sizes without a checkpoint.
+def fill_randomly(network: WanNetwork, device: torch.device, parts: Parts, seed: int = 0) -> None:
+    """Give a network that was built on the meta device random weights: the published sizes without a checkpoint. What `parts` leaves out is
+    drawn too, so that any number of ranks holds the same network.
 
     Matrices keep the scale of their input, gains are 1, so that activations stay finite at any depth.
     """
     rng = torch.Generator(device).manual_seed(seed)
-    for name, parameter in network.named_parameters():
+    for name, parameter in parts.whole.items():
         value = torch.empty(parameter.shape, device=device, dtype=network.config.dtype_of(name))
         if parameter.ndim > 1:
             value.normal_(std=parameter[0].numel() ** -0.5, generator=rng)
         else:
             value.fill_(1.0 if name.endswith("weight") else 0.0)
-        owner, _, leaf = name.rpartition(".")
-        setattr(network.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
+        index = parts.index(name)
+        put(network, name, nn.Parameter(parts.held(name, value[index].clone() if index else value), requires_grad=False))
 
 
 class WanBackbone(Backbone):
@@ -118,7 +120,9 @@ class WanBackbone(Backbone):
         self.timesteps, self.channels = schedule.timesteps, LATENT_CHANNELS
         self.grid = (size[0] // CELL, size[1] // CELL)  # latent cells; tokens are 2x2 of them
         tokens = self.grid[0] * self.grid[1] // 4
-        self.geometry = Geometry(config.layers, config.heads, config.head_dim, tokens, chunk, STRIDE, config.dtype, device, self.grid[1] // 2)
+        ranks, heads = network.ranks, heads_each(config.heads, network.ranks)
+        layout = Geometry(config.layers, heads, config.head_dim, tokens, chunk, STRIDE, config.dtype, device, self.grid[1] // 2)
+        self.geometry = replace(layout, ranks=ranks, model_heads=config.heads)
         self._times: dict[float, tuple[Tensor, Tensor]] = {}
 
     @abstractmethod

@@ -193,7 +193,7 @@ class ImageEncoder:
         with torch.device("meta"):
             model = CLIPVisionModel(config)
         tower = dict(model.named_children()).get("vision_model", model)  # transformers 4 has it as a module of the model
-        parts = clip_parts({key: tensor for file in files_of(path) for key, tensor in tensors_of(file, list(shapes)) if key in shapes})
+        parts = clip_parts({key: tensor for file in files_of(path) for key, tensor in tensors_of(file, dict.fromkeys(shapes_of(file), ())) if key in shapes})
         wanted = tower.state_dict()
         found = {name: tuple(part.shape) for name, part in parts.items()}
         compare(f"{path} does not fit CLIPVisionModel", found, wanted, {id(tensor): [name] for name, tensor in wanted.items()})

@@ -5,8 +5,9 @@ Module names are those of the official checkpoints, where a model's controls add
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from harness.backbone import KVSeam
+from harness.system.ranks import ALONE, Ranks
 
 Control = Callable[[Float[Tensor, "b m w"]], Float[Tensor, "b m w"]]  # what a block does to its tokens besides
 EPS = 1e-6
@@ -52,49 +54,76 @@ class WanConfig:
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm with a gain, over the full width (before heads are split)."""
+    """Root-mean-square norm with a gain, over the full width of the model (before heads are split), of which this rank may
+    have some channels only."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, channels: int, ranks: Ranks) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
+        self.width, self.ranks = width, ranks
+        self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), x.shape[-1:], eps=EPS).to(x.dtype) * self.weight.to(x.dtype)
+        return normed((self, x))[0]
+
+
+def normed(*pairs: tuple[RMSNorm, Float[Tensor, "b n c"]]) -> list[Float[Tensor, "b n c"]]:
+    """What several norms make of tensors with as many rows: over ranks by one sum for all of them."""
+    ranks = pairs[0][0].ranks
+    if ranks.size == 1:
+        return [F.rms_norm(x.float(), x.shape[-1:], eps=EPS).to(x.dtype) * norm.weight.to(x.dtype) for norm, x in pairs]
+    squares = ranks.sum(torch.stack([x.float().square().sum(-1, keepdim=True) for _, x in pairs]))
+    return [(x.float() * (total / norm.width + EPS).rsqrt()).to(x.dtype) * norm.weight.to(x.dtype) for (norm, x), total in zip(pairs, squares, strict=True)]
 
 
 class Attention(nn.Module):
-    """The four projections of an attention and its qk-norm; what they attend to is the caller's affair."""
+    """The four projections of an attention and its qk-norm; what they attend to is the caller's affair.
 
-    def __init__(self, dim: int, heads: int) -> None:
+    Over ranks each has as many heads; where their number does not divide the model's, the last heads are zero.
+    """
+
+    def __init__(self, dim: int, heads: int, ranks: Ranks = ALONE) -> None:
         super().__init__()
-        self.heads = heads
-        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
-        self.norm_q, self.norm_k = RMSNorm(dim), RMSNorm(dim)
+        self.heads = heads_each(heads, ranks)
+        inner = self.heads * ranks.size * (dim // heads)  # of all ranks: `wan_parallel` leaves each its part
+        self.q, self.k, self.v = (nn.Linear(dim, inner) for _ in range(3))
+        self.o = nn.Linear(inner, dim)
+        self.norm_q, self.norm_k = (RMSNorm(dim, inner // ranks.size, ranks) for _ in range(2))
 
     def queries(self, x: Float[Tensor, "b n w"]) -> Float[Tensor, "b n h d"]:
-        return self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1))
+        return self._split(self.norm_q(self.q(x)))
 
     def keys_values(self, x: Float[Tensor, "b n w"]) -> tuple[Float[Tensor, "b n h d"], Float[Tensor, "b n h d"]]:
-        return self.norm_k(self.k(x)).unflatten(-1, (self.heads, -1)), self.v(x).unflatten(-1, (self.heads, -1))
+        return self._split(self.norm_k(self.k(x))), self._split(self.v(x))
+
+    def queries_keys_values(self, x: Float[Tensor, "b n w"]) -> tuple[Float[Tensor, "b n h d"], Float[Tensor, "b n h d"], Float[Tensor, "b n h d"]]:
+        q, k = normed((self.norm_q, self.q(x)), (self.norm_k, self.k(x)))
+        return self._split(q), self._split(k), self._split(self.v(x))
+
+    def _split(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n h d"]:
+        return x.unflatten(-1, (self.heads, -1))
+
+
+def heads_each(heads: int, ranks: Ranks) -> int:
+    """Heads of a rank: as many on each."""
+    return -(-heads // ranks.size)
 
 
 class WanBlock(nn.Module):
     """Self-attention, cross-attention, feed-forward, all modulated by the noise level, and a control between them."""
 
-    def __init__(self, layer: int, config: WanConfig) -> None:
+    def __init__(self, layer: int, config: WanConfig, ranks: Ranks) -> None:
         super().__init__()
         self.layer, self.dtype, self.control = layer, config.dtype, config.control
         self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
-        self.self_attn = Attention(config.dim, config.heads)
-        self.cross_attn = Attention(config.dim, config.heads)
+        self.self_attn = Attention(config.dim, config.heads, ranks)
+        self.cross_attn = Attention(config.dim, config.heads, ranks)
         self.norm3 = nn.LayerNorm(config.dim, EPS)
         self.ffn = nn.Sequential(nn.Linear(config.dim, config.ffn), nn.GELU(approximate="tanh"), nn.Linear(config.ffn, config.dim))
 
     def forward(self, x: Tensor, time: Float[Tensor, "b 6 w"], cross: Float[Tensor, "2 b n h d"], control: Control, kv: KVSeam) -> Tensor:
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (self.modulation.to(time) + time)[:, :, None].unbind(1)
         h = (_norm(x) * (1 + scale_a) + shift_a).to(self.dtype)
-        k, v = self.self_attn.keys_values(h)
-        o = kv(self.layer, self.self_attn.queries(h), k, v).flatten(2)
+        o = kv(self.layer, *self.self_attn.queries_keys_values(h)).flatten(2)
         x = x + gate_a * self.self_attn.o(o).to(x.dtype)
         if self.control == "after_self":
             x = control(x)
@@ -133,11 +162,29 @@ class ImageEmbedding(nn.Module):
 
 
 class WanNetwork(nn.Module):
-    """Predicts the flow of a chunk's latents."""
+    """Predicts the flow of a chunk's latents.
 
-    def __init__(self, config: WanConfig) -> None:
+    ranks: processes that share it. SPLIT: which of its linear layers (patterns of names) they share out by output channels (`columns`), by input
+    channels (`rows`, whose results are summed), or by output channels that all ranks then need (`gathered`); each holds all others.
+    """
+
+    SPLIT: ClassVar[Mapping[str, str]] = {
+        "blocks.*_attn.[qkv]": "columns",
+        "blocks.*_attn.o": "rows",
+        "blocks.*.ffn.0": "columns",
+        "blocks.*.ffn.2": "rows",
+        "time_embedding.0": "columns",
+        "time_embedding.2": "rows",
+        "time_projection.1": "gathered",
+        "text_embedding.0": "columns",
+        "text_embedding.2": "rows",
+        "img_emb.proj.1": "columns",
+        "img_emb.proj.3": "rows",
+    }
+
+    def __init__(self, config: WanConfig, ranks: Ranks = ALONE) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.ranks = config, ranks
         self.patch_embedding = nn.Conv3d(config.in_dim, config.dim, (1, 2, 2), (1, 2, 2))
         self.time_embedding = nn.Sequential(nn.Linear(config.freq, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
@@ -145,7 +192,7 @@ class WanNetwork(nn.Module):
             self.text_embedding = nn.Sequential(nn.Linear(config.context_dim, config.dim), nn.GELU(approximate="tanh"), nn.Linear(config.dim, config.dim))
         else:
             self.img_emb = ImageEmbedding(config.context_dim, config.dim)
-        self.blocks = nn.ModuleList(WanBlock(i, config) for i in range(config.layers))
+        self.blocks = nn.ModuleList(WanBlock(i, config, ranks) for i in range(config.layers))
         self.head = Head(config)
 
     def time(self, t: float, device: torch.device) -> tuple[Float[Tensor, "1 w"], Float[Tensor, "1 6 w"]]:

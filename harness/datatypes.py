@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from harness.system.ranks import ALONE, Ranks
+
 
 class Overlap(Protocol):
     """True co-visibility of views of video frames (rows) with views of others (columns), computed for the pairs that are asked for."""
@@ -37,7 +39,11 @@ class Overlap(Protocol):
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a cache must know of a network: sizes, precision, and how many video frames a latent frame stands for."""
+    """What a cache must know of a network: sizes, precision, and how many video frames a latent frame stands for.
+
+    heads: that this process holds. Where several ranks share a rollout, each holds as many, and the last of them may hold some that are not the
+    model's: they are zero throughout. What is decided from all heads is decided by `sum_over_heads` and `mean_over_heads`.
+    """
 
     layers: int
     heads: int
@@ -48,10 +54,30 @@ class Geometry:
     dtype: torch.dtype = torch.float32
     device: torch.device = torch.device("cpu")
     columns: int = 0  # of a latent frame's grid of tokens, which lie row by row; 0: unknown
+    ranks: Ranks = ALONE  # that share a rollout
+    model_heads: int = 0  # of the model, on whichever rank; 0: as many as `heads`
+
+    @property
+    def own_heads(self) -> int:
+        """How many of this rank's heads are the model's: its first ones."""
+        return max(0, min(self.heads, (self.model_heads or self.heads) - self.ranks.rank * self.heads))
+
+    def sum_over_heads(self, x: Float[Tensor, "..."], dim: int) -> Float[Tensor, "..."]:
+        """The sum along `dim`, which counts this rank's heads, over all heads of the model: the same on every rank."""
+        return self.ranks.sum(x.narrow(dim, 0, self.own_heads).sum(dim))
+
+    def mean_over_heads(self, x: Float[Tensor, "..."], dim: int) -> Float[Tensor, "..."]:
+        """As `sum_over_heads`."""
+        return self.sum_over_heads(x, dim) / (self.model_heads or self.heads)
+
+    def check_alone(self, who: str) -> None:
+        """Raise ValueError where several ranks share a rollout: `who` chooses rows head by head, so that ranks would hold different ones."""
+        if self.ranks.size > 1:
+            raise ValueError(f"{who} holds what differs from head to head, and {self.ranks.size} ranks share this rollout; use backbone.parallel=1")
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of K and V of one token in all layers."""
+        """Bytes of K and V of one token in all layers, of this rank's heads."""
         return 2 * self.layers * self.heads * self.head_dim * self.dtype.itemsize
 
     @property
@@ -226,6 +252,7 @@ class ChunkStats:
     host_bytes: int = 0  # resident memory of the process after the chunk, whatever it is used for; 0: unknown
     open_files: int = 0
     scratch_bytes: int = 0  # what the policy keeps beside window and bank: scores, summaries, descriptors
+    peak_bytes_all: int = 0  # of all ranks that share the rollout, where `peak_bytes` is the greatest rank's
 
     @property
     def seconds(self) -> float:

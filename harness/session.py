@@ -167,6 +167,7 @@ class Session:
         Raises ValueError for a policy or a backbone whose state cannot be saved, OSError when the disk is full.
         """
         self._check_whole("be saved")
+        self.backbone.geometry.check_alone("a saved session")
         self._take_backbone()
         g, path = self.backbone.geometry, self.path
         px = g.frames_px(self.done * g.chunk)
@@ -256,6 +257,8 @@ class Session:
 
     def _plan(self, chunk: Chunk) -> Plan:
         plan = self.policy.plan(chunk, self.cache.bank)
+        if (ranks := self.backbone.geometry.ranks).size > 1:
+            ranks.check_same(fingerprint(plan), f"{self.path.name}: the plan of chunk {chunk.index}")
         self._account.clock.lap(chunk.index, "plan")
         self.cache.prefetch(plan)
         return plan
@@ -329,6 +332,12 @@ def check_arm(policy: CachePolicy, backbone: Backbone) -> None:
         has = f"has those of the arm {backbone.arm}" if backbone.arm else "has no arm's"
         remedy = f"give backbone.arm={policy.arm} (backbone=rooms); where that is missing, train it: python harness/train.py arm={policy.arm}"
         raise ValueError(f"{type(policy).__name__} needs weights of the arm {policy.arm}, {type(backbone).__name__} {has}; {remedy}")
+
+
+def fingerprint(plan: Plan) -> int:
+    """63 bits that tell plans apart by their frames and places."""
+    told = repr((plan.frames, plan.times, plan.start, sorted(plan.candidates), plan.retrieved, sorted(plan.again)))
+    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, name: str, chunk: int) -> torch.Generator:

@@ -62,6 +62,7 @@ def cost(rollout: "Rollout") -> dict[str, float]:
         "state_bytes": last.state_bytes,
         "scratch_bytes": scratch,
         "peak_bytes": max(s.peak_bytes for s in chunks),
+        "peak_bytes_all": max(s.peak_bytes_all for s in chunks),
     }
     columns |= {f"share_{part}": sum(_part(s, part) for s in chunks) / total for part in PARTS}
     return {f"cost/{name}": float(value) for name, value in columns.items()}

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from harness.cache.bank import KVBank
@@ -11,6 +10,7 @@ from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy
 from harness.settings.ranges import Count, Natural
 from policies.ema import averaged
+from policies.parts.concatenated import unit
 
 
 @dataclass
@@ -37,7 +37,7 @@ class FieldPolicy(CachePolicy):
     rewritable = False
 
     def reset(self, geometry: Geometry) -> None:
-        self._tokens, self._next = geometry.tokens, self.sink
+        self._tokens, self._ranks, self._next = geometry.tokens, geometry.ranks, self.sink
         self._founders: list[int] = []  # frame under which each slot is kept
         self._joined: list[int] = []  # frames that each slot is the mean of
         self._means: list[Tensor] = []  # their mean key, l h d
@@ -70,8 +70,8 @@ class FieldPolicy(CachePolicy):
                 del table[-1]
 
     def _most_alike(self) -> tuple[int, int]:
-        means = torch.stack(self._means).flatten(1)
-        like = F.cosine_similarity(means[:, None], means[None], dim=-1)
+        means = unit(torch.stack(self._means).flatten(1), self._ranks)
+        like = self._ranks.sum(means @ means.mT)
         pairs = torch.ones_like(like, dtype=torch.bool).triu(1)
         return divmod(int(like.masked_fill(~pairs, -torch.inf).argmax()), len(means))
 

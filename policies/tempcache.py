@@ -14,6 +14,7 @@ from harness.cache.page import Page
 from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy
 from harness.settings.ranges import Ge, Gt, Limit, Natural
+from policies.parts.concatenated import unit
 from policies.parts.members import Members, nearest
 from policies.wrappers.ann import Hashing
 
@@ -49,7 +50,9 @@ class TempCachePolicy(CachePolicy):
         if self.limit * geometry.tokens < 1:
             raise ValueError(f"tempcache: limit={self.limit} frames; give at least one representative, 1/{geometry.tokens} (inf for no limit)")
         self._most = self.limit if self.limit == inf else floor(round(self.limit * geometry.tokens, 6))
-        self._members, self._heads = Members(), geometry.heads
+        if not self.joint:
+            geometry.check_alone("tempcache with joint=false")
+        self._members, self._heads, self._geometry = Members(), geometry.heads, geometry
         self._members.reset()
         self.raw_keys, self.pooled, self.rewritable, self._next = True, True, False, self.sink
 
@@ -73,7 +76,8 @@ class TempCachePolicy(CachePolicy):
         there = torch.ones(pool.positions.shape[:2], dtype=torch.bool) if pool.mass is None else pool.mass.cpu() > 0
         there = self._groups(there).to(pool.k.device)
         per_layer = zip(new.k, pool.k, there.chunk(len(new.k)), strict=True)
-        found = [nearest(self._directions(n), self._directions(p), t, self.hashing) for n, p, t in per_layer]
+        over = self._geometry if self.joint else None
+        found = [nearest(self._directions(n), self._directions(p), t, self.hashing, over=over) for n, p, t in per_layer]
         best, target = (torch.cat(x) for x in zip(*found, strict=True))  # g s
         joins = best >= self.threshold
         target = torch.where(joins, target, there.sum(-1, keepdim=True) + (~joins).cumsum(-1) - 1)
@@ -106,7 +110,7 @@ class TempCachePolicy(CachePolicy):
 
     def _directions(self, k: Float[Tensor, "1 n h d"]) -> Float[Tensor, "g n c"]:
         rows = k[0].float()
-        return F.normalize(rows.flatten(1)[None] if self.joint else rows.transpose(0, 1), dim=-1)
+        return unit(rows.flatten(1)[None], self._geometry.ranks) if self.joint else F.normalize(rows.transpose(0, 1), dim=-1)
 
 
 def _heaviest(mass: Float[Tensor, "l n *h"], count: int) -> Int[Tensor, "l c *h"]:

@@ -13,7 +13,7 @@ LOW = ("harness.datatypes", "harness.system", "harness.settings.ranges")  # what
 LOOP = ("harness.policy", "harness.backbone", "harness.session", "harness.cache", "harness.snapshot", "harness.worlds")
 SHOWN = ("harness.results", "harness.settings", "harness.reporting")
 ALLOWED = {  # a module or a room -> what of ours it may import besides itself
-    "harness.datatypes": (),
+    "harness.datatypes": ("harness.system.ranks",),
     "harness.system": (),
     "harness.settings": ("harness.system",),
     "harness.worlds": LOW,
@@ -33,7 +33,7 @@ ALLOWED = {  # a module or a room -> what of ours it may import besides itself
     "harness.replaying": (*LOW, *LOOP, *SHOWN, "metrics"),
     "harness.playing": (*LOW, *LOOP, *SHOWN, "harness.evaluation.runner", "metrics"),
     "harness.training": ("harness", "backbones", "policies", "metrics"),
-    "policies": ("harness.datatypes", "harness.settings.ranges", "harness.policy", "harness.cache", "harness.worlds.poses"),
+    "policies": ("harness.datatypes", "harness.system.ranks", "harness.settings.ranges", "harness.policy", "harness.cache", "harness.worlds.poses"),
     "backbones": (*LOW, "harness.backbone", "harness.cache.attention", "harness.worlds.poses"),
     "metrics": ("harness.datatypes", "harness.settings.ranges"),
 }

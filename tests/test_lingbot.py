@@ -1,13 +1,19 @@
 """LingBot-World-Fast against recorded outputs of the reference network: controls, network, and every cache mode as a policy."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch import nn
 
+from backbones.checkpoints import put
 from backbones.lingbot import PUBLISHED, RAY_CHANNELS, LingBotBackbone, LingBotNetwork, schedule
 from backbones.wan_network import WanConfig, angles
+from backbones.wan_parallel import built
 from harness.cache.context import ContextBuffer
 from harness.cache.stores import GpuStore
 from harness.datatypes import Trajectory
+from harness.system.ranks import ALONE, Ranks
 from tests.conftest import make_policy
 from tests.replay import AT_RETRIEVAL, PER_FRAME, REBASED, RELEASE, SINK_RECENT, WHOLE, RecordedCodec, assert_close, config, golden, records, replay, rows
 
@@ -31,14 +37,16 @@ MODES = {
 SIZE = (64, 48)
 
 
-def make(variant: str = "cam", shift: float = 10.0, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LingBotBackbone:
+def make(variant: str = "cam", shift: float = 10.0, device: str = "cpu", dtype: torch.dtype = torch.float32, ranks: Ranks = ALONE) -> LingBotBackbone:
     c, where = config("lingbot")["config"], torch.device(device)
     sizes = WanConfig(c["dim"], c["num_heads"], c["num_layers"], c["ffn_dim"], c["text_dim"], c["freq_dim"], control="after_self", dtype=dtype)
-    network = LingBotNetwork(sizes, RAY_CHANNELS[variant])
+    network, parts = built(partial(LingBotNetwork, sizes, RAY_CHANNELS[variant]), ranks, where)
     weights = golden("lingbot/weights")
     own = {k.removeprefix("act::"): v for k, v in weights.items() if k.startswith("act::")} if variant == "act" else {}
     weights = {k: v for k, v in weights.items() if not k.startswith("act::")} | own
-    network.load_state_dict({k: v.to(where, sizes.dtype_of(k)) for k, v in weights.items()}, assign=True)
+    for name in parts.whole:
+        value = weights[name].to(where, sizes.dtype_of(name))
+        put(network, name, nn.Parameter(parts.held(name, value[parts.index(name)].clone()), requires_grad=False))
     inputs = golden("lingbot/inputs")
     codec = RecordedCodec(inputs["image_latent"][None])
     return LingBotBackbone(network, codec, lambda prompt: inputs["context"], schedule(shift), SIZE, where, variant, c["text_len"])

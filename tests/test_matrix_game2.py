@@ -1,11 +1,17 @@
 """Matrix-Game-2.0 against recorded outputs of the reference network, with the windows of WorldKV put around it as policies."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch import nn
 
+from backbones.checkpoints import put
 from backbones.matrix_game2 import PUBLISHED, ActionCache, ActionConfig, MatrixGame2Backbone, MatrixGame2Network, history, schedule
 from backbones.wan_network import WanConfig
+from backbones.wan_parallel import built
 from harness.datatypes import Trajectory
+from harness.system.ranks import ALONE, Ranks
 from tests.conftest import make_policy
 from tests.replay import AT_RETRIEVAL, PER_FRAME, REBASED, RELEASE, SINK_RECENT, WHOLE, RecordedCodec, assert_close, config, golden, records, replay, rows
 
@@ -24,7 +30,7 @@ MODES = {
 }
 
 
-def make(variant: str, steps: tuple[int, ...] = (1000, 666, 333), window: int = 6) -> MatrixGame2Backbone:
+def make(variant: str, steps: tuple[int, ...] = (1000, 666, 333), window: int = 6, ranks: Ranks = ALONE) -> MatrixGame2Backbone:
     c = config("matrixgame2")["variants"][variant]
     a, inputs = c["action_config"], golden("matrixgame2/inputs")
     sizes = WanConfig(
@@ -32,8 +38,10 @@ def make(variant: str, steps: tuple[int, ...] = (1000, 666, 333), window: int = 
     )
     mouse = 2 if a["enable_mouse"] else 0
     action = ActionConfig(len(a["blocks"]), a["keyboard_dim_in"], mouse, a["heads_num"], 64, a["hidden_size"], a.get("mouse_hidden_dim", 0))
-    network = MatrixGame2Network(sizes, action)
-    network.load_state_dict(golden(f"matrixgame2/weights_{variant}"))
+    network, parts = built(partial(MatrixGame2Network, sizes, action), ranks, torch.device("cpu"))
+    weights = golden(f"matrixgame2/weights_{variant}")
+    for name in parts.whole:
+        put(network, name, nn.Parameter(parts.held(name, weights[name][parts.index(name)].clone()), requires_grad=False))
     codec = RecordedCodec(inputs["cond_concat"][:, 4:])
     keys = inputs[f"keyboard_cond.{variant}"][0]
     made = MatrixGame2Backbone(
@@ -59,9 +67,9 @@ def draws(steps: int) -> list[torch.Tensor]:
     return [x for chunk in chunks for x in chunk]
 
 
-def run(name: str) -> tuple[MatrixGame2Backbone, torch.Tensor]:
+def run(name: str, ranks: Ranks = ALONE) -> tuple[MatrixGame2Backbone, torch.Tensor]:
     record = records("matrixgame2")[name]
-    backbone = make(record["weights"], record["steps"], record["action_cache_frames"])
+    backbone = make(record["weights"], record["steps"], record["action_cache_frames"], ranks)
     out = replay(backbone, draws(len(record["steps"])), make_policy(*MODES[name]), path(record["trajectory"]))
     selected = {r["chunk"]: sorted(r["selected"]) for r in record["retrieval"]}
     assert {s.chunk: sorted({f // 3 for f in s.retrieved}) for s in out.stats if s.retrieved} == selected

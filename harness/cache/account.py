@@ -7,6 +7,7 @@ from harness.cache.kv_cache import KVCache
 from harness.datatypes import Chunk, ChunkStats, Plan
 from harness.system.meters import Clock, PeakMemory, host_bytes, open_files
 
+TIERS = ("gpu", "cpu", "disk")
 PARTS = dict.fromkeys(("seconds_plan", "seconds_assemble", "seconds_passes", "seconds_commit", "seconds_decode"), 0.0)
 
 
@@ -39,8 +40,12 @@ class Account:
         scratch: int,
     ) -> ChunkStats:
         """A chunk has ended. taken: rows that the window took of each frame. stored: rows of every past frame, if the trace is kept.
-        scratch: bytes that the policy keeps beside window and bank."""
-        window, bank = cache.window, cache.bank
+        scratch: bytes that the policy keeps beside window and bank. Bytes are those of all ranks that share the rollout; the peak is the greatest
+        of any rank, and that of all together beside it."""
+        window, bank, g = cache.window, cache.bank, backbone.geometry
+        peak = self._peak.read(window.nbytes + bank.nbytes("gpu") + backbone.state_bytes + scratch)
+        own = [window.rows * g.row_bytes, *(bank.nbytes(tier) for tier in TIERS), bank.bytes_moved - self._moved, backbone.state_bytes, scratch]
+        window_bytes, on_gpu, on_cpu, on_disk, moved, state, scratches, host, peaks = g.ranks.sum(torch.tensor([*own, host_bytes(), peak])).tolist()
         return ChunkStats(
             chunk=chunk.index,
             start=chunk.start,
@@ -48,22 +53,23 @@ class Account:
             frames_px=frames_px,
             forced=forced,
             attended_rows=window.attended_rows,
-            window_bytes=window.rows * backbone.geometry.row_bytes,
-            bank_bytes_gpu=bank.nbytes("gpu"),
-            bank_bytes_cpu=bank.nbytes("cpu"),
-            bank_bytes_disk=bank.nbytes("disk"),
-            bytes_moved=bank.bytes_moved - self._moved,
             rows_rotated=window.rows_rotated - self._rotated,
             unreachable_frames=chunk.start - len(plan.candidates) - sum(f not in plan.candidates for f in plan.frames),
-            state_bytes=backbone.state_bytes,
-            peak_bytes=self._peak.read(window.nbytes + bank.nbytes("gpu") + backbone.state_bytes + scratch),
-            scratch_bytes=scratch,
+            peak_bytes=int(g.ranks.max(torch.tensor(peak))),
+            peak_bytes_all=peaks,
+            window_bytes=window_bytes,
+            bank_bytes_gpu=on_gpu,
+            bank_bytes_cpu=on_cpu,
+            bank_bytes_disk=on_disk,
+            bytes_moved=moved,
+            state_bytes=state,
+            scratch_bytes=scratches,
+            host_bytes=host,
             **PARTS | self.clock.take(chunk.index),
             retrieved=plan.retrieved,
             attended=plan.frames,
             unreachable=None if stored is None else tuple(sorted(set(range(chunk.start)) - set(plan.frames) - plan.candidates)),
             stored=stored,
             taken=tuple(taken[f] for f in plan.frames),
-            host_bytes=host_bytes(),
             open_files=open_files(),
         )

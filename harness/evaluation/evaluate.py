@@ -25,6 +25,7 @@ from harness.backbone import Backbone
 from harness.cache.stores import PackedStore
 from harness.datatypes import ChunkStats
 from harness.evaluation.checks import NOTHING, check_all, check_images, check_same_settings, device_of
+from harness.evaluation.ranks import check_ranks, follow, outer_rank, pending, place, ranks_of, together
 from harness.policy import CachePolicy
 from harness.reporting.pictures import experiment_pictures, run_pictures
 from harness.reporting.table import Run, headline
@@ -77,6 +78,7 @@ def evaluate(
         torch.set_num_threads(cfg.threads)
     settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(settings, dict)
+    check_ranks(settings, given)
     plugins = [f"plugins=[{','.join(settings['plugins'])}]"]
     path = run_path(settings, choices["policy"])
     out = out or console()
@@ -100,21 +102,25 @@ def evaluate(
             out.print(line, markup=False, highlight=False, soft_wrap=True)
         folder.create()
         write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
-        parts = _parts(cfg, settings, given, packages)
-        from metrics.metric_set import MetricSet
+        if rank := outer_rank(ranks_of(settings)):
+            return _followed(settings, packages, rank)
+        with together(settings, packages):
+            parts = _parts(cfg, settings, given, packages)
+            from metrics.metric_set import MetricSet
 
-        metrics = MetricSet.of(given.get("metric") or (build(m, f"metric.{name}", plugins=packages) for name, m in cfg.metric.items()))
-        check_images(metrics, settings["world"].get("size"))
-        for name, why in metrics.left_out.items():
-            out.print(f"{name} is left out: {why}", markup=False, highlight=False, soft_wrap=True)
-        with followed(tracker, folder):
-            rollouts = _predict(cfg, settings, folder, world, done, metrics, parts)
+            metrics = MetricSet.of(given.get("metric") or (build(m, f"metric.{name}", plugins=packages) for name, m in cfg.metric.items()))
+            check_images(metrics, settings["world"].get("size"))
+            for name, why in metrics.left_out.items():
+                out.print(f"{name} is left out: {why}", markup=False, highlight=False, soft_wrap=True)
+            with followed(tracker, folder):
+                rollouts = _predict(cfg, settings, folder, world, done, metrics, parts)
         run = {
             "label": label,
             **{k: choices[k] for k in ("policy", "world", "store")},
             "backbone": choices["backbone"] + (" with random weights" if settings["backbone"].get("weights") == "random" else ""),
             "protocol": settings["world"].get("protocol", ""),
             "seed": cfg.seed,
+            "ranks": ranks_of(settings),
             "comparable": comparable(settings),
             "metrics": metrics.versions(),
             "about_policy": line_of(given["policy"]) if "policy" in given else policy_line(choices["policy"], [CONF, *plugin_folders(plugins)]),
@@ -152,6 +158,13 @@ def evaluate(
     return results
 
 
+def _followed(settings: dict, packages: Sequence[str], rank: int) -> dict:
+    """What the other ranks of torchrun or Slurm do in place of an evaluation; nothing of it is told here."""
+    with together(settings, packages):
+        follow(settings, packages, rank)
+    return {"run": {"failed": {}, "trajectories": 0}}
+
+
 def _tracker(cfg: DictConfig, settings: dict, choices: dict[str, str], label: str, folder: RunFolder, trajectories: int) -> Tracker:
     """Who is told of this run. Raises ValueError for one that is not installed."""
     # flat, and `policy` its name: the columns of a run whose `policy` a sweep has set, and of any other
@@ -186,7 +199,7 @@ def _parts(cfg: DictConfig, settings: dict, given: Mapping[str, Any], packages: 
     store, policy = build(cfg.store, "store", PackedStore, packages), given.get("policy") or build(cfg.policy, "policy", CachePolicy, packages)
     make_backbone = partial(_build, settings["backbone"], packages)
     if cfg.devices == 1:
-        backbone = given.get("backbone") or make_backbone("cuda:0" if device_of(settings).type == "cuda" else "cpu")
+        backbone = given.get("backbone") or make_backbone(place(settings, 0))
         policy.reset(backbone.geometry)
         check_arm(policy, backbone)
         make_backbone = partial(_made, backbone)
@@ -195,8 +208,8 @@ def _parts(cfg: DictConfig, settings: dict, given: Mapping[str, Any], packages: 
 
 def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: set[str], metrics: "MetricSet", parts: _Parts) -> float:
     """Roll out the trajectories that have no record yet. Returns the seconds of the rollouts, if one process makes them all."""
-    pending = [i for i, n in enumerate(world.names) if n not in done]
-    processes = min(cfg.devices, max(1, len(pending)))  # Lightning refuses more than there is to do
+    indices = pending([i for i, n in enumerate(world.names) if n not in done])
+    processes = min(cfg.devices, max(1, len(indices)))  # Lightning refuses more than there is to do
     device, alone, store = device_of(settings), processes == 1, parts.store
     import lightning as L
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -232,7 +245,7 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
     )
     others = set(multiprocessing.active_children())  # whoever calls us may have some
     try:
-        trainer.predict(module, loader(pending), return_predictions=False)
+        trainer.predict(module, loader(indices), return_predictions=False)
     except ProcessRaisedException as error:  # of another process; its text is all that comes over
         raise ValueError(str(error).strip().splitlines()[-1].partition(": ")[2] or str(error)) from error
     finally:

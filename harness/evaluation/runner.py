@@ -1,7 +1,5 @@
 """The Lightning loop: one predict step is one trajectory."""
 
-import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,16 +12,14 @@ from harness.backbone import Backbone
 from harness.cache.page_files import DamagedPage
 from harness.cache.stores import PackedStore
 from harness.datatypes import ChunkStats, Rollout, Trajectory
-from harness.evaluation.audit import Auditor, other_pages
 from harness.evaluation.novelty import kinds
-from harness.evaluation.probes import NO_PROBES, Prober, Probes, cannot, schedule
+from harness.evaluation.probes import NO_PROBES, Probes
+from harness.evaluation.rolling import ALIKE, Rolled, Roller
 from harness.policy import CachePolicy
 from harness.results.run_folder import Record
-from harness.rollout import NO_SNAPSHOT, Snapshot, rollout
+from harness.rollout import NO_SNAPSHOT, Snapshot
 from harness.system.stopping import exit_on_signals
 from harness.worlds.base import World
-from harness.worlds.chunks import chunk_count
-from harness.worlds.ground import Ground
 from harness.worlds.poses import top_view
 from metrics.cost import cost, held
 from metrics.drift import drift
@@ -32,8 +28,6 @@ from metrics.novelty import score_kinds
 from metrics.recall import mean_audit, mean_recall, score_probes
 from metrics.retention import retention
 from metrics.revisit import mean_gaps, mean_scores, score_pairs
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,13 +80,15 @@ class EvalModule(L.LightningModule):
         self.metrics, self.seed, self.observe = metrics, seed, observe
         self.snapshot, self.probes = snapshot, probes
         self.rollout_seconds = 0.0  # wall time within `rollout`, of this process
-        self.chunks = 1  # of the trajectory that is being made
 
     def setup(self, stage: str) -> None:
-        self.backbone = self.make_backbone(str(self.trainer.strategy.root_device))
-        if self.probes.count and (why := cannot(self.backbone, self.probes, self.world.ground(0))):
-            log.warning("no recall probes: %s", why)
-            self.probes = NO_PROBES
+        backbone = self.make_backbone(str(self.trainer.strategy.root_device))
+        self.roller = Roller(backbone, self.policy, self.store, self.world, self.seed, self.snapshot, self.probes)
+
+    @property
+    def chunks(self) -> int:
+        """Of the trajectory that is being made."""
+        return self.roller.chunks
 
     def on_predict_start(self) -> None:
         if self.trainer.world_size > 1:  # a process that Lightning started, whose own handler would swallow the signal
@@ -102,60 +98,41 @@ class EvalModule(L.LightningModule):
         """Errors of one trajectory are recorded and the rest goes on; those of callers (ValueError) are not hidden."""
         name = self.world.names[index]
         try:
-            return self._evaluate(self.world.trajectory(index), self.world.ground(index) if self.probes.beside else None)
-        except (FloatingPointError, FileNotFoundError, DamagedPage) as error:
+            return self._scored(self.roller.roll(index, self.observe))
+        except ALIKE as error:
+            return Outcome(Record(name, {}, error=str(error)))
+        except DamagedPage as error:
+            self._check_alone(error)
             return Outcome(Record(name, {}, error=str(error)))
         except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
             remedy = "use store=cpu or store=tiered, a smaller policy budget, shorter trajectories or backbone.dtype=bfloat16"
+            self._check_alone(ValueError(f"{name}: out of memory ({error}); {remedy}"))
+            torch.cuda.empty_cache()
             return Outcome(Record(name, {}, error=f"out of memory ({error}); {remedy}"))
         except StopIteration as error:  # Lightning would take it for the end of the trajectories
             raise RuntimeError(f"{name}: an iterator ended too early") from error
 
-    def _evaluate(self, trajectory: Trajectory, ground: Ground | None) -> Outcome:
-        g, forced = self.backbone.geometry, self.backbone.encode(trajectory.images)
-        self.chunks = max(1, min(chunk_count(trajectory, g), self.snapshot.chunks or chunk_count(trajectory, g)))
-        due = schedule(trajectory, g, self.probes, len(forced) // g.chunk, ground)
-        prober = Prober(due, ground, self._auditor(trajectory, max((p.chunk for p in due), default=0)))
-        began = time.perf_counter()
-        out = rollout(
-            self.backbone,
-            self.policy,
-            self.store,
-            trajectory,
-            self.seed,
-            forced,
-            lambda stats: self.observe(trajectory.name, stats),
-            self.snapshot,
-            prober.before,
-        )
-        self.rollout_seconds += time.perf_counter() - began
+    def _check_alone(self, error: Exception) -> None:
+        """Raise an error that other ranks of the rollout have not met: they are in the middle of a chunk, so none of them can go on."""
+        if self.roller.backbone.geometry.ranks.size > 1:
+            raise ValueError(str(error)) from error
+
+    def _scored(self, rolled: Rolled) -> Outcome:
+        trajectory, out, views, backbone = rolled.trajectory, rolled.rollout, rolled.views, self.roller.backbone
+        self.rollout_seconds += rolled.seconds
         truth = trajectory.reference
-        roundtrip = None if truth is None else self.backbone.roundtrip(truth)
+        roundtrip = None if truth is None else backbone.roundtrip(truth)
         pairs = score_pairs(out, trajectory, roundtrip, self.metrics.frame)
-        probed = score_probes(prober.views, out, trajectory, self.metrics.frame)
+        probed = score_probes(views, out, trajectory, self.metrics.frame)
         values = mean_scores(pairs) | mean_gaps(pairs) | mean_recall(probed) | mean_audit(probed) | drift(out, trajectory) | cost(out)
-        values |= score_kinds(out, trajectory, kinds(trajectory, g), self.metrics.frame)
+        values |= score_kinds(out, trajectory, kinds(trajectory, backbone.geometry), self.metrics.frame)
         values |= retention(values, self.metrics.frame)
         values |= {"pairs": float(len(pairs)), "chunks": float(len(out.stats)), "frames": float(len(out.frames))}
         chunks, camera = [chunk_row(s) for s in out.stats], top_view(trajectory.c2w[: len(out.frames)])
         missed = "" if pairs else trajectory.no_pairs or unscored(trajectory, len(out.frames))
-        unaudited = {arm: why for v in prober.views for arm, why in v.unaudited.items() if not any(arm in w.audit for w in prober.views)}
+        unaudited = {arm: why for v in views for arm, why in v.unaudited.items() if not any(arm in w.audit for w in views)}
         record = Record(trajectory.name, values, pairs, chunks, out.noise, camera=camera, probes=probed, no_pairs=missed, unaudited=unaudited)
         return Outcome(record, trajectory, out, self.metrics.features(out, trajectory))
-
-    def _auditor(self, trajectory: Trajectory, chunks: int) -> Auditor:
-        """What replaces the pages that probes bring back. chunks: before the last probe. Pages of another house are those that the same policy keeps
-        of the next trajectory (the first one's after the last), of which all that is known is given."""
-        if "other" not in self.probes.audit or not chunks:
-            return Auditor(self.probes.audit)
-        names = self.world.names
-        if len(names) < 2:
-            return Auditor(self.probes.audit, why="there is no other trajectory (world.trajectories=1)")
-        other = self.world.trajectory((names.index(trajectory.name) + 1) % len(names))
-        latents = self.backbone.encode(other.images if other.reference is None else other.reference)
-        pages = other_pages(self.backbone, self.policy, self.store.codec, other, self.seed, latents, chunks)
-        return Auditor(self.probes.audit, pages, f"{other.name} has no views beyond those of its first chunk and its newest")
 
 
 def unscored(trajectory: Trajectory, frames: int) -> str:

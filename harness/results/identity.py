@@ -27,14 +27,14 @@ def deciding(settings: dict) -> dict:
 
 
 def plain_backbone(backbone: dict) -> dict:
-    """A backbone's settings; no arm is no setting, as before there were any."""
-    return {k: v for k, v in backbone.items() if k != "arm" or v is not None}
+    """A backbone's settings; no arm is no setting, as before there were any, and by how many ranks a rollout is shared decides nothing."""
+    return {k: v for k, v in backbone.items() if k != "parallel" and (k != "arm" or v is not None)}
 
 
 def comparable(settings: dict, **more: object) -> str:
     """A hash of what runs share that may be compared: the backbone's settings but for the arm, whose weights belong to the memory that is compared.
     more: what else must agree."""
-    family = {k: v for k, v in settings["backbone"].items() if k != "arm"}
+    family = {k: v for k, v in settings["backbone"].items() if k not in ("arm", "parallel")}
     return config_hash({k: settings[k] for k in SHARED} | {"backbone": family} | more)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from harness.cache.page import Page
 from harness.cache.page_files import alone
 from harness.datatypes import KV, Chunk, ChunkStats, Geometry, Plan, Site, Trajectory
+from harness.system.ranks import Ranks
 
 PLAIN = (type(None), bool, int, float, str)
 SEQUENCES = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
@@ -69,7 +70,7 @@ def decode(node: Any, tensors: dict[str, Tensor], device: torch.device) -> Any:
 
 def state_of(thing: Any, path: str) -> dict:
     """What an object and the parts it is composed of remember since `reset`: every attribute but the hyper-parameters, which
-    are the fields that its constructor takes, and the geometry, which `reset` is told."""
+    are the fields that its constructor takes, and the geometry and its ranks, which `reset` is told."""
     parameters = {f.name for f in fields(thing) if f.init} if is_dataclass(thing) else set()
     state = {}
     for name, value in vars(thing).items():
@@ -78,7 +79,7 @@ def state_of(thing: Any, path: str) -> dict:
         elif name in parameters:
             if any(map(_is_part, value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ())):
                 raise ValueError(f"a snapshot cannot hold {path}.{name}, several parts in one field; give each a field of its own")
-        elif not isinstance(value, Geometry):
+        elif not isinstance(value, Geometry | Ranks):
             state[name] = value
     return state
 

@@ -59,7 +59,7 @@ class TokenBudgetPolicy(CachePolicy):
         if chunk.probing:
             pool = ()
         if not self.scorer.drops and sum(map(bank.rows, pool)) > self._budget > 0:
-            used, best = sources(pool, [bank.rows(f) for f in pool], self._best(pool, bank))
+            used, best = sources(pool, [bank.rows(f) for f in pool], self._best(pool, bank), self._geometry)
             frames = [f for f in frames if f not in pool or f == used[0]]
             rows, pools, pool = {used[0]: best}, {used[0]: used}, used[:1]
         span = ceil(sum(rows[f].shape[1] if f in rows else bank.rows(f) for f in pool) / self._geometry.tokens)
@@ -100,8 +100,9 @@ class TokenBudgetPolicy(CachePolicy):
         for frame in pool[1:]:
             bank.drop(frame)
         bank.write(pool[0], page)
-        heads = born.new_zeros(g.layers, int(born.max()) + 2, g.heads).scatter_(1, born + 1, 1)[:, 1:].float().mean((0, 2))
-        self._reachable = frozenset((heads >= 0.5).nonzero()[:, 0].tolist())
+        holders = born.new_zeros(g.layers, pool[-1] + 2, g.heads).scatter_(1, born + 1, 1)[:, 1:].sum(0)  # frame h: layers that hold a row
+        most = 2 * g.sum_over_heads(holders, 1) >= g.layers * (g.model_heads or g.heads)
+        self._reachable = frozenset(most.nonzero()[:, 0].tolist())
 
     def _pool(self, start: int, bank: KVBank) -> tuple[int, ...]:
         return tuple(f for f in bank.frames if self.sink <= f < start - self.recent)
@@ -113,4 +114,4 @@ class TokenBudgetPolicy(CachePolicy):
         if self.scorer.drops:
             born = torch.cat([self._born[f] for f in pool], 1)
             score, caps = score.to(born.device).masked_fill(born < 0, -inf), (born >= 0).sum(1).amin(1).tolist()
-        return best_rows(score, self.split.counts(int(self._budget), caps), self.per_head)
+        return best_rows(score, self.split.counts(int(self._budget), caps), self.per_head, self._geometry)

@@ -6,21 +6,24 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from harness.datatypes import Geometry
 from policies.wrappers.ann import Hashing
 
 
 def nearest(
-    new: Float[Tensor, "g s c"], old: Float[Tensor, "g n c"], there: Bool[Tensor, "g n"], hashing: Hashing, numbers: int = 2**24
+    new: Float[Tensor, "g s c"], old: Float[Tensor, "g n c"], there: Bool[Tensor, "g n"], hashing: Hashing, numbers: int = 2**24, over: Geometry | None = None
 ) -> tuple[Float[Tensor, "g s"], Int[Tensor, "g s"]]:
     """Of each new row the greatest cosine to an old one that is there and shares a hash bucket (-2: none), and which it is.
 
-    Rows are unit vectors. At most `numbers` cosines (or those of one new row) exist at once: a run of new rows at a time.
+    Rows are unit vectors. over: of a network whose heads are concatenated in a row, this rank's of them.
+    At most `numbers` cosines (or those of one new row) exist at once: a run of new rows at a time.
     """
-    codes, known = hashing.codes(new), hashing.codes(old)
+    codes, known = hashing.codes(new, over), hashing.codes(old, over)
     found = []
     for at in torch.arange(new.shape[1], device=new.device).split(max(1, numbers // (old.shape[0] * old.shape[1]))):
         near = hashing.neighbours(codes[:, at], known) & there[:, None]
-        found.append((new[:, at] @ old.mT).masked_fill(~near, -2.0).max(-1))
+        cosines = new[:, at] @ old.mT if over is None else over.ranks.sum(new[:, at] @ old.mT)
+        found.append(cosines.masked_fill(~near, -2.0).max(-1))
     return torch.cat([best for best, _ in found], 1), torch.cat([at for _, at in found], 1)
 
 

@@ -64,7 +64,8 @@ def limit_of(retrieved: float, unit: str, g: Geometry) -> float:
     if retrieved == inf:
         return inf
     heads = g.layers * g.heads
-    return floor(round(retrieved * {"equivalents": g.tokens * heads, "frames": 1, "tokens": heads, "bytes": heads / g.row_bytes}[unit], 6))
+    share = g.heads / (g.model_heads or g.heads)  # bytes are those of all ranks
+    return floor(round(retrieved * {"equivalents": g.tokens * heads, "frames": 1, "tokens": heads, "bytes": heads * share / g.row_bytes}[unit], 6))
 
 
 def head_rows(frames: Iterable[int], bank: KVBank, parts: Mapping[int, Int[Tensor, "l n *h"]]) -> int:

@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from harness.datatypes import Geometry
 from harness.settings.ranges import Ge, Le, Seed
+from policies.parts.concatenated import own_channels
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,17 @@ class Hashing:
     tables: Annotated[int, Ge(1), Le(256)] = 4
     seed: Seed = 0
 
-    def sides(self, x: Float[Tensor, "*g n d"]) -> Bool[Tensor, "*g n t b"]:
-        """On which side of every hyperplane a row lies; the share of equal sides falls linearly with the angle."""
-        planes = torch.randn(x.shape[-1], self.tables * self.bits, generator=torch.Generator().manual_seed(self.seed))
-        return (x.float() @ planes.to(x.device) > 0).unflatten(-1, (self.tables, self.bits))
+    def sides(self, x: Float[Tensor, "*g n d"], over: Geometry | None = None) -> Bool[Tensor, "*g n t b"]:
+        """On which side of every hyperplane a row lies; the share of equal sides falls linearly with the angle. over: of a network whose heads
+        are concatenated in a row, this rank's of them."""
+        width = x.shape[-1] if over is None else (over.model_heads or over.heads) * over.head_dim
+        planes = torch.randn(width, self.tables * self.bits, generator=torch.Generator().manual_seed(self.seed)).to(x.device)
+        along = x.float() @ planes if over is None else over.ranks.sum(x.float() @ own_channels(planes, x.shape[-1], over.ranks))
+        return (along > 0).unflatten(-1, (self.tables, self.bits))
 
-    def codes(self, x: Float[Tensor, "*g n d"]) -> Int[Tensor, "*g n t"]:
+    def codes(self, x: Float[Tensor, "*g n d"], over: Geometry | None = None) -> Int[Tensor, "*g n t"]:
         """The bucket of every row in every table."""
-        return (self.sides(x) * 2 ** torch.arange(self.bits, device=x.device)).sum(-1)
+        return (self.sides(x, over) * 2 ** torch.arange(self.bits, device=x.device)).sum(-1)
 
     @staticmethod
     def neighbours(a: Int[Tensor, "*g m t"], b: Int[Tensor, "*g n t"]) -> Bool[Tensor, "*g m n"]:

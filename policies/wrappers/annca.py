@@ -32,6 +32,7 @@ class AnnCaPolicy(PolicyWrapper):
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
+        geometry.check_alone("annca")
         self._tokens = geometry.tokens
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:

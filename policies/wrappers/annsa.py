@@ -38,6 +38,7 @@ class AnnSaPolicy(PolicyWrapper):
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
+        geometry.check_alone("annsa")
         if self.needs_attention_scores:
             raise ValueError(f"annsa: {type(self.inner).__name__} keeps scores of whole attention calls, which this would cut short; wrap another policy")
         self._size, self._tokens, self._now = geometry.chunk, geometry.tokens, (-1, False)

@@ -43,6 +43,7 @@ class CacheCraftPolicy(PolicyWrapper):
         if self.inner.pooled or not self.inner.rewritable:
             raise ValueError(f"cachecraft: {type(self.inner).__name__} cuts or joins the pages that it stores, and whole chunks are encoded; wrap another")
         self.needs_attention_scores, self._size, self._layers, self._now = True, geometry.chunk, geometry.layers, 0
+        self._geometry = geometry
         self._leant: dict[int, dict[int, float]] = {}  # chunk -> frame of its past -> share of its attention
         self._past: list[int] = []  # frames that the newest chunk attended to
         self._shares: dict[int, Tensor] = {}  # layer -> what each of them received
@@ -61,7 +62,7 @@ class CacheCraftPolicy(PolicyWrapper):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         if site.clean and not site.cross and site.chunk == self._now:  # and not an older one that is encoded again
-            share = received(q, k, site.bias, site.groups).mean(0)
+            share = self._geometry.mean_over_heads(received(q, k, site.bias, site.groups), 0)
             self._past = [f for f in site.slots if f < site.chunk * self._size]
             self._shares[site.layer] = torch.stack([share.new_zeros(()), *(share[torch.from_numpy(site.slots[f])].sum() for f in self._past)])[1:]
         return super().attend(q, k, v, site)

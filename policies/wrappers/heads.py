@@ -50,6 +50,7 @@ class HeadsPolicy(PolicyWrapper):
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
+        geometry.check_alone("heads")
         if not self.inner.rewritable:
             raise ValueError(f"heads: {type(self.inner).__name__} rewrites or re-encodes what it stores, so heads cannot be cut out of it; wrap another policy")
         if self.compensate and (self.inner.raw_keys or not self.sink):

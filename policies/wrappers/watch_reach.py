@@ -21,6 +21,7 @@ class WatchReachPolicy(PolicyWrapper):
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
+        geometry.check_alone("the calibration of heads")
         self.needs_attention_scores, self._size = True, geometry.chunk
         self.reach = Reach()
         self.reach.reset(geometry)

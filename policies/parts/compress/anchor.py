@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from harness.datatypes import KV, Chunk, Geometry, Site
 from harness.settings.ranges import Share
 from policies.parts.compress.base import Compressor, Kept, lowest, share_of
+from policies.parts.concatenated import EPS, length, unit
 from policies.parts.split.base import Split, Uniform
 
 SIMILARITIES = ("mean", "centroid", "colocated", "max")
@@ -41,7 +41,7 @@ class AnchorCompressor(Compressor):
     split: Split = field(default_factory=Uniform)
 
     def reset(self, geometry: Geometry) -> None:
-        self._tokens, self._chunk, self._layers = geometry.tokens, geometry.chunk, geometry.layers
+        self._tokens, self._chunk, self._layers, self._ranks = geometry.tokens, geometry.chunk, geometry.layers, geometry.ranks
         self.split.reset(geometry)
         self.joint, self.needs_attention_scores = self.budget == "pooled", self.split.needs_attention_scores
 
@@ -71,15 +71,15 @@ class AnchorCompressor(Compressor):
         """Cosine of the keys of the other frames to those of the anchor frame, heads concatenated, rollouts averaged."""
         keys = k.flatten(4).float()
         anchor = keys[:, :, at]
-        unit = F.normalize(anchor.mean(2) if self.similarity == "centroid" else anchor, dim=-1)
+        direction = unit(anchor.mean(2) if self.similarity == "centroid" else anchor, self._ranks)
         scores = []
         for i in others:  # a frame at a time: less scratch
             frame = keys[:, :, i]
             if self.similarity == "colocated":
-                dot = (frame * unit).sum(-1)
+                dot = self._ranks.sum((frame * direction).sum(-1))
             elif self.similarity == "max":
-                dot = (frame @ unit.mT).amax(-1)
+                dot = self._ranks.sum(frame @ direction.mT).amax(-1)
             else:
-                dot = (frame @ (unit if self.similarity == "centroid" else unit.mean(2))[..., None])[..., 0]
-            scores.append((dot / frame.norm(dim=-1).clamp(min=1e-12)).mean(1))
+                dot = self._ranks.sum((frame @ (direction if self.similarity == "centroid" else direction.mean(2))[..., None])[..., 0])
+            scores.append((dot / length(frame, self._ranks)[..., 0].clamp(min=EPS)).mean(1))
         return torch.stack(scores, 1)

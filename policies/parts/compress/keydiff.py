@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 
 from harness.datatypes import KV, Chunk, Geometry
 from harness.settings.ranges import Gt, Le
 from policies.parts.compress.base import Compressor, Kept, lowest, share_of
+from policies.parts.concatenated import unit
 
 
 @dataclass
@@ -26,12 +26,12 @@ class KeyDiffCompressor(Compressor):
     keys: Literal["rotated", "raw"] = "rotated"
 
     def reset(self, geometry: Geometry) -> None:
-        self._tokens = geometry.tokens
+        self._tokens, self._ranks = geometry.tokens, geometry.ranks
         self.joint = self.budget == "pooled"
 
     def keep(self, chunk: Chunk, kv: KV, slot: int = 0) -> Kept:
-        unit = F.normalize((kv.k if self.keys == "rotated" else kv.k_raw).flatten(3).float(), dim=-1)  # l b m c
-        score = torch.einsum("lbmc,lbc->lm", unit, F.normalize(unit.mean(2), dim=-1))
+        keys = unit((kv.k if self.keys == "rotated" else kv.k_raw).flatten(3).float(), self._ranks)  # l b m c
+        score = self._ranks.sum(torch.einsum("lbmc,lbc->lm", keys, unit(keys.mean(2), self._ranks)))
         n = share_of(self.ratio, self._tokens)
         if self.joint:
             return [(chunk.frames, lowest(score, [n * len(chunk.frames)] * len(score)))]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from harness.datatypes import KV, Chunk, Geometry, Site
 from policies.parts.compress.base import Compressor, Into, Kept, rows_of
+from policies.parts.concatenated import unit
 
 
 @dataclass
@@ -29,7 +30,7 @@ class MergeCompressor(Compressor):
         self.needs_attention_scores = self.inner.needs_attention_scores
         if self.inner.slots > 1:
             raise ValueError("merge compressor: the inner compressor's anchor follows the order of retrieval; set rotate=false")
-        self._tokens = geometry.tokens
+        self._tokens, self._ranks = geometry.tokens, geometry.ranks
 
     def look(self, q: Tensor, k: Tensor, site: Site) -> None:
         self.inner.look(q, k, site)
@@ -45,11 +46,11 @@ class MergeCompressor(Compressor):
 
     def into(self, chunk: Chunk, kv: KV, kept: Kept) -> Into:
         rows = kept[0][1]
-        unit = F.normalize(kv.k_raw.flatten(3).float(), dim=-1)  # l b m c
-        target = torch.stack([self._nearest(x, r) for x, r in zip(unit, rows, strict=True)])
+        keys = unit(kv.k_raw.flatten(3).float(), self._ranks)  # l b m c
+        target = torch.stack([self._nearest(x, r) for x, r in zip(keys, rows, strict=True)])
         own, size = torch.arange(rows.shape[1], device=rows.device).expand_as(rows), target.shape[1]
         return [F.pad(target, (0, 1)).scatter(1, rows % (size + 1), own)[:, :size]]  # a kept row stays itself, whatever else is as near
 
-    def _nearest(self, unit: Tensor, rows: Tensor) -> Tensor:
+    def _nearest(self, keys: Tensor, rows: Tensor) -> Tensor:
         """For each row of a layer the place among `rows` of the one with the greatest cosine; rollouts averaged."""
-        return (unit @ unit[:, rows].mT).mean(0).masked_fill(rows < 0, -torch.inf).argmax(-1)
+        return self._ranks.sum((keys @ keys[:, rows].mT).mean(0)).masked_fill(rows < 0, -torch.inf).argmax(-1)

@@ -26,7 +26,7 @@ class AttentionSelector(Selector):
 
     def reset(self, geometry: Geometry) -> None:
         self.probes = self.queries == "current"
-        self._chunk, self._layers = geometry.chunk, geometry.layers
+        self._chunk, self._layers, self._geometry = geometry.chunk, geometry.layers, geometry
         self._keys = ChunkTable()
         self._keys.reset()
         self._queries: dict[int, Tensor] = {}
@@ -46,5 +46,6 @@ class AttentionSelector(Selector):
             return []
         q = torch.stack([self._queries[layer] for layer in range(self._layers)])
         (k,) = self._keys.take(candidates)
-        scores = torch.einsum("lhd,clfhd->cf", q, k).amax(1) / (q.shape[0] * q.shape[1] * q.shape[2] ** 0.5)
+        logits = torch.einsum("lhd,clfhd->cfh", q, k) / (self._layers * q.shape[2] ** 0.5)
+        scores = self._geometry.mean_over_heads(logits, 2).amax(1)
         return by_score(scores.tolist(), candidates)

@@ -39,7 +39,9 @@ class QuerySelector(Selector):
         self.probes = self.queries == "current"
         if (geometry.chunk * geometry.tokens) % self.parts:
             raise ValueError(f"query selector: parts={self.parts} does not divide the {geometry.chunk * geometry.tokens} rows of a chunk")
-        self._chunk, self._layers = geometry.chunk, geometry.layers
+        if self.per == "head":
+            geometry.check_alone("query selector with per=head")
+        self._chunk, self._layers, self._geometry = geometry.chunk, geometry.layers, geometry
         self._keys = ChunkTable()
         self._keys.reset()
         self._queries: dict[int, Tensor] = {}  # layer -> p h d
@@ -65,12 +67,16 @@ class QuerySelector(Selector):
         logits = torch.einsum("lphd,clfhd->cflhp", q.clamp(max=0), k[:, 0]) + torch.einsum("lphd,clfhd->cflhp", q.clamp(min=0), k[:, -1])
         best = logits.amax(1) / q.shape[-1] ** 0.5
         self._scores = (best.softmax(0) if self.heads == "vote" else best).mean(3)  # c l h
-        return by_score(self._scores.mean((1, 2)).tolist(), candidates)
+        return by_score(self._over_all(), candidates)
 
     def takers(self, candidates: list[int], count: int) -> dict[int, Tensor]:
         if self.per == "shared" or not count:
             return {}
-        scores = self._scores if self.per == "head" else self._scores.mean(2, keepdim=True).expand_as(self._scores)
+        scores = self._scores if self.per == "head" else self._geometry.mean_over_heads(self._scores, 2)[..., None].expand_as(self._scores)
         rank = scores.argsort(dim=0, descending=True, stable=True).argsort(0)
         takers = {c: r < count for c, r in zip(candidates, rank, strict=True) if (r < count).any()}
-        return {c: takers[c] for c in by_score(self._scores.mean((1, 2)).tolist(), candidates) if c in takers}
+        return {c: takers[c] for c in by_score(self._over_all(), candidates) if c in takers}
+
+    def _over_all(self) -> list[float]:
+        """Scores of candidates over all layers and heads."""
+        return self._geometry.mean_over_heads(self._scores.mean(1), 1).tolist()

@@ -31,7 +31,7 @@ class CakeSplit(Split):
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
-        self._frames = geometry.chunk
+        self._frames, self._geometry = geometry.chunk, geometry
         self._preference = torch.zeros(geometry.layers, dtype=torch.float64, device=geometry.device)
 
     def look(self, q: Tensor, k: Tensor, site: Site) -> None:
@@ -44,13 +44,14 @@ class CakeSplit(Split):
         for part in q.chunk(self._frames, 1):
             entropy, mass = 0.0, 0.0
             for w in weights(part, k, bias, site.groups):
-                entropy = entropy - w.xlogy(w).sum()
+                entropy = entropy - w.xlogy(w).sum((0, 2, 3))
                 mass = mass + w.sum((0, 2))
             calls = q.shape[0] * part.shape[1]
-            spread.append(entropy / (calls * q.shape[2]))
+            spread.append(entropy / calls)
             means.append(mass / calls)
-        shift = torch.stack(means).var(0, correction=0).sum(1).mean()
-        self._preference[site.layer] += torch.stack(spread).mean() ** (1 / self.tau_dispersion) * shift ** (1 / self.tau_shift)
+        each = torch.stack([torch.stack(spread).mean(0), torch.stack(means).var(0, correction=0).sum(1)])  # dispersion and shift of every head
+        dispersion, shift = self._geometry.mean_over_heads(each, 1)
+        self._preference[site.layer] += dispersion ** (1 / self.tau_dispersion) * shift ** (1 / self.tau_shift)
 
     def weights(self) -> list[float]:
         return self._preference.tolist()

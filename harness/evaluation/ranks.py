@@ -1,0 +1,219 @@
+"""One rollout over several processes (`backbone.parallel`): who starts them, what those do that are not the first, and what happens when one dies.
+
+Rank 0 is an evaluation like any other. The others make the same rollouts with their share of the heads, and neither score nor write.
+"""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from harness.backbone import Backbone
+from harness.cache.stores import PackedStore
+from harness.evaluation.checks import device_of
+from harness.evaluation.probes import Probes
+from harness.evaluation.rolling import ALIKE, Roller
+from harness.policy import CachePolicy
+from harness.rollout import Snapshot
+from harness.settings.build import build
+from harness.system.stopping import end_processes
+from harness.worlds.base import World
+
+GRACE = 15.0  # seconds in which rank 0 notices by itself that another is gone; a GPU's collectives may wait for ever
+SILENCE = timedelta(minutes=20)  # that a rank waits for another, which may be reading its part of a checkpoint
+
+
+def ranks_of(settings: dict) -> int:
+    return int(settings["backbone"].get("parallel") or 1)
+
+
+def outer_rank(size: int) -> int | None:
+    """This process's number among those that torchrun or Slurm started for one rollout; None where we start them ourselves."""
+    for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        if size > 1 and os.environ.get(world) == str(size) and rank in os.environ:
+            return int(os.environ[rank])
+    return None
+
+
+def check_ranks(settings: dict, given: Mapping[str, Any]) -> None:
+    """Raises ValueError for what ranks cannot do."""
+    size = ranks_of(settings)
+    if size == 1:
+        return
+    if settings["devices"] > 1:
+        raise ValueError(f"backbone.parallel={size} shares one rollout, devices={settings['devices']} shares trajectories; use one of them")
+    if any(settings["snapshot"][k] for k in ("save", "load")):
+        raise ValueError(f"backbone.parallel={size}: a session over several ranks cannot be saved or opened; use snapshot.save=null, or backbone.parallel=1")
+    if given:
+        raise ValueError(f"backbone.parallel={size}: objects stay in the process that made them; use settings files (plugins=[mypkg])")
+    most = torch.cuda.device_count() if device_of(settings).type == "cuda" else size
+    if outer_rank(size) is None and size > most:
+        raise ValueError(f"backbone.parallel={size}: there are {most} GPUs here; use up to {most}, or start the ranks by torchrun or Slurm")
+
+
+def place(settings: dict, rank: int) -> str:
+    """The device of a rank."""
+    if device_of(settings).type != "cuda":
+        return "cpu"
+    local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", rank)) if outer_rank(ranks_of(settings)) is not None else rank
+    return f"cuda:{local}"
+
+
+@contextmanager
+def together(settings: dict, packages: Sequence[str]) -> Iterator[None]:
+    """Within it, rank 0 has its companions. Raises RuntimeError, with what is known of it, when one of them ends early."""
+    size = ranks_of(settings)
+    if size == 1:
+        yield
+        return
+    if outer_rank(size) is not None:
+        _join(settings, outer_rank(size) or 0, None)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+        return
+    companions = Companions(settings, packages)
+    try:
+        yield
+    except RuntimeError as error:
+        raise companions.blamed(error) from error
+    finally:
+        companions.end()
+
+
+class Companions:
+    """Ranks 1 and up, started here and watched."""
+
+    def __init__(self, settings: dict, packages: Sequence[str]) -> None:
+        self._size, self._over = ranks_of(settings), threading.Event()
+        self._folder = tempfile.mkdtemp(prefix="worldkv-ranks-")
+        context = multiprocessing.get_context("spawn")
+        self._lines: list[Connection] = []
+        self._processes = []
+        for rank in range(1, self._size):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_companion, args=(theirs, self._folder, rank, settings, list(packages)), daemon=True)
+            process.start()
+            theirs.close()
+            self._lines.append(ours)
+            self._processes.append(process)
+        try:
+            for line in self._lines:
+                line.recv()  # it has imported all it needs
+            _join(settings, 0, self._folder)
+        except EOFError as error:
+            failure = self.blamed(error)
+            self.end()
+            raise failure from error
+        except BaseException:
+            self.end()
+            raise
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def blamed(self, error: Exception) -> Exception:
+        """The error that tells of a companion that is gone, where one is; else the error that rank 0 met."""
+        wait([p.sentinel for p in self._processes], timeout=2.0)
+        for rank, (process, line) in enumerate(zip(self._processes, self._lines, strict=True), 1):
+            if process.exitcode is not None:
+                return ValueError(self._told(rank, process.exitcode, line))
+        return error
+
+    def _told(self, rank: int, status: int, line: Connection) -> str:
+        why = f"signal {-status}" if status < 0 else f"exit status {status}"
+        with suppress(EOFError, OSError):
+            while line.poll():
+                why = str(line.recv())
+        return f"rank {rank} of {self._size} has ended ({why}); finished trajectories are kept, the same command goes on, with any backbone.parallel"
+
+    def _watch(self) -> None:
+        gone = wait([p.sentinel for p in self._processes])
+        if self._over.wait(GRACE):
+            return
+        rank = next(i for i, p in enumerate(self._processes, 1) if p.sentinel in gone)
+        process = self._processes[rank - 1]
+        print(f"error: {self._told(rank, process.exitcode or 0, self._lines[rank - 1])}", file=sys.stderr, flush=True)
+        for other in self._processes:
+            other.kill()
+        os._exit(1)  # rank 0 waits within a collective, which nothing else ends
+
+    def end(self) -> None:
+        self._over.set()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        end_processes(self._processes)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def follow(settings: dict, packages: Sequence[str], rank: int) -> None:
+    """What a rank other than 0 does: the same rollouts, whatever becomes of them. It has joined the others."""
+    world = build(settings["world"], "world", World, packages)
+    store, policy = build(settings["store"], "store", PackedStore, packages), build(settings["policy"], "policy", CachePolicy, packages)
+    backbone = build(settings["backbone"] | {"device": place(settings, rank)}, "backbone", Backbone, packages)
+    roller = Roller(backbone, policy, store, world, settings["seed"], Snapshot(chunks=settings["snapshot"]["chunks"]), Probes(**settings["probes"]))
+    for index in pending():
+        with suppress(*ALIKE):  # rank 0 meets it too, and tells of it
+            roller.roll(index)
+
+
+def pending(indices: Sequence[int] | None = None) -> list[int]:
+    """The trajectories that are to be made, from rank 0, which knows them. Called by all ranks."""
+    told: list[Any] = [None if indices is None else list(indices)]
+    if dist.is_initialized():
+        dist.broadcast_object_list(told)
+    return told[0]
+
+
+def _companion(line: Connection, folder: str, rank: int, settings: dict, packages: list[str]) -> None:
+    """The process of a rank that rank 0 started."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; rank 0 ends the others
+    warnings.filterwarnings("ignore")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    line.send("ready")
+    try:
+        _join(settings, rank, folder)
+        follow(settings, packages, rank)
+        dist.destroy_process_group()
+    except Exception as error:  # noqa: BLE001
+        with suppress(OSError):
+            line.send(f"{type(error).__name__}: {error}".splitlines()[0])
+        time.sleep(1.0)  # rank 0 may meet the same error, and should be the one to tell
+        os._exit(1)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _join(settings: dict, rank: int, folder: str | None) -> None:
+    """Become one of the ranks. folder: where they find one another; None: torchrun's or Slurm's way."""
+    size, cuda = ranks_of(settings), device_of(settings).type == "cuda"
+    if cuda:
+        torch.cuda.set_device(place(settings, rank))
+    elif settings["threads"] is None:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
+    if folder is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    elif "MASTER_ADDR" not in os.environ:
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+        slurm = SLURMEnvironment()
+        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = slurm.main_address, str(slurm.main_port)
+    method = "env://" if folder is None else f"file://{folder}/store"
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", init_method=method, world_size=size, rank=rank, timeout=SILENCE)

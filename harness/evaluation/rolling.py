@@ -1,0 +1,84 @@
+"""One trajectory of a world under a policy, with its recall probes: what every rank of a rollout does alike."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.backbone import Backbone
+from harness.cache.stores import PackedStore
+from harness.datatypes import ChunkStats, ProbeView, Rollout, Trajectory
+from harness.evaluation.audit import Auditor, other_pages
+from harness.evaluation.probes import NO_PROBES, Prober, Probes, cannot, schedule
+from harness.policy import CachePolicy
+from harness.rollout import NO_SNAPSHOT, Snapshot, rollout
+from harness.worlds.base import World
+from harness.worlds.chunks import chunk_count
+
+log = logging.getLogger(__name__)
+ALIKE = (FloatingPointError, FileNotFoundError)  # errors of a trajectory that every rank meets
+
+
+@dataclass(frozen=True)
+class Rolled:
+    """A trajectory, what was made of it, what its probes saw, and the seconds within `rollout`."""
+
+    trajectory: Trajectory
+    rollout: Rollout
+    views: list[ProbeView]
+    seconds: float
+
+
+@dataclass
+class Roller:
+    """chunks: of the trajectory that is being made."""
+
+    backbone: Backbone
+    policy: CachePolicy
+    store: PackedStore
+    world: World
+    seed: int
+    snapshot: Snapshot = NO_SNAPSHOT
+    probes: Probes = NO_PROBES
+    chunks: int = 1
+
+    def __post_init__(self) -> None:
+        if self.probes.count and (why := cannot(self.backbone, self.probes, self.world.ground(0))):
+            log.warning("no recall probes: %s", why)
+            self.probes = NO_PROBES
+
+    def roll(self, index: int, observe: Callable[[str, ChunkStats], None] = lambda name, stats: None) -> Rolled:
+        """Raises what `rollout` raises, and what the world does."""
+        trajectory = self.world.trajectory(index)
+        ground = self.world.ground(index) if self.probes.beside else None
+        g, forced = self.backbone.geometry, self.backbone.encode(trajectory.images)
+        total = chunk_count(trajectory, g)
+        self.chunks = max(1, min(total, self.snapshot.chunks or total))
+        due = schedule(trajectory, g, self.probes, len(forced) // g.chunk, ground)
+        prober = Prober(due, ground, self._auditor(trajectory, max((p.chunk for p in due), default=0)))
+        began = time.perf_counter()
+        made = rollout(
+            self.backbone,
+            self.policy,
+            self.store,
+            trajectory,
+            self.seed,
+            forced,
+            lambda stats: observe(trajectory.name, stats),
+            self.snapshot,
+            prober.before,
+        )
+        return Rolled(trajectory, made, prober.views, time.perf_counter() - began)
+
+    def _auditor(self, trajectory: Trajectory, chunks: int) -> Auditor:
+        """What replaces the pages that probes bring back. chunks: before the last probe. Pages of another house are those that the same policy keeps
+        of the next trajectory (the first one's after the last), of which all that is known is given."""
+        if "other" not in self.probes.audit or not chunks:
+            return Auditor(self.probes.audit)
+        names = self.world.names
+        if len(names) < 2:
+            return Auditor(self.probes.audit, why="there is no other trajectory (world.trajectories=1)")
+        other = self.world.trajectory((names.index(trajectory.name) + 1) % len(names))
+        latents = self.backbone.encode(other.images if other.reference is None else other.reference)
+        pages = other_pages(self.backbone, self.policy, self.store.codec, other, self.seed, latents, chunks)
+        return Auditor(self.probes.audit, pages, f"{other.name} has no views beyond those of its first chunk and its newest")
