@@ -1,4 +1,4 @@
-.PHONY: help fmt check test gpu test-slurm test-kill malformed table docs
+.PHONY: help fmt check test gpu test-slurm test-kill test-ranks malformed table docs
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
 fmt:  ## format and fix
@@ -11,8 +11,10 @@ gpu:  ## the tests that need CUDA
 	pytest tests/gpu
 test-slurm:  ## a grid on a real Slurm of two nodes, one of which dies; installs Debian packages for the while, needs root
 	WORLDKV_SLURM=1 pytest -s tests/slurm
-test-kill:  ## 30 SIGKILLs and 10 SIGTERMs at random moments, and results that are equal to the bit (many minutes)
+test-kill:  ## 30 SIGKILLs and 10 SIGTERMs at random moments, 20 more of ranks that share a rollout, and the same results (many minutes)
 	WORLDKV_KILL=1 pytest -s -n0 tests/kill
+test-ranks:  ## all golden runs and every policy over 2 and 4 ranks (many minutes)
+	python -m tests.test_parallel 2 && python -m tests.test_parallel 4
 malformed:  ## malformed input put to every command; writes the table of docs/reliability.md (minutes)
 	python -m tests.malformed_commands
 POLICIES := full,sliding,sink_recent,worldkv,worldkv_release,retrieval_only,compression_only,random,recency,oracle,attention

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-PATIENCE = 300.0  # seconds that the ranks have
+from tests.commands import PRELOADED
+
+PATIENCE = 3000.0  # seconds that the ranks have, all golden runs in one
 
 
 def on_ranks(size: int, call: Callable[..., Any], *arguments: object) -> list[Any]:
     """What `call(*arguments)` returns in each of `size` processes, rank by rank."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         processes = [context.Process(target=_rank, args=(folder, size, rank, call, arguments), daemon=True) for rank in range(size)]
         for process in processes:

@@ -1,13 +1,33 @@
 """One rollout over several ranks: the same pictures and the same choices as one process makes."""
 
+import json
+import os
+import signal
+import time
+from functools import partial
+
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
+from backbones import lingbot, matrix_game2
+from backbones.lingbot import RAY_CHANNELS, LingBotNetwork
+from backbones.matrix_game2 import MatrixGame2Network
+from backbones.wan_network import heads_each
+from backbones.wan_parallel import built
+from harness.cache.stores import GpuStore
+from harness.datatypes import Geometry, Trajectory
+from harness.rollout import rollout
+from harness.settings.build import build
 from harness.system.ranks import joined
+from harness.worlds.poses import integrate, pinhole
 from tests import test_lingbot, test_matrix_game2
-from tests.conftest import make_policy
+from tests.conftest import CONF, make_policy
+from tests.kill.test_ranks import companions
 from tests.ranked import on_ranks
 from tests.replay import assert_close, golden, records, replay, rows
+from tests.test_policies import MATRIX
+from tests.test_run import run, start
 
 GOLDEN = [("lingbot", name) for name in test_lingbot.MODES] + [("matrixgame2", name) for name in test_matrix_game2.MODES]
 # policies without a golden run: two that decide from keys, one head by head, and one that encodes again; on the golden LingBot
@@ -39,11 +59,11 @@ def check(runs: list[Run], ranks: int) -> None:
     """Every rank has the reference's latents within the gate of the fixtures, and one process's choices."""
     alone = found(runs, 1)
     for parts in on_ranks(ranks, found, runs, ranks):
-        for run, (latents, chosen) in parts.items():
-            model, name = run
-            expected = alone[run][0] if model == "other" else rows(golden(f"{model}/run_{name}")["x0"])[0]
-            assert_close(latents, expected, f"{run} over {ranks} ranks")
-            assert chosen == alone[run][1], f"{run}: {ranks} ranks choose other rows than one process"
+        for (model, name), (latents, chosen) in parts.items():
+            theirs, choices = alone[model, name]
+            expected = theirs if model == "other" else rows(golden(f"{model}/run_{name}")["x0"])[0]
+            assert_close(latents, expected, f"{name} over {ranks} ranks")
+            assert chosen == choices, f"{name}: {ranks} ranks choose other rows than one process"
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -52,8 +72,134 @@ def test_ranks_make_what_one_process_makes(ranks):
     check([("lingbot", "retr6_store_pooled_rope"), ("matrixgame2", "derived_retr6"), ("other", "h2o")][: 3 if ranks == 2 else 1], ranks)
 
 
-if __name__ == "__main__":  # all golden runs: minutes
+def shares(ranks: int) -> dict[str, float]:
+    """Of the published networks, what this rank holds of the weights and of a frame's K/V; nothing is allocated."""
+    found = {}
+    for name, make, config in (
+        ("lingbot", partial(LingBotNetwork, lingbot.PUBLISHED, RAY_CHANNELS["cam"]), lingbot.PUBLISHED),
+        ("matrix_game2", partial(MatrixGame2Network, *matrix_game2.PUBLISHED["universal"]), matrix_game2.PUBLISHED["universal"][0]),
+    ):
+        _, parts = built(make, joined(ranks), torch.device("cpu"))
+        whole = sum(x.numel() for x in parts.whole.values())
+        found[name] = sum(map(parts.numel, parts.whole)) / whole
+        found[f"{name} K/V"] = heads_each(config.heads, joined(ranks)) / config.heads
+    return found
+
+
+def test_a_rank_holds_its_share():
+    """Of weights and of K/V 1/N, within 5 %."""
+    for found in on_ranks(4, shares, 4):
+        assert found == pytest.approx(dict.fromkeys(found, 1 / 4), rel=0.05)
+
+
+def sums(ranks: int) -> tuple:
+    """Five heads over two ranks, three on each: heads 0 to 2 hold 1, heads 3 and 4 hold 10, and what is beyond must not count."""
+    g = Geometry(1, 3, 2, 4, 3, ranks=joined(ranks), model_heads=5)
+    x = torch.full((2, 3), 1.0 if g.ranks.rank == 0 else 10.0)
+    x[:, g.own_heads :] = 1e6
+    number = torch.tensor([2.0 + g.ranks.rank])
+    try:
+        g.ranks.check_same(g.ranks.rank, "the plan")
+        told = ""
+    except RuntimeError as error:
+        told = str(error)
+    return g.own_heads, g.sum_over_heads(x, 1).tolist(), g.mean_over_heads(x, 1).tolist(), g.ranks.max(number).item(), g.ranks.first(number).item(), told
+
+
+def test_what_ranks_tell_one_another():
+    first, second = on_ranks(2, sums, 2)
+    assert (first[0], second[0]) == (3, 2)
+    assert first[1:] == second[1:], "the same on every rank"
+    assert first[1:5] == ([23.0, 23.0], pytest.approx([4.6, 4.6]), 3.0, 2.0)
+    assert first[5].startswith("the plan: the 2 ranks of this rollout disagree")
+
+
+TOY = [
+    "backbone=lingbot", "backbone.weights=random", "backbone.device=cpu", "backbone.dtype=float32", "backbone.size=[32,32]", "world.size=[32,32]",
+    "backbone.sizes={dim: 48, heads: 4, layers: 2, ffn: 32, context_dim: 8}", "world.trajectories=2", "metric=tiny", "logger=none", "videos=0",
+    "threads=1", "progress=false", "name=e",
+]  # fmt: skip
+
+
+def test_the_main_job_over_two_ranks_goes_on_over_one(tmp_path):
+    """End to end: the first trajectory by two ranks, the second by one, in the same run folder; as one process makes both."""
+    one = run("policy=worldkv", *TOY, "run_dir=one", cwd=tmp_path)
+    assert "worldkv" in one
+    run("policy=worldkv", *TOY, "backbone.parallel=2", "run_dir=two", cwd=tmp_path)
+    alone, shared = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    assert (alone["run"]["ranks"], shared["run"]["ranks"]) == (1, 2)
+    quality = {k: v["mean"] for k, v in alone["summary"].items() if k.startswith("quality/")}
+    assert quality and {k: shared["summary"][k]["mean"] for k in quality} == pytest.approx(quality, abs=2e-3)
+    for key in ("cost/window_bytes", "cost/bank_bytes", "cost/attended_tokens"):
+        assert shared["summary"][key]["mean"] == alone["summary"][key]["mean"], f"{key} is not that of all ranks"
+    assert shared["summary"]["cost/peak_bytes_all"]["mean"] >= 2 * shared["summary"]["cost/peak_bytes"]["mean"] * 0.99
+    (tmp_path / "two" / "results.json").unlink()
+    sorted((tmp_path / "two" / "trajectories").glob("*.json"))[1].unlink()
+    run("policy=worldkv", *TOY, "backbone.parallel=1", "run_dir=two", cwd=tmp_path)
+    assert json.loads((tmp_path / "two" / "results.json").read_text())["summary"].keys() == shared["summary"].keys()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["policy=full", "backbone.parallel=3"], "does not divide"),
+        (["policy=heads", "backbone.parallel=2"], "heads holds what differs from head to head"),
+        (["policy=full", "backbone.parallel=2", "devices=2"], "use one of them"),
+        (["policy=full", "backbone.parallel=2", "snapshot.save=s"], "snapshot.save=null"),
+    ],
+    ids=["width", "heads", "devices", "snapshot"],
+)
+def test_what_ranks_cannot_do_is_said_in_one_line(settings, told, tmp_path):
+    out = run(*settings, *TOY, cwd=tmp_path, code=1)
+    assert out.strip().splitlines()[-1].startswith("error: ") and told in out and "Traceback" not in out
+
+
+def test_a_rank_that_is_killed_ends_all(tmp_path):
+    process = start("policy=worldkv", *TOY, "backbone.parallel=2", "world.trajectories=400", cwd=tmp_path)
+    until = time.monotonic() + 120
+    while not list(tmp_path.glob("outputs/e/*/trajectories/*.json")):
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.05)
+    (other,) = companions(process.pid)
+    os.kill(other, signal.SIGKILL)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "error: rank 1 of 2 has ended (signal 9)" in out.strip().splitlines()[-1], out
+    assert "Traceback" not in out
+
+
+def every_policy(ranks: int) -> dict[str, tuple | str]:
+    """Of every policy that needs neither a true surface nor other weights: latents and choices on a small random LingBot of 4 heads, or why not."""
+    settings = [*TOY[:5], "backbone.sizes={dim: 48, heads: 4, layers: 2, ffn: 32, context_dim: 8}", f"backbone.parallel={ranks}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        backbone = build(compose("config", settings).backbone, "backbone")
+    actions = torch.zeros(117, 6)
+    actions[1:, 0], actions[30:60, 4], actions[60:90, 4] = 1, 3.0, -3.0
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    path = Trajectory("walk", integrate(actions, 0.1), pinhole(80.0, (32, 32), 117), actions, image, (), metres=0.1)
+    found: dict[str, tuple | str] = {}
+    for name, *_ in MATRIX:
+        if name.startswith(("oracle", "pointvotes", "trained")):
+            continue
+        try:
+            out = rollout(backbone, make_policy(name), GpuStore(), path, 0)
+            found[name] = (out.latents, [(s.attended, s.retrieved, s.taken, s.attended_rows, s.unreachable) for s in out.stats])
+        except ValueError as error:
+            found[name] = str(error)
+    return found
+
+
+if __name__ == "__main__":  # all golden runs, and every policy: minutes
     import sys
 
-    check(GOLDEN + [("other", name) for name in OTHERS], int(sys.argv[1]))
-    print(f"{len(GOLDEN)} golden runs and {len(OTHERS)} policies over {sys.argv[1]} ranks: within the gate, choices identical")
+    size = int(sys.argv[1])
+    alone = every_policy(1)
+    for parts in on_ranks(size, every_policy, size):
+        for name, mine in parts.items():
+            if isinstance(mine, str) or isinstance(alone[name], str):
+                assert mine == alone[name] or "use backbone.parallel=1" in mine, (name, mine)
+                print(f"{name}: {mine}")
+                continue
+            error = float((mine[0] - alone[name][0]).abs().max() / alone[name][0].abs().max())
+            print(f"{name}: {error:.1e}, choices {'identical' if mine[1] == alone[name][1] else 'DIFFER'}")
+    check(GOLDEN + [("other", name) for name in OTHERS], size)
+    print(f"{len(GOLDEN)} golden runs and {len(OTHERS)} policies over {size} ranks: within the gate, choices identical")
