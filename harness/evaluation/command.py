@@ -49,7 +49,8 @@ def _main(cfg: DictConfig) -> None:
         raise SystemExit(1)
     try:
         check_fields({k: v for k, v in plain(cfg).items() if k not in GROUPS}, MainSettings)
-        print(_first_line(cfg, choices, label), flush=True)
+        if not _is_another_rank(cfg):
+            print(_first_line(cfg, choices, label), flush=True)
         from harness.evaluation.evaluate import evaluate  # imports torch: --help, typos and the line above come before
 
         results = evaluate(cfg, choices, label, compare=not several, began=began if several else BEGAN)
@@ -76,6 +77,11 @@ def _resolved(cfg: DictConfig, policy: str) -> Path | str:
         return folder_of(cfg, policy)
     except OmegaConfBaseException as error:
         return str(error).splitlines()[0]
+
+
+def _is_another_rank(cfg: DictConfig) -> bool:
+    """Whether torchrun or Slurm started this process beside the one that tells of the run."""
+    return bool(cfg.backbone.get("parallel", 1) > 1 and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))))
 
 
 def _first_line(cfg: DictConfig, choices: dict[str, str], label: str) -> str:

@@ -25,7 +25,7 @@ from harness.backbone import Backbone
 from harness.cache.stores import PackedStore
 from harness.datatypes import ChunkStats
 from harness.evaluation.checks import NOTHING, check_all, check_images, check_same_settings, device_of
-from harness.evaluation.ranks import check_ranks, follow, outer_rank, pending, place, ranks_of, together
+from harness.evaluation.ranks import check_ranks, follow, outer_rank, pending, place, ranks_of, together, tolerance
 from harness.policy import CachePolicy
 from harness.reporting.pictures import experiment_pictures, run_pictures
 from harness.reporting.table import Run, headline
@@ -79,7 +79,10 @@ def evaluate(
     settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(settings, dict)
     check_ranks(settings, given)
+    outer = outer_rank(ranks_of(settings))
     plugins = [f"plugins=[{','.join(settings['plugins'])}]"]
+    if outer:
+        return _followed(settings, plugins_of(plugins), outer)
     path = run_path(settings, choices["policy"])
     out = out or console()
     folder = RunFolder(path)
@@ -102,9 +105,8 @@ def evaluate(
             out.print(line, markup=False, highlight=False, soft_wrap=True)
         folder.create()
         write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
-        if rank := outer_rank(ranks_of(settings)):
-            return _followed(settings, packages, rank)
         with together(settings, packages):
+            indices = pending(ranks_of(settings), [i for i, n in enumerate(world.names) if n not in done])
             parts = _parts(cfg, settings, given, packages)
             from metrics.metric_set import MetricSet
 
@@ -113,7 +115,7 @@ def evaluate(
             for name, why in metrics.left_out.items():
                 out.print(f"{name} is left out: {why}", markup=False, highlight=False, soft_wrap=True)
             with followed(tracker, folder):
-                rollouts = _predict(cfg, settings, folder, world, done, metrics, parts)
+                rollouts = _predict(cfg, settings, folder, world, indices, metrics, parts)
         run = {
             "label": label,
             **{k: choices[k] for k in ("policy", "world", "store")},
@@ -121,6 +123,7 @@ def evaluate(
             "protocol": settings["world"].get("protocol", ""),
             "seed": cfg.seed,
             "ranks": ranks_of(settings),
+            "ranks_tolerance": tolerance(settings),
             "comparable": comparable(settings),
             "metrics": metrics.versions(),
             "about_policy": line_of(given["policy"]) if "policy" in given else policy_line(choices["policy"], [CONF, *plugin_folders(plugins)]),
@@ -130,6 +133,9 @@ def evaluate(
         }
         results = folder.finish(run, world.names, _of_run(folder, metrics), [asdict(c) for c in metrics.columns()], AFTERWARDS)
     else:
+        if outer is not None:
+            with together(settings, packages):
+                pending(ranks_of(settings), [])  # the other ranks wait for something to do
         out.print(f"finished before: {path} (overwrite=true runs it again)", markup=False, soft_wrap=True)
         if tracker is not None:
             tracker.begin()
@@ -206,9 +212,8 @@ def _parts(cfg: DictConfig, settings: dict, given: Mapping[str, Any], packages: 
     return _Parts(make_backbone, policy, store, snapshot)
 
 
-def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: set[str], metrics: "MetricSet", parts: _Parts) -> float:
-    """Roll out the trajectories that have no record yet. Returns the seconds of the rollouts, if one process makes them all."""
-    indices = pending([i for i, n in enumerate(world.names) if n not in done])
+def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, indices: list[int], metrics: "MetricSet", parts: _Parts) -> float:
+    """Roll out these trajectories. Returns the seconds of the rollouts, if one process makes them all."""
     processes = min(cfg.devices, max(1, len(indices)))  # Lightning refuses more than there is to do
     device, alone, store = device_of(settings), processes == 1, parts.store
     import lightning as L
@@ -224,8 +229,9 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, done: se
     for noisy in ("lightning.pytorch", "lightning.fabric"):  # whose import sets levels of its own
         logging.getLogger(noisy).setLevel(logging.ERROR)
     store.settle(folder.path / "bank")
+    done = len(world.names) - len(indices)
     line = alone and console().is_terminal
-    progress = ChunkProgress(len(world.names), len(done), cfg.progress) if line else ProgressLines(len(world.names), len(done), say)
+    progress = ChunkProgress(len(world.names), done, cfg.progress) if line else ProgressLines(len(world.names), done, say)
     live = LiveLog(folder.path, cfg.live_chunks)
     observe = partial(_observe, (progress.observe, live.chunk) if cfg.progress else (live.chunk,))
     probes = Probes(**settings["probes"])

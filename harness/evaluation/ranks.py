@@ -40,6 +40,14 @@ def ranks_of(settings: dict) -> int:
     return int(settings["backbone"].get("parallel") or 1)
 
 
+def tolerance(settings: dict) -> float | None:
+    """By how much latents may differ from those of one process, which adds the same numbers in another order: the gate of the tests in float32, and
+    unknown in bfloat16, which rounds the partial sums."""
+    if ranks_of(settings) == 1:
+        return 0.0
+    return 5e-5 if settings["backbone"]["dtype"] == "float32" else None
+
+
 def outer_rank(size: int) -> int | None:
     """This process's number among those that torchrun or Slurm started for one rollout; None where we start them ourselves."""
     for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
@@ -114,6 +122,7 @@ class Companions:
         try:
             for line in self._lines:
                 line.recv()  # it has imported all it needs
+            threading.Thread(target=self._watch, daemon=True).start()
             _join(settings, 0, self._folder)
         except EOFError as error:
             failure = self.blamed(error)
@@ -122,36 +131,35 @@ class Companions:
         except BaseException:
             self.end()
             raise
-        threading.Thread(target=self._watch, daemon=True).start()
 
     def blamed(self, error: Exception) -> Exception:
         """The error that tells of a companion that is gone, where one is; else the error that rank 0 met."""
         wait([p.sentinel for p in self._processes], timeout=2.0)
-        for rank, (process, line) in enumerate(zip(self._processes, self._lines, strict=True), 1):
-            if process.exitcode is not None:
-                return ValueError(self._told(rank, process.exitcode, line))
-        return error
+        return ValueError(self._told()) if any(p.exitcode for p in self._processes) else error
 
-    def _told(self, rank: int, status: int, line: Connection) -> str:
+    def _told(self) -> str:
+        """Of the rank that ended first: of several, one that a signal ended, since the others then follow."""
+        rank = min((i for i, p in enumerate(self._processes) if p.exitcode), key=lambda i: ((self._processes[i].exitcode or 0) > 0, i), default=0)
+        status, line = self._processes[rank].exitcode or 0, self._lines[rank]
         why = f"signal {-status}" if status < 0 else f"exit status {status}"
         with suppress(EOFError, OSError):
             while line.poll():
                 why = str(line.recv())
-        return f"rank {rank} of {self._size} has ended ({why}); finished trajectories are kept, the same command goes on, with any backbone.parallel"
+        return f"rank {rank + 1} of {self._size} has ended ({why}); finished trajectories are kept, the same command goes on, with any backbone.parallel"
 
     def _watch(self) -> None:
-        gone = wait([p.sentinel for p in self._processes])
+        wait([p.sentinel for p in self._processes])
         if self._over.wait(GRACE):
             return
-        rank = next(i for i, p in enumerate(self._processes, 1) if p.sentinel in gone)
-        process = self._processes[rank - 1]
-        print(f"error: {self._told(rank, process.exitcode or 0, self._lines[rank - 1])}", file=sys.stderr, flush=True)
-        for other in self._processes:
-            other.kill()
-        os._exit(1)  # rank 0 waits within a collective, which nothing else ends
+        print(f"error: {self._told()}", file=sys.stderr, flush=True)
+        for process in self._processes:
+            process.kill()
+        os._exit(1)  # rank 0 waits for the others, which nothing else ends
 
     def end(self) -> None:
         self._over.set()
+        for line in self._lines:
+            line.close()
         if dist.is_initialized():
             dist.destroy_process_group()
         end_processes(self._processes)
@@ -160,19 +168,22 @@ class Companions:
 
 def follow(settings: dict, packages: Sequence[str], rank: int) -> None:
     """What a rank other than 0 does: the same rollouts, whatever becomes of them. It has joined the others."""
+    indices = pending(ranks_of(settings))
+    if not indices:
+        return
     world = build(settings["world"], "world", World, packages)
     store, policy = build(settings["store"], "store", PackedStore, packages), build(settings["policy"], "policy", CachePolicy, packages)
     backbone = build(settings["backbone"] | {"device": place(settings, rank)}, "backbone", Backbone, packages)
     roller = Roller(backbone, policy, store, world, settings["seed"], Snapshot(chunks=settings["snapshot"]["chunks"]), Probes(**settings["probes"]))
-    for index in pending():
+    for index in indices:
         with suppress(*ALIKE):  # rank 0 meets it too, and tells of it
             roller.roll(index)
 
 
-def pending(indices: Sequence[int] | None = None) -> list[int]:
+def pending(size: int, indices: Sequence[int] | None = None) -> list[int]:
     """The trajectories that are to be made, from rank 0, which knows them. Called by all ranks."""
     told: list[Any] = [None if indices is None else list(indices)]
-    if dist.is_initialized():
+    if size > 1:
         dist.broadcast_object_list(told)
     return told[0]
 
@@ -186,7 +197,8 @@ def _companion(line: Connection, folder: str, rank: int, settings: dict, package
     try:
         _join(settings, rank, folder)
         follow(settings, packages, rank)
-        dist.destroy_process_group()
+        with suppress(EOFError):
+            line.recv()  # rank 0 is still scoring and writing
     except Exception as error:  # noqa: BLE001
         with suppress(OSError):
             line.send(f"{type(error).__name__}: {error}".splitlines()[0])
