@@ -116,26 +116,27 @@ def test_what_ranks_tell_one_another():
 
 TOY = [
     "backbone=lingbot", "backbone.weights=random", "backbone.device=cpu", "backbone.dtype=float32", "backbone.size=[32,32]", "world.size=[32,32]",
-    "backbone.sizes={dim: 48, heads: 4, layers: 2, ffn: 32, context_dim: 8}", "world.trajectories=2", "metric=tiny", "logger=none", "videos=0",
+    "backbone.sizes={dim: 48, heads: 4, layers: 2, ffn: 32, context_dim: 8}", "world.trajectories=2", "world.repeat=3", "metric=tiny", "logger=none", "videos=0",
     "threads=1", "progress=false", "name=e",
 ]  # fmt: skip
 
 
 def test_the_main_job_over_two_ranks_goes_on_over_one(tmp_path):
     """End to end: the first trajectory by two ranks, the second by one, in the same run folder; as one process makes both."""
-    one = run("policy=worldkv", *TOY, "run_dir=one", cwd=tmp_path)
+    one = run("policy=worldkv", *TOY, "run_dir=one", "store=disk", cwd=tmp_path)
     assert "worldkv" in one
-    run("policy=worldkv", *TOY, "backbone.parallel=2", "run_dir=two", cwd=tmp_path)
+    run("policy=worldkv", *TOY, "backbone.parallel=2", "run_dir=two", "store=disk", cwd=tmp_path)
     alone, shared = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
     assert (alone["run"]["ranks"], shared["run"]["ranks"]) == (1, 2)
     quality = {k: v["mean"] for k, v in alone["summary"].items() if k.startswith("quality/")}
     assert quality and {k: shared["summary"][k]["mean"] for k in quality} == pytest.approx(quality, abs=2e-3)
+    assert alone["summary"]["cost/bank_bytes"]["mean"] > 0
     for key in ("cost/window_bytes", "cost/bank_bytes", "cost/attended_tokens"):
         assert shared["summary"][key]["mean"] == alone["summary"][key]["mean"], f"{key} is not that of all ranks"
     assert shared["summary"]["cost/peak_bytes_all"]["mean"] >= 2 * shared["summary"]["cost/peak_bytes"]["mean"] * 0.99
     (tmp_path / "two" / "results.json").unlink()
     sorted((tmp_path / "two" / "trajectories").glob("*.json"))[1].unlink()
-    run("policy=worldkv", *TOY, "backbone.parallel=1", "run_dir=two", cwd=tmp_path)
+    run("policy=worldkv", *TOY, "backbone.parallel=1", "run_dir=two", "store=disk", cwd=tmp_path)
     assert json.loads((tmp_path / "two" / "results.json").read_text())["summary"].keys() == shared["summary"].keys()
 
 

@@ -25,7 +25,7 @@ from harness.backbone import Backbone
 from harness.cache.stores import PackedStore
 from harness.datatypes import ChunkStats
 from harness.evaluation.checks import NOTHING, check_all, check_images, check_same_settings, device_of
-from harness.evaluation.ranks import check_ranks, follow, outer_rank, pending, place, ranks_of, together, tolerance
+from harness.evaluation.ranks import Work, agreed, check_ranks, follow, outer_rank, place, ranks_of, together, tolerance
 from harness.policy import CachePolicy
 from harness.reporting.pictures import experiment_pictures, run_pictures
 from harness.reporting.table import Run, headline
@@ -106,7 +106,7 @@ def evaluate(
         folder.create()
         write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
         with together(settings, packages):
-            indices = pending(ranks_of(settings), [i for i, n in enumerate(world.names) if n not in done])
+            work = agreed(ranks_of(settings), Work(tuple(i for i, n in enumerate(world.names) if n not in done), path / "bank"))
             parts = _parts(cfg, settings, given, packages)
             from metrics.metric_set import MetricSet
 
@@ -115,7 +115,7 @@ def evaluate(
             for name, why in metrics.left_out.items():
                 out.print(f"{name} is left out: {why}", markup=False, highlight=False, soft_wrap=True)
             with followed(tracker, folder):
-                rollouts = _predict(cfg, settings, folder, world, indices, metrics, parts)
+                rollouts = _predict(cfg, settings, folder, world, work, metrics, parts)
         run = {
             "label": label,
             **{k: choices[k] for k in ("policy", "world", "store")},
@@ -135,7 +135,7 @@ def evaluate(
     else:
         if outer is not None:
             with together(settings, packages):
-                pending(ranks_of(settings), [])  # the other ranks wait for something to do
+                agreed(ranks_of(settings), Work((), path / "bank"))  # the other ranks wait for something to do
         out.print(f"finished before: {path} (overwrite=true runs it again)", markup=False, soft_wrap=True)
         if tracker is not None:
             tracker.begin()
@@ -212,9 +212,9 @@ def _parts(cfg: DictConfig, settings: dict, given: Mapping[str, Any], packages: 
     return _Parts(make_backbone, policy, store, snapshot)
 
 
-def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, indices: list[int], metrics: "MetricSet", parts: _Parts) -> float:
+def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, work: Work, metrics: "MetricSet", parts: _Parts) -> float:
     """Roll out these trajectories. Returns the seconds of the rollouts, if one process makes them all."""
-    processes = min(cfg.devices, max(1, len(indices)))  # Lightning refuses more than there is to do
+    processes = min(cfg.devices, max(1, len(work.indices)))  # Lightning refuses more than there is to do
     device, alone, store = device_of(settings), processes == 1, parts.store
     import lightning as L
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -228,8 +228,8 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, indices:
 
     for noisy in ("lightning.pytorch", "lightning.fabric"):  # whose import sets levels of its own
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    store.settle(folder.path / "bank")
-    done = len(world.names) - len(indices)
+    store.settle(work.bank)
+    done = len(world.names) - len(work.indices)
     line = alone and console().is_terminal
     progress = ChunkProgress(len(world.names), done, cfg.progress) if line else ProgressLines(len(world.names), done, say)
     live = LiveLog(folder.path, cfg.live_chunks)
@@ -251,14 +251,14 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, indices:
     )
     others = set(multiprocessing.active_children())  # whoever calls us may have some
     try:
-        trainer.predict(module, loader(indices), return_predictions=False)
+        trainer.predict(module, loader(work.indices), return_predictions=False)
     except ProcessRaisedException as error:  # of another process; its text is all that comes over
         raise ValueError(str(error).strip().splitlines()[-1].partition(": ")[2] or str(error)) from error
     finally:
         end_processes([p for p in multiprocessing.active_children() if p not in others])
         store.close()
         with suppress(OSError):  # there was none, or another process uses it
-            (folder.path / "bank").rmdir()
+            work.bank.rmdir()
     return module.rollout_seconds
 
 

@@ -14,8 +14,10 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +36,14 @@ from harness.worlds.base import World
 
 GRACE = 15.0  # seconds in which rank 0 notices by itself that another is gone; a GPU's collectives may wait for ever
 SILENCE = timedelta(minutes=20)  # that a rank waits for another, which may be reading its part of a checkpoint
+
+
+@dataclass(frozen=True)
+class Work:
+    """Trajectories that are to be made, and where a store keeps files meanwhile."""
+
+    indices: tuple[int, ...]
+    bank: Path
 
 
 def ranks_of(settings: dict) -> int:
@@ -168,21 +178,25 @@ class Companions:
 
 def follow(settings: dict, packages: Sequence[str], rank: int) -> None:
     """What a rank other than 0 does: the same rollouts, whatever becomes of them. It has joined the others."""
-    indices = pending(ranks_of(settings))
-    if not indices:
+    work = agreed(ranks_of(settings))
+    if not work.indices:
         return
     world = build(settings["world"], "world", World, packages)
     store, policy = build(settings["store"], "store", PackedStore, packages), build(settings["policy"], "policy", CachePolicy, packages)
     backbone = build(settings["backbone"] | {"device": place(settings, rank)}, "backbone", Backbone, packages)
     roller = Roller(backbone, policy, store, world, settings["seed"], Snapshot(chunks=settings["snapshot"]["chunks"]), Probes(**settings["probes"]))
-    for index in indices:
-        with suppress(*ALIKE):  # rank 0 meets it too, and tells of it
-            roller.roll(index)
+    store.settle(work.bank)
+    try:
+        for index in work.indices:
+            with suppress(*ALIKE):  # rank 0 meets it too, and tells of it
+                roller.roll(index)
+    finally:
+        store.close()
 
 
-def pending(size: int, indices: Sequence[int] | None = None) -> list[int]:
-    """The trajectories that are to be made, from rank 0, which knows them. Called by all ranks."""
-    told: list[Any] = [None if indices is None else list(indices)]
+def agreed(size: int, work: Work | None = None) -> Work:
+    """What is to be done, from rank 0, which knows it. Called by all ranks."""
+    told: list[Any] = [work]
     if size > 1:
         dist.broadcast_object_list(told)
     return told[0]
