@@ -55,7 +55,6 @@ MATRIX = [
     ("places", 18, True),
     ("ema", 18, True),
     ("ema_global", 18, True),
-    ("coarse", INF, False),
     ("trained_control", 18, True),
     ("trained_retrieved", 18, False),
     ("trained_compressed", INF, False),
