@@ -48,7 +48,7 @@ class Account:
             frames_px=frames_px,
             forced=forced,
             attended_rows=window.attended_rows,
-            window_bytes=window.rows * backbone.geometry.row_bytes,
+            window_bytes=window.bytes_in("window"),
             bank_bytes_gpu=bank.nbytes("gpu"),
             bank_bytes_cpu=bank.nbytes("cpu"),
             bank_bytes_disk=bank.nbytes("disk"),
