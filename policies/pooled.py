@@ -32,7 +32,8 @@ class PooledPolicy(CachePolicy):
 
     Uncertain: RELIC's factors (1, 2 and 4, interleaved over frames, about 4 times fewer tokens) are those of a summary. Simplified: both
     encode a downsampled latent and are trained for it, FramePack with kernels over time too (1x2x2, 2x4x4, 4x8x8); here cached rows
-    are averaged, of each frame by itself. `trained_compressed` is this policy with raw keys, without a budget and with fine=1, on weights that were trained for it.
+    are averaged, of each frame by itself. `trained_compressed` is this policy on weights that were trained
+    for it, with raw keys, without a budget and with fine=1.
     """
 
     sink: Natural = 3
