@@ -31,6 +31,7 @@ MATRIX = [
     ("coverage", 18, False),
     ("latent", 18, False),
     ("lookahead", 18, False),
+    ("given", 18, True),
     ("query", 18, False),
     ("query_last", 18, False),
     ("worldkv_slot", 18, False),
