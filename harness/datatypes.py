@@ -141,6 +141,7 @@ class KV:
     k is rotated at the rows' own positions, k_raw is not (after qk-norm). positions: (t, y, x). latents: the clean ones that
     the pass was given. guesses: the clean latents that each denoising pass before it predicted, in order, the last of them `latents`. Of a
     chunk that was given: what the passes make of its latents under their noise, or None unless the policy wants it (`rehearses`).
+    given: whether the chunk's latents were given to the model, and not made by it.
     points: computes the true surface points that rays on a grid through each frame's view meet, in the world's coordinates; only worlds with
     geometry have it, and only policies that say so in their name may read it. Of chunks that were made, never of one to come.
     """
@@ -152,6 +153,7 @@ class KV:
     latents: Float[Tensor, "b f s c"] | None = None
     guesses: Float[Tensor, "p b f s c"] | None = None
     points: Callable[[], Float[Tensor, "f r 3"]] | None = None
+    given: bool = False
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,8 @@ class Session:
         cache.window.begin_pass(len(self.backbone.timesteps), clean=True)
         self.backbone.denoise(x0, 0.0, condition, cache.window)
         clock.lap(chunk.index, "passes")
-        policy.commit(chunk, cache.window.chunk_kv(x0, guesses, shown_at(self.path, g, chunk.index)), cache.bank)
+        kv = cache.window.chunk_kv(x0, guesses, shown_at(self.path, g, chunk.index))
+        policy.commit(chunk, replace(kv, given=is_forced), cache.bank)
         clock.lap(chunk.index, "commit")
         if policy.plans_ahead and not policy.probes and chunk.index + 1 < self.known:  # its pages come while this chunk is decoded
             self._coming = self._plan(self._chunk(chunk.index + 1))

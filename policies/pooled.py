@@ -1,7 +1,7 @@
 """The whole past, the coarser the older: rows of neighbouring places become one."""
 
 from dataclasses import dataclass, replace
-from math import floor, inf
+from math import floor, inf, pi
 from typing import Literal
 
 import torch
@@ -26,13 +26,14 @@ class PooledPolicy(CachePolicy):
 
     which is what the m rows would give together if their keys were equal. keys: `rotated` (means of keys at their own positions, so
     that q.mean(k) is the mean of the rows' logits) or `raw` (means of keys before RoPE, rotated at the mean position: what a model
-    that is given a downsampled image does). budget: frame-equivalents of pooled rows; the share `fine` of it holds the
-    newest frames at 2x2, the rest older ones at 4x4; frames beyond are dropped, and unreachable (inf: all frames at one size, 2x2
-    unless fine=0). Blocks at the grid's edge may be smaller.
+    that is given a downsampled image does; angles on both sides of a full turn average on one of them). budget: frame-equivalents of
+    pooled rows; the share `fine` of it holds the newest frames at 2x2, the rest older ones at 4x4; frames beyond are dropped, and
+    unreachable (inf: all frames at one size, 2x2 unless fine=0). Blocks at the grid's edge may be smaller.
 
     Uncertain: RELIC's factors (1, 2 and 4, interleaved over frames, about 4 times fewer tokens) are those of a summary. Simplified: both
     encode a downsampled latent and are trained for it, FramePack with kernels over time too (1x2x2, 2x4x4, 4x8x8); here cached rows
-    are averaged, of each frame by itself. With keys=raw positions average without regard to the turn of an angle.
+    are averaged, of each frame by itself. `trained_compressed` is this policy on weights that were trained
+    for it, with raw keys, without a budget and with fine=1.
     """
 
     sink: Natural = 3
@@ -99,4 +100,14 @@ def averaged(page: Page, block: Int[Tensor, "s"]) -> Page:
         return (out / whole).to(x.dtype)
 
     k, v = (mean(x.transpose(1, 2)).transpose(1, 2) for x in (page.k, page.v))
-    return Page(k, v, mean(page.positions.to(mass.device)), total)
+    return Page(k, v, mean(on_one_side(page.positions.to(mass.device), block)), total)
+
+
+def on_one_side(positions: Float[Tensor, "l n 3"], block: Int[Tensor, "n"]) -> Float[Tensor, "l n 3"]:
+    """Positions with full turns taken off where a block's lie on both sides of one: as near to its first row's as they can be.
+
+    Angles are in radians. Where positions count tokens nothing changes: within a block of 4x4 they differ by 2 at most, which is less than half a turn.
+    """
+    at = block.to(positions.device)
+    first = torch.stack([(at == i).nonzero()[0, 0] for i in range(int(at.max()) + 1)])
+    return positions - 2 * pi * torch.round((positions - positions[:, first[at]]) / (2 * pi))

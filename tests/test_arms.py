@@ -14,7 +14,6 @@ from backbones.rooms_arms import ARMS, arm_file, fingerprint, load_arm, memory_o
 from backbones.rooms_geometry import DepthHead
 from backbones.rooms_network import RoomsNetwork
 from backbones.warp import points_of, project, splat
-from harness.cache.page import Page
 from harness.cache.stores import GpuStore
 from harness.datatypes import Geometry, Trajectory
 from harness.policy import PolicyWrapper
@@ -36,7 +35,6 @@ from harness.training.windows import Window, windows
 from harness.worlds.covisibility import CoVisibility
 from harness.worlds.raycast import cast
 from harness.worlds.render import depths, render
-from policies.coarse import pooled, squares
 from policies.full import FullPolicy
 from tests.conftest import CONF, make_policy, with_arm
 from tests.made_runs import make_run
@@ -152,7 +150,7 @@ def test_the_window_of_training_is_the_window_of_the_test(arm, policy, base):
 
 def test_windows_are_read_off_whatever_the_policy_stores():
     """Under compression by place a page's rows are those that the policy kept; pooled ones are sums of their members."""
-    clip, g = clip_of(9), Geometry(3, 2, 32, 4, CHUNK)
+    clip, g = clip_of(9), Geometry(3, 2, 32, 4, CHUNK, columns=2)
     positions = torch.randn(27, 4, 3)
     whole = windows(make_policy("trained_retrieved"), g, clip.c2w, clip.intrinsics, positions)[-1]
     assert whole.weight is None and whole.mass is None and whole.rows == 4 * len(whole.plan.frames)
@@ -298,8 +296,8 @@ def test_a_memory_keeps_its_precision_beside_half_a_network(arm, trajectory):
         backbone = TinyRoomsBackbone(arm=arm, dtype=dtype)
         out = rollout(backbone, make_policy(f"trained_{arm}"), GpuStore(), trajectory, 0, backbone.encode(trajectory.images)[:6], snapshot=Snapshot(chunks=3))
         outs.append((out, backbone.memory.state()))
-    (whole, kept), (half, coarse) = outs
-    assert [x.dtype for x in kept.values()] == [x.dtype for x in coarse.values()]
+    (whole, kept), (half, rounded) = outs
+    assert [x.dtype for x in kept.values()] == [x.dtype for x in rounded.values()]
     assert (whole.latents[:6] == half.latents[:6]).all() and (whole.latents - half.latents).abs().mean() < 0.1 * whole.latents.abs().mean()
 
 
@@ -439,36 +437,6 @@ def test_the_delta_rule_is_that_of_its_formula():
                 s = s + strength * torch.outer(v[b, i, h].double() - s @ key, key)
             expected[b, h] = s
     torch.testing.assert_close(cell.write(state, k, v).double(), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_pooled_equal_rows_are_one_row_with_their_mass(roll, trajectory):
-    """A page whose members are equal loses nothing; and squares are squares of the grid."""
-    g = torch.Generator().manual_seed(0)
-    k, v = (torch.randn(2, 1, 1, 2, 32, generator=g).expand(2, 1, 4, 2, 32) for _ in range(2))
-    positions = torch.tensor([5.0, 0.3, 3.1]).expand(2, 4, 3).clone()
-    positions[:, 2:, 2] -= 2 * torch.pi  # the same direction, a turn away
-    one = pooled(Page(k, v, positions), torch.zeros(4, dtype=torch.long))
-    assert torch.equal(one.k, k[:, :, :1]) and torch.equal(one.v, v[:, :, :1]) and torch.equal(one.mass, torch.full((2, 1), 4.0))
-    assert torch.equal(one.positions, positions[:, :1]), "no mean of both sides of a turn"
-    q = torch.randn(1, 5, 2, 32, generator=g)
-    other = torch.randn(2, 1, 3, 2, 32, generator=g)
-    for layer in range(2):
-
-        def attend(keys, values, mass):
-            logits = torch.einsum("bmhd,bnhd->bhmn", q, keys) / 32**0.5 + mass.log()
-            return torch.einsum("bhmn,bnhd->bmhd", logits.softmax(-1), values)
-
-        many = attend(torch.cat([k[layer], other[layer]], 1), torch.cat([v[layer], other[layer]], 1), torch.ones(7))
-        few = attend(torch.cat([one.k[layer], other[layer]], 1), torch.cat([one.v[layer], other[layer]], 1), torch.tensor([4.0, 1, 1, 1]))
-        torch.testing.assert_close(many, few, atol=1e-6, rtol=0)
-    assert squares(6, trajectory.intrinsics[0], 2).tolist() == [0, 0, 1, 0, 0, 1], "2 rows of 3"
-    assert squares(64, torch.tensor([38.0, 38.0, 32.0, 32.0]), 4).view(8, 8)[::4, ::4].tolist() == [[0, 1], [2, 3]]
-    with pytest.raises(ValueError, match="no grid of square tokens"):
-        squares(7, trajectory.intrinsics[0], 2)
-    alone, whole = (roll(make_policy("coarse", setting)).latents for setting in ("policy.side=1", "policy.recent=300"))
-    assert (alone - whole).abs().max() < SECOND_ROUTE * whole.abs().max(), "squares of one token are these tokens"
-    stats = roll(make_policy("coarse")).stats[-1]
-    assert stats.attended_rows == (3 + 3 + 3) * 6 + 24 * 2 and stats.unreachable_frames == 0, "3 sink, 3 recent, its own, and the rest as 2 rows each"
 
 
 def test_the_warp_of_true_depth_shows_what_the_ray_caster_shows():

@@ -31,6 +31,7 @@ MATRIX = [
     ("coverage", 18, False),
     ("latent", 18, False),
     ("lookahead", 18, False),
+    ("given", 18, True),
     ("query", 18, False),
     ("query_last", 18, False),
     ("worldkv_slot", 18, False),
@@ -47,7 +48,7 @@ MATRIX = [
     ("annsa", INF, False),
     ("annca", INF, False),
     ("fast_ar", INF, False),
-    ("capped", 18, True),
+    ("capped", 18, False),
     ("int4_chunks", 18, False),
     ("int4_places_coverage", 18, True),
     ("kcentre", 18, True),
@@ -55,7 +56,6 @@ MATRIX = [
     ("places", 18, True),
     ("ema", 18, True),
     ("ema_global", 18, True),
-    ("coarse", INF, False),
     ("trained_control", 18, True),
     ("trained_retrieved", 18, False),
     ("trained_compressed", INF, False),
@@ -227,31 +227,33 @@ def test_bad_fields_are_refused_at_reset(override, message, roll):
         roll(make_policy("worldkv", override))
 
 
-def test_a_cap_is_kept_and_forgets_what_is_idle(roll, backbone):
-    """Bytes of the remembered frames after every chunk, and which of them are gone, against a list kept here."""
-    g = backbone.geometry
+def test_a_cap_is_kept_and_forgets_what_is_idle(roll):
+    """Which frames are gone after every chunk, against a list kept here: the window's chunks count, and those that have ever left it once more."""
     for forget in ("lru", "oldest"):
-        policy = make_policy("capped", "policy.frames=19", f"policy.forget={forget}", "policy/compressor@policy.inner.compressor=none")
-        remembered, used, held = [], {}, []
+        policy = make_policy("capped", "policy.frames=28", f"policy.forget={forget}", "policy/compressor@policy.inner.compressor=none")
+        remembered, used, window, below, most = [], {}, set(), set(), []
 
         class Watched(type(policy)):
             def plan(self, chunk, bank):
                 plan = super().plan(chunk, bank)
-                used.update({f // 3: chunk.index for f in plan.frames})  # noqa: B023
+                chunks = {f // 3 for f in plan.frames} | {chunk.index}
+                used.update(dict.fromkeys(chunks, chunk.index))  # noqa: B023
+                below.update(window - chunks)  # noqa: B023
+                window.clear()  # noqa: B023
+                window.update(chunks)  # noqa: B023
                 return plan
 
             def commit(self, chunk, kv, bank):
                 super().commit(chunk, kv, bank)
-                used[chunk.index] = chunk.index  # noqa: B023
                 remembered.append(chunk.index)  # noqa: B023
-                while len(remembered) > 6:  # noqa: B023
+                while len(window) + len(below.intersection(remembered)) > 9:  # noqa: B023
                     idle = [c for c in remembered if used[c] < chunk.index]  # noqa: B023
                     remembered.remove(min(idle, key=lambda c: (used[c] if forget == "lru" else 0, c)))  # noqa: B023
                 assert bank.frames == [f for c in sorted(remembered) for f in range(3 * c, 3 * c + 3)]  # noqa: B023
-                held.append(sum(bank.size(f) for f in bank.frames))  # noqa: B023
+                most.append(len(window) + len(below.intersection(remembered)))  # noqa: B023
 
         stats = roll(Watched(policy.inner, policy.frames, policy.forget)).stats
-        assert max(held) == 18 * g.frame_bytes and any(s.unreachable_frames for s in stats)
+        assert max(most) == 9 and any(s.unreachable_frames for s in stats)
     assert same(roll(make_policy("capped", "policy.frames=inf")), roll(make_policy("worldkv")))
     with pytest.raises(ValueError, match="give frames="):
         roll(make_policy("capped", "policy.frames=5"))

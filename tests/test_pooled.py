@@ -1,6 +1,6 @@
 """Older frames averaged over blocks of tokens, against loops over the grid on what was committed."""
 
-from math import log
+from math import cos, log, pi, sin
 
 import pytest
 import torch
@@ -62,6 +62,47 @@ def test_blocks_of_blocks_are_the_means_of_their_tokens(rows, columns):
             for name in ("k", "v"):
                 assert torch.allclose(getattr(twice, name)[:, 0, i], getattr(page, name)[:, 0, m].mean(1), atol=1e-6)
             assert torch.allclose(twice.positions[:, i], page.positions[:, m].mean(1), atol=1e-6)
+
+
+def test_equal_rows_are_one_row_with_their_mass():
+    """Attention over a block whose rows are equal is the attention over its mean, whose mass is their number."""
+    g = torch.Generator().manual_seed(0)
+    k, v = (torch.randn(2, 1, 1, 2, 32, generator=g).expand(2, 1, 4, 2, 32) for _ in range(2))
+    one = averaged(Page(k, v, torch.tensor([5.0, 0.3, 3.1]).expand(2, 4, 3)), torch.zeros(4, dtype=torch.long))
+    assert torch.equal(one.k, k[:, :, :1]) and torch.equal(one.v, v[:, :, :1]) and one.mass.tolist() == [[4.0]] * 2
+    q, other = torch.randn(1, 5, 2, 32, generator=g), torch.randn(2, 1, 3, 2, 32, generator=g)
+
+    def attend(keys, values, mass):
+        logits = torch.einsum("bmhd,bnhd->bhmn", q, keys) / 32**0.5 + mass.log()
+        return torch.einsum("bhmn,bnhd->bmhd", logits.softmax(-1), values)
+
+    for layer in range(2):
+        many = attend(*(torch.cat([x[layer], other[layer]], 1) for x in (k, v)), torch.ones(7))
+        few = attend(*(torch.cat([x[layer], other[layer]], 1) for x in (one.k, one.v)), torch.tensor([4.0, 1, 1, 1]))
+        torch.testing.assert_close(many, few, atol=1e-6, rtol=0)
+
+
+def test_angles_on_both_sides_of_a_turn_average_on_one():
+    """Directions on a circle, of a grid of 4x4 that looks across the turn: the mean direction of each block, by unit vectors. And
+    where all rows look the same way, a turn apart, the mean is that way."""
+    g = torch.Generator().manual_seed(1)
+    across = torch.linspace(pi - 0.2, pi + 1.0, 4).repeat(4) + 0.01 * torch.randn(16, generator=g)
+    wrapped = torch.atan2(across.sin(), across.cos())
+    assert (wrapped[0] > 2.5) and (wrapped[1] < -2.5)
+    positions = torch.stack([torch.full((16,), 7.0), torch.rand(16, generator=g), wrapped], 1)
+    k, v = torch.randn(2, 1, 1, 16, 3, 4, generator=g)
+    page = Page(k, v, positions[None])
+    for size in (2, 4):
+        page = averaged(page, blocks(*(8 // size, 8 // size)))
+        for i, m in enumerate(members(4, 4, size)):
+            t, elevation, azimuth = page.positions[0, i].tolist()
+            mean = across[m].mean().item()
+            assert (t, elevation) == pytest.approx((7.0, positions[m, 1].mean().item()), abs=1e-6)
+            assert (cos(azimuth), sin(azimuth)) == pytest.approx((cos(mean), sin(mean)), abs=1e-5)
+    apart = torch.tensor([5.0, 0.3, 3.1]).repeat(1, 4, 1)
+    apart[:, 2:, 2] -= 2 * pi
+    one = averaged(Page(k[:, :, :4], v[:, :, :4], apart), torch.zeros(4, dtype=torch.long))
+    torch.testing.assert_close(one.positions, apart[:, :1], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("mass", [True, False])

@@ -37,6 +37,6 @@ def test_scratch_is_counted(name, roll):
 def test_what_is_forgotten_leaves_no_scratch(name, dropped, roll):
     """Under a cap, the scratch of a path three times as long is no larger."""
     rows = make_world(["R90L90R90L90R90L90R90L90"], degrees=10.0).trajectory(0)
-    more = ["policy.frames=19"] if dropped else []
+    more = ["policy.frames=33"] if dropped else []
     stats = roll(make_policy(name, *dropped, *more), path=rows).stats
     assert stats[-1].scratch_bytes <= 1.05 * stats[9].scratch_bytes

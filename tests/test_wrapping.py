@@ -41,7 +41,7 @@ def test_what_would_fail_later_is_refused_at_reset(make, message):
 def test_a_place_whose_chunks_were_forgotten_is_founded_anew(roll):
     """Under a cap that keeps little, the second and third round through the same room are remembered like the first."""
     path = make_world(["R90R90R90R90"], repeat=3).trajectory(0)
-    policy = make_policy("capped", "policy@policy.inner=places", "policy.frames=19", "policy.forget=lru")
+    policy = make_policy("capped", "policy@policy.inner=places", "policy.frames=29", "policy.forget=lru")
     stats = roll(policy, path=path).stats
     held = [{f // 3 for f, n in enumerate(s.stored) if n} for s in stats]
     assert all(any(9 <= c <= s.chunk - 4 for c in chunks) for s, chunks in zip(stats, held, strict=True) if s.chunk > 16), held

@@ -44,7 +44,7 @@ class Account:
         of any rank, and that of all together beside it."""
         window, bank, g = cache.window, cache.bank, backbone.geometry
         peak = self._peak.read(window.nbytes + bank.nbytes("gpu") + backbone.state_bytes + scratch)
-        own = [window.rows * g.row_bytes, *(bank.nbytes(tier) for tier in TIERS), bank.bytes_moved - self._moved, backbone.state_bytes, scratch]
+        own = [window.bytes_in("window"), *(bank.nbytes(tier) for tier in TIERS), bank.bytes_moved - self._moved, backbone.state_bytes, scratch]
         window_bytes, on_gpu, on_cpu, on_disk, moved, state, scratches, host, peaks = g.ranks.sum(torch.tensor([*own, host_bytes(), peak])).tolist()
         return ChunkStats(
             chunk=chunk.index,

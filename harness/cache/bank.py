@@ -1,6 +1,6 @@
 """The page table: which frames are remembered, how many rows each has, where they are, and what moving them costs."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 
 import torch
@@ -21,8 +21,11 @@ class KVBank:
     With raw keys (un-rotated) the store holds every page and the window only working copies.
     """
 
-    def __init__(self, geometry: Geometry, window: Store, below: PackedStore, raw_keys: bool, codec: Codec | None = None) -> None:
-        self.geometry, self.raw_keys = geometry, raw_keys
+    def __init__(
+        self, geometry: Geometry, window: Store, below: PackedStore, raw_keys: bool, codec: Codec | None = None, state: Callable[[], int] = lambda: 0
+    ) -> None:
+        """state: bytes that the backbone keeps besides K/V."""
+        self.geometry, self.raw_keys, self._state = geometry, raw_keys, state
         self._window, self._below = window, below
         self._codec = codec or below.codec
         self._rows: dict[int, int] = {}
@@ -55,6 +58,14 @@ class KVBank:
         """Bytes in a tier, the window not included."""
         latents = sum(x.nbytes for x in self._latents.values()) if tier == self._latents_tier else 0
         return self._below.bytes_in(tier) + latents
+
+    @property
+    def stored_bytes(self) -> int:
+        """All that a session stores but its policy's scratch: the window's rows in use, pages and latents in every tier, twice what lies twice,
+        and the backbone's state. Copies that a store fetches ahead are not counted: they come and go with time, and a policy that keeps to
+        a limit must not depend on it."""
+        latents = sum(x.nbytes for x in self._latents.values())
+        return self._window.bytes_in("window") + self._below.nbytes + latents + self._state()
 
     @property
     def bytes_moved(self) -> int:

@@ -205,6 +205,10 @@ class ContextBuffer(Store):
     def size(self, frame: int) -> int:
         return len(self._slots[frame]) * self.geometry.row_bytes
 
+    def bytes_in(self, tier: str) -> int:
+        """Of the rows in use, the chunk's own included; not of what is allocated."""
+        return self._length * self.geometry.row_bytes if tier == self.tier else 0
+
     def drop(self, frame: int) -> None:
         for table in self._tables:
             table.pop(frame, None)

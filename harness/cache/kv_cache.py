@@ -23,7 +23,7 @@ class KVCache:
 
     def __init__(self, backbone: Backbone, store: PackedStore, raw_keys: bool, codec: Codec | None, limit_rows: int) -> None:
         self.window = ContextBuffer(backbone.geometry, 1, backbone.rope, limit_rows)
-        self.bank = KVBank(backbone.geometry, self.window, store, raw_keys, codec)
+        self.bank = KVBank(backbone.geometry, self.window, store, raw_keys, codec, lambda: backbone.state_bytes)
         self._reencoder = Reencoder(backbone, self.window, self.bank)
 
     def prefetch(self, plan: Plan) -> None:

@@ -137,4 +137,5 @@ def plans(task: Task, policy: CachePolicy, bank: KVBank) -> Iterator[tuple[int, 
         if missing := [f for f in plan.frames if not bank.rows(f)]:
             raise ValueError(f"chunk {index}: the plan attends to frames {missing}, the bank has {bank.frames}; plan only remembered frames")
         yield index, plan, took
-        policy.commit(chunk, replace(task.content.of(index), points=shown_at(task.path, g, index)), bank)
+        given = g.frames_px((index + 1) * g.chunk) <= task.path.given
+        policy.commit(chunk, replace(task.content.of(index), points=shown_at(task.path, g, index), given=given), bank)

@@ -47,7 +47,7 @@ class Bench:
 
 BENCHES = {
     "policies": Bench("worldkv", "budget", "w18", ("w12", "w24")),
-    "policies_bytes": Bench("capped inner=worldkv frames=30", "frames", "30", ("20", "45")),
+    "policies_bytes": Bench("capped inner=worldkv frames=30", "frames", "30", ("20", "36", "45")),
     "codecs": Bench("worldkv codec=none"),
 }
 
@@ -151,7 +151,7 @@ def _bench_columns(bench: Bench, runs: dict[str, dict], known: Sequence[Column])
 
     leads = {label: run for label, run in runs.items() if bench.leads(label)}
     columns = _quality_columns([c for c in known if not c.key.endswith(("_reference", "/contrast"))], bench.name(bench.base), leads)
-    return columns | {f"{main.heading}, {bench.key}={value}": at(value) for value in bench.others}
+    return columns | {f"{main.heading}, {bench.key}={value}": at(value) for value in bench.others if any(bench.other(label, value) in runs for label in runs)}
 
 
 def _columns(known: Sequence[Column], *keys: str) -> dict[str, Cell]:

@@ -19,7 +19,6 @@ FAMILIES = {  # where the class that makes a policy what it is lives: what its f
     "policies.sliding": "Windows and constant memories",
     "policies.sink_recent": "Windows and constant memories",
     "policies.ema": "Windows and constant memories",
-    "policies.coarse": "Windows and constant memories",
     "policies.landmark": "Windows and constant memories",
     "policies.field": "Windows and constant memories",
     "policies.tempcache": "Windows and constant memories",

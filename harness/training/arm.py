@@ -54,14 +54,15 @@ class ArmTraining(DenoiserTraining):
 
     def windows(self, clip: Clip, positions: Float[Tensor, "b f s 3"], draws: torch.Generator) -> list[list[Window]]:
         """By clip and chunk. Validation is all of it within the policy's windows."""
-        g = self.geometry(positions.shape[2])
+        g = self.geometry(positions.shape[2], clip.frames.shape[-1] / clip.frames.shape[-2])
         own = torch.rand(len(clip.times), generator=draws) < (self.share if self.training else 1.0)
         chosen = [self.policy if mine else FullPolicy() for mine in own.tolist()]
         return [windows(policy, g, *one) for policy, *one in zip(chosen, clip.c2w, clip.intrinsics, positions, strict=True)]
 
-    def geometry(self, tokens: int) -> Geometry:
-        block = self.network.blocks[0]
-        return Geometry(len(self.network.blocks), block.heads, block.qkv.in_features // block.heads, tokens, CHUNK)  # pyright: ignore
+    def geometry(self, tokens: int, aspect: float) -> Geometry:
+        """aspect: width over height of the pictures, which tokens part into squares."""
+        block, columns = self.network.blocks[0], round((tokens * aspect) ** 0.5)
+        return Geometry(len(self.network.blocks), block.heads, block.qkv.in_features // block.heads, tokens, CHUNK, columns=columns)  # pyright: ignore
 
     def _x0(
         self, clip: Clip, seen: list[list[Window]], past: Tensor, noisy: Tensor, level: Tensor, features: Tensor, positions: Tensor

@@ -23,6 +23,7 @@ EYE = 1.5  # metres from the floor; y points down, the eye is at y = 0
 TEXELS = 64  # per surface side: about 10 cm, one pixel of a 64-pixel image at 3 m
 # disjoint seeds: what was trained on is never tested on
 SEEDS = {"train": range(0, 10**8), "validation": range(10**8, 2 * 10**8), "test": range(2 * 10**8, 3 * 10**8)}
+UPRIGHT = (0, 1, 4, 5)  # a room's walls among its textures
 MARGIN = 0.5  # metres a camera keeps from walls and pillars
 
 
@@ -117,6 +118,11 @@ def _texture(g: Generator, pictures: bool) -> Float[Tensor, "3 r r"]:
         texture[:, y : y + h, x : x + w] = colour(0.8)
         texture[:, y + 2 : y + h - 2, x + 2 : x + w - 2] = canvas[:, 2:-2, 2:-2]
     return texture.clamp(0.0, 1.0)
+
+
+def painted(g: Generator) -> Float[Tensor, "3 r r"]:
+    """A wall's texture."""
+    return _texture(g, pictures=True)
 
 
 def cast(room: Room, o: Float[Tensor, "m 3"], d: Float[Tensor, "m n 3"]) -> Hit:

@@ -8,6 +8,7 @@ import torch
 from harness.datatypes import Trajectory
 from harness.settings.ranges import Angle, Count, Le, Len, Natural, Share, Size
 from harness.worlds.base import ChunkPx, Held, Protocol, Split, Step, Trajectories, Turn, World, given_frames, refuse_too_large
+from harness.worlds.changing import change
 from harness.worlds.covisibility import CoVisibility
 from harness.worlds.ground import Ground
 from harness.worlds.poses import integrate, pinhole
@@ -21,6 +22,10 @@ class RoomsWorld(World):
 
     protocol: `guided` gives the outbound leg as clean context, `free` the first chunk. size: pixels (rows, columns). step: metres
     a frame. degrees: turn a frame. min_gap, overlap: when a return counts as a revisit (see `Tolerance`).
+
+    changes: share of walls and pillars that are others once the camera turns back, out of sight then (see `changing.change`). Given is then
+    also what follows, until the camera comes back once more, and pairs are of views that show what has changed, after it did; a path must come
+    back twice (`repeat`). True views are those of a frame's time; co-visibility is of surfaces, whatever they look like. 0: nothing changes.
     """
 
     def __init__(
@@ -39,11 +44,14 @@ class RoomsWorld(World):
         overlap: Share,
         chunk_px: ChunkPx,
         repeat: Annotated[Count, Le(100_000)] = 1,
+        changes: Share = 0.0,
     ) -> None:
+        if changes and protocol != "guided":
+            raise ValueError(f"world.changes={changes} with world.protocol={protocol}: what has changed can only be known where it is given; use guided")
         self.specs, self.protocol, self.seeds = list(specs), protocol, SEEDS[split]
         self.size, self.fov, self.step = (size[0], size[1]), fov, step
         self.grammar = (degrees, move_frames, hold_frames)
-        self.tolerance, self.chunk_px, self.repeat = Tolerance(min_gap, overlap), chunk_px, repeat
+        self.tolerance, self.chunk_px, self.repeat, self.changes = Tolerance(min_gap, overlap), chunk_px, repeat, changes
         longest = max(len(parse(spec, *self.grammar)) for spec in self.specs) * repeat
         refuse_too_large(longest, self.size, "fewer frames (world.specs, world.repeat)")
         self._names = tuple(f"{split}{i:04d}_{self.specs[i % len(self.specs)]}" for i in range(trajectories))
@@ -59,9 +67,14 @@ class RoomsWorld(World):
         actions = pad(torch.cat([script] + [script[1:]] * (self.repeat - 1)), self.chunk_px)
         c2w, _ = place(torch.Generator().manual_seed(seed), room, integrate(actions, self.step))
         intrinsics = pinhole(self.fov, self.size, len(c2w))
-        frames = render(room, c2w, intrinsics, self.size)
-        given = given_frames(c2w, self.protocol, self.chunk_px)
-        pairs, miss = self.tolerance.returns(c2w, self.fov)
+        if self.changes:
+            changed = change(room, seed, self.changes, c2w, intrinsics, self.size)
+            frames, leg = changed.render(room, c2w, intrinsics, self.size), changed.given(c2w, self.chunk_px)
+            pairs, miss = changed.returns(self.tolerance, c2w, intrinsics, self.size, self.fov)
+        else:
+            frames, leg = render(room, c2w, intrinsics, self.size), None
+            pairs, miss = self.tolerance.returns(c2w, self.fov)
+        given = given_frames(c2w, self.protocol, self.chunk_px, leg)
         return Trajectory(
             name=self._names[index],
             c2w=c2w,

@@ -61,7 +61,7 @@ class RetrievalPolicy(CachePolicy):
         for gone in self._observed - banked:
             self.selector.forget(gone)
         self._observed &= banked
-        candidates = [c for c in window.chunks(chunk.start) if c in banked]
+        candidates = self.selector.eligible([c for c in window.chunks(chunk.start) if c in banked])
         if self.fallback and not candidates:
             return Plan.of_frames(bank.frames)
         order, limit = self.selector.order(chunk, candidates, [*sink, *recent]), limit_of(self.retrieved, self.unit, self._geometry)
@@ -74,8 +74,8 @@ class RetrievalPolicy(CachePolicy):
         retrieved = [pages[c] for c in (chosen if self.placement.by_similarity else sorted(chosen))]
         times = self.placement.times(sink, retrieved, recent, chunk.start, size)
         flat = tuple(f for group in retrieved for f in group)
-        past = window.past(chunk.start)
-        reachable = frozenset(past) if len(candidates) == len(window.chunks(chunk.start)) else frozenset(f for f in past if f // size in banked)
+        past, able = window.past(chunk.start), set(candidates)
+        reachable = frozenset(past) if len(able) == len(window.chunks(chunk.start)) else frozenset(f for f in past if f // size in able)
         soon = tuple(f for c in self.selector.soon(len(chosen)) if c not in chosen for f in window.pages(c, chunk.start, bank))
         return Plan((*sink, *flat, *recent), times, rows=rows, seen=seen, candidates=reachable, retrieved=flat, soon=soon)
 

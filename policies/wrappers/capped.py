@@ -1,10 +1,11 @@
 """Any policy under a limit of stored bytes."""
 
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 from typing import Literal
 
 from harness.cache.bank import KVBank
+from harness.cache.scratch import scratch_bytes
 from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy, PolicyWrapper
 from harness.settings.ranges import Limit
@@ -12,21 +13,29 @@ from harness.settings.ranges import Limit
 
 @dataclass
 class CappedPolicy(PolicyWrapper):
-    """What memories are worth at equal bytes: when the frames that are remembered take more than `frames` uncompressed ones
-    would, wherever they are kept and in whatever form, chunks are forgotten until they fit.
+    """What memories are worth at equal bytes: when a chunk is done and all that is stored takes more than `frames` uncompressed frames would,
+    chunks are forgotten until it fits. Stored are the window with the chunk's own rows, the bank in whatever form and tier, what lies in both
+    twice, the backbone's state, and the policies' scratch: the `stored` column, which is never above the limit.
+
+    A frame counts as the backbone keeps it: at `backbone.dtype=bfloat16` the same `frames` are half the bytes of float32, for window
+    and bank alike.
 
     forget: `lru` (the chunk that no plan has used for longest; the rule of KV caches on servers, LMCache's too) or `oldest`. The
     frames of the last plan and of the chunk itself stay; if they alone are too many, reset the limit: ValueError. Forgotten
     chunks are unreachable. Pages that stand for many frames (tempcache's) are one: such policies have limits of their own.
+
+    While a chunk is made, frames that have just left the window lie in the bank too, until it is done. Copies that a store fetches ahead
+    (`store=cpu` on a GPU, `store=disk`) have a limit of their own and are not counted here.
     """
 
     inner: CachePolicy
-    frames: Limit = 18
+    frames: Limit = 30
     forget: Literal["lru", "oldest"] = "lru"
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
         self._size, self._limit = geometry.chunk, self.frames * geometry.frame_bytes
+        self._frame_bytes = geometry.frame_bytes
         self._used: dict[int, int] = {}  # chunk -> the last chunk whose plan named it
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
@@ -37,18 +46,21 @@ class CappedPolicy(PolicyWrapper):
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
         super().commit(chunk, kv, bank)
         self._used[chunk.index] = chunk.index
-        sizes = {f: bank.size(f) for f in bank.frames}
-        total = sum(sizes.values())
-        if total <= self._limit or self.frames == inf:
+        if self.frames == inf or self._fits(bank):
             return
-        idle = {f // self._size for f in sizes} - {c for c, last in self._used.items() if last == chunk.index}
+        idle = {f // self._size for f in bank.frames} - {c for c, last in self._used.items() if last == chunk.index}
         for victim in sorted(idle, key=lambda c: (self._used.get(c, -1) if self.forget == "lru" else 0, c)):
-            for frame in [f for f in sizes if f // self._size == victim]:
+            for frame in filter(bank.rows, range(victim * self._size, (victim + 1) * self._size)):
                 bank.drop(frame)
-                total -= sizes[frame]
-            if total <= self._limit:
+            self._used.pop(victim, None)
+            if self._fits(bank):
                 return
+        scratch = scratch_bytes(self)
+        total = bank.stored_bytes + scratch
         raise ValueError(
-            f"capped: chunk {chunk.index} and its window take {total} bytes, more than the {self._limit:.0f} of frames={self.frames}; "
-            f"give frames={total / self._limit * self.frames:.0f} or a smaller window"
+            f"capped: chunk {chunk.index}, its window, their copies in the bank and {scratch} bytes of scratch take {total} bytes, more than "
+            f"the {self._limit:.0f} of frames={self.frames}; give frames={ceil(total / self._frame_bytes)} or a smaller window"
         )
+
+    def _fits(self, bank: KVBank) -> bool:
+        return bank.stored_bytes + scratch_bytes(self) <= self._limit

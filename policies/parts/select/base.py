@@ -22,6 +22,10 @@ class Selector(ABC):
     def observe(self, chunk: Chunk, kv: KV) -> None:
         """A chunk was generated; remember of it what ordering needs."""
 
+    def eligible(self, candidates: list[int]) -> list[int]:
+        """Those of the candidates that it may choose, now or ever; the others are unreachable."""
+        return candidates
+
     def forget(self, chunk: int) -> None:
         """A chunk is in the bank no more: it will neither be a candidate nor in a window again."""
 

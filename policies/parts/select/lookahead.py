@@ -35,6 +35,9 @@ class LookaheadSelector(Selector):
     def observe(self, chunk: Chunk, kv: KV) -> None:
         self.inner.observe(chunk, kv)
 
+    def eligible(self, candidates: list[int]) -> list[int]:
+        return self.inner.eligible(candidates)
+
     def forget(self, chunk: int) -> None:
         self.inner.forget(chunk)
 
