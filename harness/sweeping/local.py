@@ -30,6 +30,14 @@ from harness.sweeping.file import SweepFile, Tried, load, overrides_of
 from harness.sweeping.point import Point, known, resolve, work
 from harness.system.stopping import end_processes
 
+PRELOADED = [  # by the process that points are forks of: Lightning and torchmetrics, which `evaluate` imports late, take 6 s, of every point else
+    "harness.evaluation.callbacks",
+    "harness.evaluation.evaluate",
+    "harness.evaluation.progress",
+    "harness.sweeping.local",
+    "metrics.metric_set",
+]
+
 
 @dataclass(frozen=True)
 class Options:
@@ -219,7 +227,7 @@ def main() -> None:
     cfg, _ = composed(CONF, chosen.common)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.evaluation.evaluate", "harness.sweeping.local"])
+    context.set_forkserver_preload(PRELOADED)
     if failed := Runner(chosen, Path("outputs") / str(cfg.name), context).run():
         raise SystemExit(f"error: {failed} points failed; the same command tries them again")
 
