@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ from harness.worlds.rooms_world import RoomsWorld
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
-LONG = ("report_browser", "entry_points", "run", "wandb_sweep", "sweep", "recipe", "startup", "compile", "speed")  # files that start processes or wait
+LONG = (  # files that start processes or wait, and those with a minute of rollouts
+    "report_browser", "entry_points", "live", "sweep", "run", "wandb_sweep", "policies", "packaging", "startup", "recipe", "playing_browser", "budgets",
+    "snapshot", "tracking", "training", "arms", "compile", "speed",
+)  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -89,3 +93,9 @@ def roll(backbone, trajectory):
         return rollout(model, policy, store or GpuStore(), path, seed, model.encode(path.images)[:given])
 
     return run
+
+
+@pytest.fixture(scope="session")
+def known(roll) -> Callable[..., Rollout]:
+    """What a policy makes on that path, by its name and overrides: once a process, for all tests that compare others with it."""
+    return cache(lambda name, *overrides: roll(make_policy(name, *overrides)))
