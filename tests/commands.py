@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+SWEEP = str(ROOT / "tests" / "forked_sweep.py")  # in place of sweep.py, where how points are started is not the question
 PRELOADED = [  # not wandb: whoever imports it removes its folder of temporary files at his end, also for those that he was forked from
     "backbones.rooms",
     "harness.evaluation.callbacks",

@@ -5,8 +5,10 @@ import os
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,12 +19,15 @@ from harness.cache.stores import GpuStore, Store
 from harness.datatypes import Rollout, Trajectory
 from harness.policy import CachePolicy
 from harness.rollout import rollout
-from harness.settings.build import build
+from harness.settings.build import build, plain
 from harness.worlds.rooms_world import RoomsWorld
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
-LONG = ("report_browser", "entry_points", "run", "wandb_sweep", "sweep", "recipe", "startup", "compile", "speed")  # files that start processes or wait
+LONG = (  # files that start processes or wait, and those with a minute of rollouts
+    "report_browser", "entry_points", "live", "sweep", "run", "wandb_sweep", "policies", "packaging", "startup", "recipe", "playing_browser", "budgets",
+    "snapshot", "tracking", "training", "arms", "compile", "speed",
+)  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -42,9 +47,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def make_policy(name: str, *overrides: str) -> CachePolicy:
+    return build(_policy_settings(name, *overrides), "policy")
+
+
+@cache
+def _policy_settings(name: str, *overrides: str) -> dict[str, Any]:
+    """Composed once for all tests of a process, a thousand of which ask: Hydra takes 0.15 s each time. `build` takes a copy."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", [f"policy={name}", *overrides])
-    return build(cfg.policy, "policy")
+        return plain(compose("config", [f"policy={name}", *overrides]).policy)
 
 
 def make_world(specs: list[str], trajectories: int = 1, protocol: str = "guided", size: tuple[int, int] = (16, 24), **settings) -> RoomsWorld:
@@ -83,3 +93,9 @@ def roll(backbone, trajectory):
         return rollout(model, policy, store or GpuStore(), path, seed, model.encode(path.images)[:given])
 
     return run
+
+
+@pytest.fixture(scope="session")
+def known(roll) -> Callable[..., Rollout]:
+    """What a policy makes on that path, by its name and overrides: once a process, for all tests that compare others with it."""
+    return cache(lambda name, *overrides: roll(make_policy(name, *overrides)))

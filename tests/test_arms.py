@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields, replace
+from functools import cache
 
 import pytest
 import torch
@@ -169,26 +170,32 @@ def test_windows_are_read_off_whatever_the_policy_stores():
         windows(make_policy("reencode"), g, clip.c2w, clip.intrinsics, positions)
 
 
+@pytest.fixture(scope="module")
+def trained(base, tmp_path_factory):
+    """The weights of an arm that was trained without interruption, once for all tests."""
+    return cache(lambda arm: train(config(base, tmp_path_factory.mktemp(arm) / "whole", arm)))
+
+
 @pytest.mark.parametrize("arm", TRAINED)
-def test_an_arm_trains_and_runs(arm, base, tmp_path):
-    whole = train(config(base, tmp_path / "whole", arm))
+def test_an_arm_trains_and_runs(arm, base, trained):
+    whole = trained(arm)
     assert whole.name == f"toy_{arm}.safetensors" and whole.stat().st_size < 7e6
-    log = next((tmp_path / "whole" / "arm").rglob("metrics.csv")).read_text()
+    log = next((whole.parent / "arm").rglob("metrics.csv")).read_text()
     assert "val/recall_02" in log and "val/loss" in log
 
-    trained, plain = RoomsBackbone(base, "cpu", arm=str(whole)), RoomsBackbone(base, "cpu")
-    assert trained.arm == arm and plain.arm is None
-    assert not torch.equal(trained.network.blocks[0].qkv.weight, plain.network.blocks[0].qkv.weight)
-    assert all(torch.equal(a, b) for a, b in zip(trained.codec.state_dict().values(), plain.codec.state_dict().values(), strict=True))
+    learned, plain = RoomsBackbone(base, "cpu", arm=str(whole)), RoomsBackbone(base, "cpu")
+    assert learned.arm == arm and plain.arm is None
+    assert not torch.equal(learned.network.blocks[0].qkv.weight, plain.network.blocks[0].qkv.weight)
+    assert all(torch.equal(a, b) for a, b in zip(learned.codec.state_dict().values(), plain.codec.state_dict().values(), strict=True))
     path = path_of(clip_of(8))
-    out = rollout(trained, make_policy(f"trained_{arm}"), GpuStore(), path, 0, trained.encode(path.images)[:3])
+    out = rollout(learned, make_policy(f"trained_{arm}"), GpuStore(), path, 0, learned.encode(path.images)[:3])
     assert torch.isfinite(out.latents).all()
 
 
 @pytest.mark.parametrize("arm", ["recurrent", "geometry"])
-def test_a_crash_changes_nothing(arm, base, tmp_path, monkeypatch):
+def test_a_crash_changes_nothing(arm, base, trained, tmp_path, monkeypatch):
     """Killed in the last third, where the model's own predictions are context, and gone on with: the very same file."""
-    whole = train(config(base, tmp_path / "whole", arm))
+    whole = trained(arm)
     step = ArmTraining.training_step
 
     def crash(self, clip, index):

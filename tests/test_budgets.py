@@ -247,16 +247,16 @@ def test_a_token_of_several_latents_owns_a_square_of_them():
 
 
 @pytest.mark.parametrize("name", SCORED)
-def test_unlimited_budget_equals_full(name, roll):
+def test_unlimited_budget_equals_full(name, roll, known):
     """Bit by bit where keys stay rotated, and no pass before planning puts rows into other slots."""
-    mine, full = roll(make_policy(name, "policy.budget=inf")).latents, roll(make_policy("full")).latents
+    mine, full = roll(make_policy(name, "policy.budget=inf")).latents, known("full").latents
     assert close(mine, full)
     assert torch.equal(mine, full) or name in ("flowcache", "deep_forcing", "quest")
 
 
 @pytest.mark.parametrize("name", ["h2o", "snapkv", "quest", "snapkv_pyramid"])
-def test_no_budget_equals_sink_recent(name, roll):
-    assert torch.equal(roll(make_policy(name, "policy.budget=0")).latents, roll(make_policy("sink_recent", "policy.recent=3")).latents)
+def test_no_budget_equals_sink_recent(name, roll, known):
+    assert torch.equal(roll(make_policy(name, "policy.budget=0")).latents, known("sink_recent", "policy.recent=3").latents)
 
 
 @pytest.mark.parametrize("name", SCORED)
@@ -354,7 +354,7 @@ def test_cake_preferences_from_full_matrices(backbone):
     assert split.weights() == pytest.approx(total, rel=1e-5)
 
 
-def test_pyramid_compression_keeps_as_many_rows(roll, backbone):
+def test_pyramid_compression_keeps_as_many_rows(roll, known, backbone):
     """Banked chunks under a pyramid: the same number of rows over all layers, and of each layer those that are least like the anchor."""
     g, chunk_rows = backbone.geometry, {}
     for name in ("worldkv", "worldkv_pyramid"):
@@ -373,7 +373,7 @@ def test_pyramid_compression_keeps_as_many_rows(roll, backbone):
         present = pyramid.present
         assert plain.rows * g.layers == int(present[..., 0].sum()) and (present == present[..., :1]).all()
         assert present[..., 0].sum(1).tolist() == [6, 3, 0], "three of six rows on average"
-    assert close(roll(make_policy("worldkv_pyramid", "policy.compressor.split.beta=1")).latents, roll(make_policy("worldkv")).latents)
+    assert close(roll(make_policy("worldkv_pyramid", "policy.compressor.split.beta=1")).latents, known("worldkv").latents)
 
 
 def test_rows_filled_up_are_absent():
@@ -512,14 +512,14 @@ class Asked:
 
 @pytest.mark.parametrize("queries", ["current", "last"])
 @pytest.mark.parametrize("per", ["layer", "head"])
-def test_every_head_asks_for_itself(per, queries, backbone, trajectory, roll):
+def test_every_head_asks_for_itself(per, queries, backbone, trajectory, roll, known):
     second = Asked(per)
     mine = roll(make_policy(f"query_{per}s", "policy/compressor=none", f"policy.selector.queries={queries}"))
     assert close(mine.latents, simulate(backbone, trajectory, second, (3, 3) if queries == "current" else None))
     assert second.differ > 2, "all choose alike"
     assert max(s.attended_rows for s in mine.stats) == 18 * 6 < max(len(s.attended) for s in mine.stats) * 6 + 18
     everything = roll(make_policy(f"query_{per}s", "policy/compressor=none", "policy.retrieved=inf", "policy.selector.queries=last"))
-    assert torch.equal(everything.latents, roll(make_policy("full")).latents)
+    assert torch.equal(everything.latents, known("full").latents)
 
 
 def test_a_long_rollout_stays_within_its_budget(backbone, roll):

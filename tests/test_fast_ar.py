@@ -122,8 +122,8 @@ def test_a_limit_keeps_the_heaviest_and_of_equals_the_newest():
     assert torch.equal(pool.k[0, 0, 6:], normal(2, 1, 6, 3, 8, seed=9)[0, 0, 4:])
 
 
-def test_without_a_match_tempcache_is_full(roll):
-    full = roll(make_policy("full")).latents
+def test_without_a_match_tempcache_is_full(roll, known):
+    full = known("full").latents
     for joint in ("true", "false"):
         out = roll(make_policy("tempcache", "policy.threshold=2", f"policy.joint={joint}")).latents
         assert (out - full).abs().max() < SECOND_ROUTE * full.abs().max()
@@ -139,8 +139,8 @@ def test_bytes_grow_with_what_is_new(roll, backbone):
 
 
 @pytest.mark.parametrize("settings", [("policy.density=1",), ("policy.density=null", "policy.hashing.bits=0")])
-def test_annsa_with_all_open_is_dense(settings, roll):
-    full = roll(make_policy("full")).latents
+def test_annsa_with_all_open_is_dense(settings, roll, known):
+    full = known("full").latents
     assert (roll(make_policy("annsa", *settings, "policy.block=7")).latents - full).abs().max() < SECOND_ROUTE * full.abs().max()
     assert (roll(make_policy("annsa", "policy.density=0.3")).latents - full).abs().max() > 1e-3
 

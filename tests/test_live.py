@@ -93,7 +93,7 @@ def test_hyperband_stops_a_bad_point_of_a_sweep(tmp_path, server):
 
     The metric is contrast, by which views of 20 degrees differ from views of 80, whatever a model is.
     """
-    fixed = {k: {"value": yaml.safe_load(v)} for k, v in (a.split("=") for a in (*TINY, "policy=worldkv", "world.trajectories=300", "logger=online"))}
+    fixed = {k: {"value": yaml.safe_load(v)} for k, v in (a.split("=") for a in (*TINY, "policy=worldkv", "world.trajectories=200", "logger=online"))}
     config = {
         "name": "h",
         "program": str(ROOT / "harness" / "run.py"),

@@ -34,14 +34,14 @@ def test_every_package_is_typed():
 
 
 def test_a_folder_of_the_users_own_is_not_taken_for_ours(site, tmp_path):
-    """`python -m` puts the working folder first, where `metrics` may be the user's: a run, and the jobs that it starts, take ours all the same."""
+    """`python -m` puts the working folder first, where `metrics` may be the user's: a run, and a job that it starts, take ours all the same."""
     (tmp_path / "metrics").mkdir()
     (tmp_path / "metrics" / "__init__.py").write_text("raise RuntimeError('the user\\'s own')\n")
     settings = ("policy=sliding", "backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "logger=none", "progress=false", "videos=0", "world.trajectories=1")
-    for more in (("run_dir=r",), ("-m", "seed=0,1", "hydra/launcher=submitit_local", "name=e")):
+    for more in (("run_dir=r",), ("-m", "seed=1", "hydra/launcher=submitit_local", "name=e")):
         out = run("-m", "harness", "run", *more, *settings, cwd=tmp_path, site=site)
         assert out.returncode == 0 and "Traceback" not in out.stderr, out.stdout + out.stderr
-    assert len(list(tmp_path.rglob("results.json"))) == 3
+    assert len(list(tmp_path.rglob("results.json"))) == 2
 
 
 def test_a_package_that_is_imported_already_is_named(site, tmp_path):

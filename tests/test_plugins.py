@@ -12,7 +12,7 @@ import pytest
 from harness.evaluation.python import evaluate
 from harness.playing.setup import Setup
 from harness.settings.plugins import plugin_folders, with_plugins
-from tests.commands import ended
+from tests.commands import SWEEP, ended
 from tests.conftest import ROOT
 
 TINY = ("backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "logger=none", "progress=false", "videos=0", "threads=1")
@@ -126,7 +126,7 @@ def test_a_sweep_has_points_of_a_plugin(site, tmp_path):
     file = tmp_path / "s.yaml"
     command = "command: ['${env}', '${interpreter}', '${program}', 'plugins=[named]', '${args_no_hyphens}']\n"
     file.write_text(f"program: harness/run.py\nmethod: grid\n{command}parameters:\n  policy: {{values: [named_mine]}}\n  policy.recent: {{values: [3, 6]}}\n")
-    code, said = run(site, tmp_path, "sweep.py", str(file), *TINY[:-3], "videos=0", "name=s")
+    code, said = run(site, tmp_path, SWEEP, str(file), *TINY[:-3], "videos=0", "name=s")
     assert code == 0, said
     assert len(list((tmp_path / "outputs" / "s").glob("named_mine-*/results.json"))) == 2
 

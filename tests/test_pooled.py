@@ -134,13 +134,13 @@ def test_the_window_shows_means_of_what_was_made(keys, mass, roll, backbone):
     assert (differ > 0) == mass
 
 
-def test_without_limit_everything_is_remembered(roll, backbone):
+def test_without_limit_everything_is_remembered(roll, known, backbone):
     """The whole past at 2x2 or at 4x4, and nothing averaged while all of it is recent."""
     for fine, rows in ((1.0, 2), (0.0, 1)):
         last = roll(make_policy("pooled", "policy.budget=inf", f"policy.fine={fine}")).stats[-1]
         assert not last.unreachable_frames and last.attended_rows == 9 * 6 + 24 * rows
-    assert torch.equal(roll(make_policy("pooled", "policy.recent=300")).latents, roll(make_policy("full")).latents)
-    assert torch.equal(roll(make_policy("pooled", "policy.budget=0")).latents, roll(make_policy("sink_recent", "policy.recent=3")).latents)
+    assert torch.equal(roll(make_policy("pooled", "policy.recent=300")).latents, known("full").latents)
+    assert torch.equal(roll(make_policy("pooled", "policy.budget=0")).latents, known("sink_recent", "policy.recent=3").latents)
 
 
 def test_bytes_are_those_of_the_averages(roll, backbone):

@@ -93,9 +93,9 @@ def stores(folder: Path):
 
 
 @pytest.mark.parametrize("kind", ["gpu", "cpu", "disk", "tiered"])
-def test_a_fork_of_every_store(kind, begin, roll, trajectory, tmp_path):
+def test_a_fork_of_every_store(kind, begin, known, trajectory, tmp_path):
     """Both sides drop and replace pages afterwards; files of a fork go with it."""
-    whole = roll(make_policy("worldkv"))
+    whole = known("worldkv")
     session = begin("worldkv", stores(tmp_path)[kind])
     for _ in range(6):
         session.step()
@@ -159,8 +159,8 @@ def test_sessions_take_turns_on_one_backbone(trajectory):
     same(rollout(shared, make_policy("sliding"), GpuStore(), trajectory, 0, forced), alone["sliding"])
 
 
-def test_saved_and_opened_without_the_path(begin, roll, trajectory, tmp_path, backbone):
-    whole = roll(make_policy("worldkv"))
+def test_saved_and_opened_without_the_path(begin, known, trajectory, tmp_path, backbone):
+    whole = known("worldkv")
     walk(begin("worldkv", path=first_chunk(trajectory)), trajectory, 6).save(tmp_path / "walk", {"by": "me"})
     with pytest.raises(ValueError, match="other settings: by is me there and absent here"):
         Session.open(tmp_path / "walk", backbone, make_policy("worldkv"), GpuStore())

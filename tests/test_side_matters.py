@@ -15,7 +15,7 @@ from harness.results.provenance import UNKNOWN, commit
 from harness.settings.command_line import CONF, composed
 from harness.sweeping.file import load
 from harness.sweeping.local import options
-from tests.commands import ended
+from tests.commands import SWEEP, ended
 from tests.test_checkpoints import TENSORS, Malicious, loaded, renamed, saved
 from tests.test_checkpoints import load as load_net
 from tests.test_run import TINY, run
@@ -148,7 +148,7 @@ def test_a_misspelt_metric_stops_a_sweep_after_its_first_point(tmp_path):
     path = sweep_file(tmp_path, {"policy": {"value": "sliding"}, "seed": {"values": [0, 1, 2, 3]}}, metric={"name": "quality/psnr_revisti", "goal": "maximize"})
     settings = ["backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "logger=none", "videos=0", "world.trajectories=1", "threads=1"]
     for _ in range(2):  # also where the first point is there already
-        code, said = ended("sweep.py", str(path), *settings, cwd=tmp_path, env=os.environ | {"COLUMNS": "200"})
+        code, said = ended(SWEEP, str(path), *settings, cwd=tmp_path, env=os.environ | {"COLUMNS": "200"})
         assert code == 1
         said = " ".join(said.split())
         assert "runs have no quality/psnr_revisti, which the sweep file names as its metric; did you mean quality/psnr_revisit" in said

@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +22,8 @@ from harness.policy import PolicyWrapper
 from harness.rollout import Snapshot, rollout
 from harness.snapshot.plain_values import decode, encode
 from policies.wrappers.coded import CodedPolicy
-from tests.conftest import ROOT, make_policy, make_world
+from tests.commands import ended
+from tests.conftest import make_policy, make_world
 
 ABOUT = {"policy": {"name": "worldkv", "retrieved": 9}}
 COST = ("attended_rows", "window_bytes", "unreachable_frames", "retrieved", "attended", "unreachable", "stored", "taken")
@@ -212,8 +211,7 @@ def test_plain_values_survive_json():
 
 
 OPEN = """
-import sys, torch
-sys.path.insert(0, {root!r})
+import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from harness.rollout import Snapshot
@@ -229,8 +227,10 @@ torch.save(out.latents, "latents.pt")
 
 def test_another_process_goes_on_bit_for_bit(go, tmp_path):
     go("worldkv", save=tmp_path / "m", chunks=6)
-    done = subprocess.run([sys.executable, "-c", OPEN.format(root=str(ROOT))], cwd=tmp_path, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+    script = tmp_path / "open.py"
+    script.write_text(OPEN)
+    status, said = ended(str(script), cwd=tmp_path)
+    assert status == 0, said
     assert torch.equal(torch.load(tmp_path / "latents.pt", weights_only=True), go("worldkv").latents)
 
 

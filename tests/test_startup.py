@@ -1,11 +1,14 @@
 """What is answered before anything heavy is imported: help, mistakes, the first line of a run."""
 
+import gc
 import subprocess
 import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from harness.settings.command_line import check_overrides
+from harness.system.importing import importing
+from tests.conftest import CONF, ROOT
 
 HEAVY = ("torch", "lightning", "torchmetrics", "wandb", "matplotlib", "scipy", "diffusers", "transformers")
 TINY = ("backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "logger=none", "progress=false")
@@ -75,3 +78,25 @@ def test_a_run_says_first_what_it_does_and_last_what_took_how_long(tmp_path):
     assert "GPU available" not in said and "litlogger" not in said, "what Lightning says of itself"
     code, said, imported = start("run.py", "policy=sliding", *TINY, "run_dir=r", "videos=0", cwd=tmp_path)
     assert "finished before" in said and "lightning" not in imported, "nothing to run, no Lightning"
+
+
+def test_garbage_is_collected_again_after_imports_that_fail_too():
+    with pytest.raises(ImportError), importing():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()
+    gc.disable()
+    with importing():
+        pass
+    assert not gc.isenabled(), "as it was before"
+    gc.enable()
+
+
+def test_choices_alone_are_composed_by_hydra_alone(monkeypatch):
+    def composed(*_):
+        raise AssertionError("once more")
+
+    monkeypatch.setattr("harness.settings.command_line.compose", composed)
+    check_overrides(CONF, ["policy=full", "world=houses", "+more=1", "hydra.mode=RUN"])
+    with pytest.raises(AssertionError):
+        check_overrides(CONF, ["policy=full", "seed=1"])

@@ -1,5 +1,6 @@
 """Sweeps: the files, the local runner, its kills and failures. Everything runs on the tiny backbone."""
 
+import ast
 import json
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from harness.sweeping.file import Tried, load, overrides_of
-from harness.sweeping.local import Options, Runner, options
+from harness.sweeping.local import PRELOADED, Options, Runner, options
 from harness.sweeping.point import known, resolve
 from tests.commands import Command
 from tests.conftest import ROOT
@@ -138,11 +139,29 @@ def test_searches_repeat_from_what_is_on_disk(tmp_path, monkeypatch):
     assert known(Path("outputs/s"), file.digest, (*common, "seed=1")) == [], "of other settings"
 
 
+def test_points_are_forks_of_a_process_that_has_imported_all_that_they_need():
+    """What `evaluate` imports late, of ours and of Lightning, is imported by what is preloaded, so that a sweep waits for it once."""
+    found, queue = set[str](), list(PRELOADED)
+    while queue:
+        if (name := queue.pop()) not in found and (file := ROOT / f"{name.replace('.', '/')}.py").is_file():
+            queue += [m for node in ast.parse(file.read_text()).body for m in imported(node)]
+        found.add(name)
+    late = {m for node in ast.walk(ast.parse((ROOT / "harness/evaluation/evaluate.py").read_text())) for m in imported(node)}
+    wanted = {m for m in late if m.startswith(("harness.", "metrics.", "lightning"))} - {"lightning.fabric.plugins.environments.lightning"}
+    assert {"lightning", "metrics.metric_set"} <= wanted <= found
+
+
+def imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.ImportFrom):
+        return [node.module or ""]
+    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+
+
 @pytest.fixture(scope="module")
 def forks():
     """Processes that are forks of one that has imported everything: seconds less for each."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.evaluation.evaluate", "harness.sweeping.local", "tests.test_sweep"])
+    context.set_forkserver_preload([*PRELOADED, "tests.test_sweep"])
     return context
 
 

@@ -42,9 +42,14 @@ def config(out, **changes) -> DictConfig:
     return OmegaConf.merge(cfg, small, changes)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The weights of a training that nothing happened to, in its folder."""
+    return train(config(tmp_path_factory.mktemp("training") / "whole"))
+
+
 @pytest.mark.parametrize("crash_at", [2, 5])
-def test_a_crash_changes_nothing(crash_at, tmp_path, monkeypatch):
-    whole = train(config(tmp_path / "whole"))
+def test_a_crash_changes_nothing(crash_at, whole, tmp_path, monkeypatch):
     original = DenoiserTraining.training_step
 
     def crash(self, clip, index):
@@ -61,12 +66,12 @@ def test_a_crash_changes_nothing(crash_at, tmp_path, monkeypatch):
     assert torch.load(tmp_path / "cut/denoiser/last.ckpt", weights_only=False)["global_step"] == 12, "all steps of both optimizers"
     for x, y in zip(a.network.state_dict().values(), b.network.state_dict().values(), strict=True):
         assert torch.equal(x, y)
-    log = next((tmp_path / "whole" / "denoiser").rglob("metrics.csv")).read_text()
+    log = next((whole.parent / "denoiser").rglob("metrics.csv")).read_text()
     assert all(column in log for column in ("val/psnr_guided", "val/recall_01", "val/recall_02"))
     recall = (tmp_path / "cut" / "samples" / "recall.csv").read_text()
-    assert recall == (tmp_path / "whole" / "samples" / "recall.csv").read_text()
+    assert recall == (whole.parent / "samples" / "recall.csv").read_text()
     assert [line.split(",")[:3] for line in recall.split()[1:]] == [["6", scenes, gap] for gap in "12" for scenes in ("rooms", "houses")]
-    assert {f.name for f in (tmp_path / "whole" / "samples").iterdir()} == {"000006.png", "recall.csv", "recall.png"}
+    assert {f.name for f in (whole.parent / "samples").iterdir()} == {"000006.png", "recall.csv", "recall.png"}
 
 
 class Planted:
@@ -91,19 +96,18 @@ def test_a_checkpoint_runs_no_code_and_damage_is_named(tmp_path, damage):
     assert not (tmp_path / "ran").exists()
 
 
-def test_training_goes_on_from_a_weights_file(tmp_path):
+def test_training_goes_on_from_a_weights_file(whole, tmp_path):
     """Codec and denoiser are the file's, the steps are counted on, and what does not fit says so."""
-    first = train(config(tmp_path / "first"))
     still = {"lr_muon": 0.0, "lr_adam": 0.0}  # what it begins with, it ends with
-    second = train(config(tmp_path / "second", start=str(first), codec={"phases": []}, denoiser=still))
-    (about, before), (about_second, after) = (load_weights(path) for path in (first, second))
+    second = train(config(tmp_path / "second", start=str(whole), codec={"phases": []}, denoiser=still))
+    (about, before), (about_second, after) = (load_weights(path) for path in (whole, second))
     assert (about["steps"], about_second["steps"]) == (6, 12)
     assert before.keys() == after.keys()
     for name, value in before.items():
         assert torch.equal(value, after[name]), name
     assert load_weights(tmp_path / "second" / "latest.safetensors")[0]["steps"] == 12
     with pytest.raises(ValueError, match="other sizes"):
-        train(config(tmp_path / "third", start=str(first), network={"width": 96, "heads": 3}))
+        train(config(tmp_path / "third", start=str(whole), network={"width": 96, "heads": 3}))
 
 
 def test_a_codec_grows_without_a_change():
@@ -135,11 +139,10 @@ def test_texture_is_compared_and_not_its_place():
     assert flat.grad.isfinite().all()
 
 
-def test_the_decoder_learns_alone(tmp_path):
+def test_the_decoder_learns_alone(whole, tmp_path):
     """With a model that is there: encoder and denoiser stay, bit by bit."""
-    first = train(config(tmp_path / "first"))
-    second = train(config(tmp_path / "second", start=str(first), codec={"frozen": True}, denoiser={"rounds": 0}))
-    (about, before), (about_second, after) = (load_weights(path) for path in (first, second))
+    second = train(config(tmp_path / "second", start=str(whole), codec={"frozen": True}, denoiser={"rounds": 0}))
+    (about, before), (about_second, after) = (load_weights(path) for path in (whole, second))
     assert about["steps"] == about_second["steps"] == 6
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if name.startswith("codec.decoder.")}

@@ -31,6 +31,7 @@ def wandb(*arguments: str, cwd: Path, url: str) -> subprocess.Popen:
         "WANDB_BASE_URL": url,
         "WANDB_API_KEY": "0" * 40,
         "WANDB_ERROR_REPORTING": "false",
+        "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1",  # seconds; 15 unless said
         "HOME": str(cwd),
         "OMP_NUM_THREADS": "1",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),

@@ -27,6 +27,7 @@ from harness.settings.help import asks_for_help, help_text
 from harness.settings.main_job import GROUPS, MainSettings
 from harness.settings.packages import check_packages
 from harness.settings.plugins import with_plugins
+from harness.system.importing import importing
 
 BEGAN = time.perf_counter()  # as near to the start of the process as a module can look
 
@@ -51,7 +52,8 @@ def _main(cfg: DictConfig) -> None:
         check_fields({k: v for k, v in plain(cfg).items() if k not in GROUPS}, MainSettings)
         if not _is_another_rank(cfg):
             print(_first_line(cfg, choices, label), flush=True)
-        from harness.evaluation.evaluate import evaluate  # imports torch: --help, typos and the line above come before
+        with importing():
+            from harness.evaluation.evaluate import evaluate  # imports torch: --help, typos and the line above come before
 
         results = evaluate(cfg, choices, label, compare=not several, began=began if several else BEGAN)
         path.joinpath("error.txt").unlink(missing_ok=True)

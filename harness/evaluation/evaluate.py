@@ -42,6 +42,7 @@ from harness.settings.plugins import plugin_folders, plugins_of
 from harness.settings.policy_line import line_of, policy_line
 from harness.snapshot.snapshot import is_saved
 from harness.system.files import write_atomic
+from harness.system.importing import importing
 from harness.system.stopping import end_processes
 from harness.tracking.tracker import Label, Tracker, followed, tracker_of
 from harness.worlds.base import World, check_names
@@ -108,8 +109,8 @@ def evaluate(
         with together(settings, packages):
             work = agreed(ranks_of(settings), Work(tuple(i for i, n in enumerate(world.names) if n not in done), path / "bank"))
             parts = _parts(cfg, settings, given, packages)
-            from metrics.metric_set import MetricSet
-
+            with importing():
+                from metrics.metric_set import MetricSet
             metrics = MetricSet.of(given.get("metric") or (build(m, f"metric.{name}", plugins=packages) for name, m in cfg.metric.items()))
             check_images(metrics, settings["world"].get("size"))
             for name, why in metrics.left_out.items():
@@ -216,15 +217,16 @@ def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, work: Wo
     """Roll out these trajectories. Returns the seconds of the rollouts, if one process makes them all."""
     processes = min(cfg.devices, max(1, len(work.indices)))  # Lightning refuses more than there is to do
     device, alone, store = device_of(settings), processes == 1, parts.store
-    import lightning as L
-    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-    from torch.multiprocessing.spawn import ProcessRaisedException
+    with importing():
+        import lightning as L
+        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+        from torch.multiprocessing.spawn import ProcessRaisedException
 
-    from harness.evaluation.callbacks import ChunkProgress, ResultWriter
-    from harness.evaluation.live import LiveLog
-    from harness.evaluation.probes import Probes
-    from harness.evaluation.progress import ProgressLines, say
-    from harness.evaluation.runner import EvalModule, loader
+        from harness.evaluation.callbacks import ChunkProgress, ResultWriter
+        from harness.evaluation.live import LiveLog
+        from harness.evaluation.probes import Probes
+        from harness.evaluation.progress import ProgressLines, say
+        from harness.evaluation.runner import EvalModule, loader
 
     for noisy in ("lightning.pytorch", "lightning.fabric"):  # whose import sets levels of its own
         logging.getLogger(noisy).setLevel(logging.ERROR)

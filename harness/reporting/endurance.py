@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from harness.reporting.media import save_figure
 
@@ -15,7 +15,8 @@ def endurance(path: Path, runs: dict[str, list[dict]]) -> str:
 
     Returns the figures in words. Growth is the slope of a line through the second half.
     """
-    figure, axes = plt.subplots(1, 5, figsize=(19, 3.4), layout="constrained")
+    figure = Figure(figsize=(19, 3.4), layout="constrained")
+    axes = figure.subplots(1, 5)
     said = []
     for number, (label, rows) in enumerate(sorted(runs.items())):
         color = f"C{number}"

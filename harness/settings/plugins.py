@@ -7,7 +7,9 @@ Such a package has a folder `conf/` laid out as ours: `conf/policy/mine.yaml` ma
 mypkg = "mypkg"
 """
 
+import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +23,13 @@ GROUP = "worldkv.plugins"
 
 def plugins_of(arguments: Sequence[str]) -> list[str]:
     """Names of the packages: those that declare themselves, then those of `plugins=[...]`."""
-    declared = [entry.value for entry in entry_points(group=GROUP)]
-    return list(dict.fromkeys([*declared, *_named(arguments)]))
+    return list(dict.fromkeys([*_declared(tuple(sys.path)), *_named(arguments)]))
+
+
+@cache
+def _declared(path: tuple[str, ...]) -> list[str]:
+    """Packages on Python's path that declare themselves. Looked up once: it reads a file of every package that is installed, and is asked ten times a run."""
+    return [entry.value for entry in entry_points(group=GROUP)]
 
 
 def plugin_folders(arguments: Sequence[str]) -> list[Path]:

@@ -30,6 +30,14 @@ from harness.sweeping.file import SweepFile, Tried, load, overrides_of
 from harness.sweeping.point import Point, known, resolve, work
 from harness.system.stopping import end_processes
 
+PRELOADED = [  # by the process that points are forks of: Lightning and torchmetrics, which `evaluate` imports late, take 6 s, of every point else
+    "harness.evaluation.callbacks",
+    "harness.evaluation.evaluate",
+    "harness.evaluation.progress",
+    "harness.sweeping.local",
+    "metrics.metric_set",
+]
+
 
 @dataclass(frozen=True)
 class Options:
@@ -212,16 +220,21 @@ def _means(results: dict) -> dict[str, float]:
     return {k: v["mean"] for k, v in results["summary"].items()}
 
 
+def sweep(arguments: Sequence[str], context: ForkContext | ForkServerContext) -> None:
+    """Run a command line's sweep. context: how points are started. Raises SystemExit where any failed."""
+    chosen = options(arguments)
+    cfg, _ = composed(CONF, chosen.common)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    if failed := Runner(chosen, Path("outputs") / str(cfg.name), context).run():
+        raise SystemExit(f"error: {failed} points failed; the same command tries them again")
+
+
 @entry_point("finished trajectories are kept, the same command goes on")
 def main() -> None:
     """Entry point: exit status 0 if every point is done, 1 if any failed."""
-    chosen = options(sys.argv[1:])
-    cfg, _ = composed(CONF, chosen.common)
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.evaluation.evaluate", "harness.sweeping.local"])
-    if failed := Runner(chosen, Path("outputs") / str(cfg.name), context).run():
-        raise SystemExit(f"error: {failed} points failed; the same command tries them again")
+    context.set_forkserver_preload(PRELOADED)
+    sweep(sys.argv[1:], context)
 
 
 if __name__ == "__main__":
