@@ -116,8 +116,8 @@ def test_what_ranks_tell_one_another():
 
 TOY = [
     "backbone=lingbot", "backbone.weights=random", "backbone.device=cpu", "backbone.dtype=float32", "backbone.size=[32,32]", "world.size=[32,32]",
-    "backbone.sizes={dim: 48, heads: 4, layers: 2, ffn: 32, context_dim: 8}", "world.trajectories=2", "world.repeat=3", "metric=tiny", "logger=none", "videos=0",
-    "threads=1", "progress=false", "name=e",
+    "backbone.sizes={dim: 48, heads: 4, layers: 2, ffn: 32, context_dim: 8}", "world.trajectories=2", "world.repeat=3", "metric=tiny",
+    "logger=none", "videos=0", "threads=1", "progress=false", "name=e",
 ]  # fmt: skip
 
 
