@@ -189,18 +189,26 @@ def every_policy(ranks: int) -> dict[str, tuple | str]:
     return found
 
 
-if __name__ == "__main__":  # all golden runs, and every policy: minutes
-    import sys
-
-    size = int(sys.argv[1])
+def compare_policies(ranks: int) -> None:
     alone = every_policy(1)
-    for parts in on_ranks(size, every_policy, size):
+    for parts in on_ranks(ranks, every_policy, ranks):
         for name, mine in parts.items():
             if isinstance(mine, str) or isinstance(alone[name], str):
                 assert mine == alone[name] or "use backbone.parallel=1" in mine, (name, mine)
-                print(f"{name}: {mine}")
+                print(f"{name}: {mine}", flush=True)
                 continue
             error = float((mine[0] - alone[name][0]).abs().max() / alone[name][0].abs().max())
-            print(f"{name}: {error:.1e}, choices {'identical' if mine[1] == alone[name][1] else 'DIFFER'}")
-    check(GOLDEN + [("other", name) for name in OTHERS], size)
-    print(f"{len(GOLDEN)} golden runs and {len(OTHERS)} policies over {size} ranks: within the gate, choices identical")
+            assert error < 1e-5 and mine[1] == alone[name][1], (name, error)
+            print(f"{name}: {error:.1e}, choices identical", flush=True)
+
+
+if __name__ == "__main__":  # every policy, and all golden runs, over so many ranks: minutes
+    import sys
+
+    size = int(sys.argv[1])
+    if "golden" not in sys.argv:
+        compare_policies(size)
+    runs = GOLDEN + [("other", name) for name in OTHERS]
+    for run_ in runs:
+        check([run_], size)
+        print(f"{run_} over {size} ranks: within the gate, choices identical", flush=True)

@@ -31,7 +31,7 @@ from harness.evaluation.rolling import ALIKE, Roller
 from harness.policy import CachePolicy
 from harness.rollout import Snapshot
 from harness.settings.build import build
-from harness.system.stopping import end_processes
+from harness.system.stopping import end_processes, exit_on_signals
 from harness.worlds.base import World
 
 GRACE = 15.0  # seconds in which rank 0 notices by itself that another is gone; a GPU's collectives may wait for ever
@@ -204,6 +204,7 @@ def agreed(size: int, work: Work | None = None) -> Work:
 
 def _companion(line: Connection, folder: str, rank: int, settings: dict, packages: list[str]) -> None:
     """The process of a rank that rank 0 started."""
+    exit_on_signals()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; rank 0 ends the others
     warnings.filterwarnings("ignore")
     threading.Thread(target=_end_with_parent, daemon=True).start()
