@@ -60,16 +60,25 @@ def passes():
     return (seconds[1] - seconds[0]) / 2
 
 
-@pytest.mark.parametrize("name", ["worldkv", "coverage", "fov", "latent", "places"])
-def test_planning_stays_small_over_a_thousand_chunks(name, passes):
-    """Plan and commit after a thousand chunks round the same place; the cache is tiny, so that only a policy's own work counts."""
+@pytest.mark.parametrize(
+    ("name", "turn", "most"),
+    [
+        *((name, 10.0, 0.02) for name in ("worldkv", "coverage", "fov", "latent", "places")),
+        ("worldkv", 10.37, 0.02),
+        ("coverage", 10.37, 0.18),
+        ("fov", 10.37, 0.14),
+    ],
+)
+def test_planning_stays_small_over_a_thousand_chunks(name, turn, most, passes):
+    """Plan and commit after a thousand chunks round the same place; the cache is tiny, so that only a policy's own work counts. At 10 degrees a frame
+    poses come back, at 10.37 none ever does: selectors that look at probe points then look at hundreds of views that are nearly the best."""
     commits: list[float] = []
-    policy, bank, chunk = committed(make_policy(name), Geometry(1, 1, 2, 4, 3), 1000, turn=10.0, seconds=commits if name == "places" else None)
+    policy, bank, chunk = committed(make_policy(name), Geometry(1, 1, 2, 4, 3), 1000, turn=turn, seconds=commits if name == "places" else None)
     seconds = []
     for _ in range(20):
         start = time.process_time()
         policy.plan(chunk, bank)
         seconds.append(time.process_time() - start)
     share = (min(seconds) + min(commits[-10:], default=0.0)) / passes
-    print(f"{name}: {100 * share:.2f} % of the passes")
-    assert share <= 0.02
+    print(f"{name}, {turn} degrees: {100 * share:.2f} % of the passes")
+    assert share <= most
