@@ -17,6 +17,7 @@ from harness.worlds.poses import integrate, pinhole
 from policies.parts.select.controls import OracleSelector, RandomSelector, RecencySelector
 from policies.parts.select.coverage import CoverageSelector
 from policies.parts.select.fov import FovSelector
+from policies.parts.select.frustum import probes
 from policies.parts.select.latent import LatentSelector
 from policies.parts.select.pose import PoseSelector
 from policies.parts.select.query import QuerySelector
@@ -70,7 +71,35 @@ def test_fov_equals_points_one_by_one(seed, mutual, backbone):
             share = np.minimum(share, [[seen_by_loops(chunk, j, target, i, selector).mean() for j in range(3)] for i in range(3)])
         scores.append(round(share.max(1).mean(), 6))
     assert len(set(scores)) > 1
-    assert selector.order(target, [0, 1, 2, 3], []) == sorted(range(4), key=lambda c: (-scores[c], c))
+    assert list(selector.order(target, [0, 1, 2, 3], [])) == sorted(range(4), key=lambda c: (-scores[c], c))
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_fov_looks_closely_at_few_and_orders_all(seed, mutual, backbone):
+    """Every chunk's score by whole tensors in float64, without bounds: the same order to the last, and the first ten without looking at all."""
+    *past, target = walk(seed, 81)
+    s = watched(FovSelector(mutual=mutual), past, backbone.geometry)
+
+    def share(points, c2w, intrinsics):
+        x, y, z = ((points[None] - c2w[:, None, :3, 3]) @ c2w[:, :3, :3]).double().unbind(-1)
+        fx, fy, cx, cy = intrinsics.double().T[..., None]
+        return ((z > 0) & (z < s.far) & ((x * fx / cx).abs() <= z) & ((y * fy / cy).abs() <= z)).double()
+
+    scores = []
+    for c in past:
+        there = share(probes(target.c2w, target.intrinsics, 8, 4, s.near, s.far).flatten(0, 1), c.c2w, c.intrinsics).unflatten(1, (3, -1)).mean(-1)
+        if mutual:
+            points = probes(c.c2w, c.intrinsics, 8, 4, s.near, s.far).flatten(0, 1)
+            there = there.minimum(share(points, target.c2w, target.intrinsics).unflatten(1, (3, -1)).mean(-1).T)
+        scores.append(round(there.amax(0).mean().item(), 6))
+    looked = []
+    views = s.views
+    s.views = lambda chunk, some: looked.extend(some) or views(chunk, some)  # type: ignore[method-assign]
+    order = s.order(target, list(range(80)), [])
+    first = list(itertools.islice(order, 10))
+    assert len(set(looked)) == len(looked) < 80
+    assert [*first, *order] == sorted(range(80), key=lambda c: (-scores[c], c))
 
 
 def worth(masks, count, again):
@@ -113,7 +142,7 @@ def test_coverage_leaves_duplicates_for_later(backbone):
     *past, target = chunks
     fov = watched(FovSelector(), past, backbone.geometry)
     coverage = watched(CoverageSelector(), past, backbone.geometry)
-    assert fov.order(target, [0, 1, 2], []) == [0, 1, 2]
+    assert list(fov.order(target, [0, 1, 2], [])) == [0, 1, 2]
     assert list(coverage.order(target, [0, 1, 2], [])) == [0, 2, 1]
     assert list(coverage.order(target, [1, 2], [0])) == [2, 1], "what the window shows already counts less"
     assert list(watched(CoverageSelector(again=1.0), past, backbone.geometry).order(target, [0, 1, 2], [])) == [0, 1, 2]

@@ -28,20 +28,24 @@ class CoverageSelector(FrustumSelector):
     def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> Iterator[int]:
         if not candidates:
             return
-        kinds = self.kinds(candidates)
-        views = self.views(chunk, [kind[0] for kind in kinds]).view(torch.uint8).sum(1, dtype=torch.uint8).flatten(1).numpy()  # c p
+        groups = self.kinds(candidates)
+        kinds = groups.lists()
+        views = self.views(chunk, groups.firsts.tolist()).view(torch.uint8).sum(1, dtype=torch.uint8).flatten(1).numpy()  # c p
         powers = self.again ** np.arange(self._size + 1, dtype=np.float64)
         worths = np.concatenate([[0.0], powers[:-1].cumsum()])  # of so many views of a fresh point
-        about, overlaps = worths.astype(np.float32)[views], views.sum(1, dtype=np.int64).tolist()
+        about, overlaps = np.take(worths.astype(np.float32), views, mode="clip"), views.sum(1, dtype=np.int64).tolist()
         left = self.again ** self.seen(chunk, window).sum(0).flatten().double().numpy()  # worth of the next view of each point
-        while any(kinds):
+        gone: list[int] = []  # kinds of which no chunk is left
+        while len(gone) < len(kinds):
             gain = about @ left.astype(np.float32)
-            gain[[i for i, kind in enumerate(kinds) if not kind]] = -1.0
+            gain[gone] = -1.0
             near = np.flatnonzero(gain > gain.max() - 1e-3).tolist()  # the greatest is among them; which, is decided in float64
             exact = (worths[views[near]] @ left).round(6).tolist()
             best = max((g, overlaps[i], -kinds[i][0], i) for g, i in zip(exact, near, strict=True))
             if not best[0]:
                 break
             yield kinds[best[3]].pop(0)
+            if not kinds[best[3]]:
+                gone.append(best[3])
             left *= powers[views[best[3]]]
         yield from by_score([overlaps[i] for i, kind in enumerate(kinds) for _ in kind], [c for kind in kinds for c in kind])

@@ -1,10 +1,13 @@
 """Order by shared field of view."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from harness.datatypes import Chunk
-from policies.parts.select.base import by_score
-from policies.parts.select.frustum import FrustumSelector
+from policies.parts.select.frustum import FrustumSelector, blocks
+from policies.parts.select.lazily import best_first
 
 
 @dataclass
@@ -14,19 +17,26 @@ class FovSelector(FrustumSelector):
 
     A chunk's score is the mean, over all views of the next chunk, of its best view's share. mutual: take the smaller of
     the shares in both directions, so that a view from far behind, which sees everything small, counts less; the
-    published methods count one direction. Uncertain: how the papers weigh several poses of a chunk (mean here) and the
+    published methods count one direction. Only chunks that may be among the best are looked at closely: blocks of points which a
+    camera surely does not see bound its share. Uncertain: how the papers weigh several poses of a chunk (mean here) and the
     scale of their scenes (`far`).
     """
 
     mutual: bool = False
 
-    def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
+    def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> Iterator[int]:
         if not candidates:
-            return []
+            return iter(())
         kinds = self.kinds(candidates)
-        share = self.views(chunk, [kind[0] for kind in kinds]).float().mean(-1)  # c v f
-        if self.mutual:
-            share = share.minimum(self.back(chunk, [kind[0] for kind in kinds]))
-        scores = share.amax(1).mean(1).double().round(decimals=6).tolist()
-        of = {c: score for kind, score in zip(kinds, scores, strict=True) for c in kind}
-        return by_score([of[c] for c in candidates], candidates)
+        sizes = np.bincount(blocks(self.grid, self.shells)[1])
+        possible = self.may_see(chunk, kinds.firsts.tolist()).unflatten(2, (-1, len(sizes))).numpy()  # c v f b
+        bounds = (possible @ (sizes / sizes.sum()).astype(np.float32)).max(1).mean(1)
+
+        def score(some: list[int]) -> list[float]:
+            firsts = kinds.firsts[some].tolist()
+            share = self.views(chunk, firsts).float().mean(-1)  # c v f
+            if self.mutual:
+                share = share.minimum(self.back(chunk, firsts))
+            return share.amax(1).mean(1).double().round(decimals=6).tolist()
+
+        return best_first(bounds, score, kinds.members)
