@@ -15,6 +15,7 @@ from backbones.lingbot import RAY_CHANNELS, LingBotNetwork
 from backbones.matrix_game2 import MatrixGame2Network
 from backbones.wan_network import heads_each
 from backbones.wan_parallel import built
+from harness.benchmark.ranks import H200, LINGBOT, share, table
 from harness.cache.stores import GpuStore
 from harness.datatypes import Geometry, Trajectory
 from harness.rollout import rollout
@@ -22,7 +23,7 @@ from harness.settings.build import build
 from harness.system.ranks import joined
 from harness.worlds.poses import integrate, pinhole
 from tests import test_lingbot, test_matrix_game2
-from tests.conftest import CONF, make_policy
+from tests.conftest import CONF, ROOT, make_policy
 from tests.kill.test_ranks import companions
 from tests.ranked import on_ranks
 from tests.replay import assert_close, golden, records, replay, rows
@@ -69,7 +70,8 @@ def check(runs: list[Run], ranks: int) -> None:
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_make_what_one_process_makes(ranks):
     """Three heads over two and over four ranks: the last ones hold heads that the model does not have."""
-    check([("lingbot", "retr6_store_pooled_rope"), ("matrixgame2", "derived_retr6"), ("other", "h2o")][: 3 if ranks == 2 else 1], ranks)
+    runs = [("lingbot", "retr6_store_pooled_rope"), ("matrixgame2", "derived_retr6"), ("other", "tempcache"), ("other", "h2o")]
+    check(runs if ranks == 2 else runs[:1], ranks)
 
 
 def shares(ranks: int) -> dict[str, float]:
@@ -112,6 +114,13 @@ def test_what_ranks_tell_one_another():
     assert first[1:] == second[1:], "the same on every rank"
     assert first[1:5] == ([23.0, 23.0], pytest.approx([4.6, 4.6]), 3.0, 2.0)
     assert first[5].startswith("the plan: the 2 ranks of this rollout disagree")
+
+
+def test_the_page_holds_the_projection():
+    assert table() in (ROOT / "docs" / "parallel.md").read_text()
+    one, eight = (share(LINGBOT, H200, 87, ranks) for ranks in (1, 8))
+    assert one.cache == 90 * 2 * 40 * 5120 * 1560 * 2 and one.traffic == 0, "bytes of K and V of 90 frames in bfloat16"
+    assert eight.weights == one.weights / 8 and eight.cache == one.cache / 8
 
 
 TOY = [
