@@ -174,18 +174,20 @@ def module(tmp_path):
     """The Lightning module on the tiny backbone, in this process."""
     from backbones.rooms import TinyRoomsBackbone
     from harness.cache.stores import GpuStore
+    from harness.evaluation.rolling import Roller
     from harness.evaluation.runner import EvalModule
     from metrics.frame import PSNR
     from metrics.metric_set import MetricSet
     from tests.conftest import make_policy, make_world
 
-    made = EvalModule(lambda device: TinyRoomsBackbone(), make_policy("worldkv"), GpuStore(), make_world(["R_L90"], 2), MetricSet((PSNR(),)), 0)
-    made.backbone = TinyRoomsBackbone()
+    policy, store, world = make_policy("worldkv"), GpuStore(), make_world(["R_L90"], 2)
+    made = EvalModule(lambda device: TinyRoomsBackbone(), policy, store, world, MetricSet((PSNR(),)), 0)
+    made.roller = Roller(TinyRoomsBackbone(), policy, store, world, 0)
     return made
 
 
 def test_nan_is_a_recorded_failure_and_the_rest_goes_on(module):
-    network = module.backbone.network
+    network = module.roller.backbone.network
     good = network.head.bias.clone()
     network.head.bias.data.fill_(float("nan"))
     failed = module.predict_step(0)
@@ -201,7 +203,7 @@ def test_out_of_memory_is_a_recorded_failure(module):
         def trajectory(self, index):
             raise torch.OutOfMemoryError("CUDA out of memory: tried to allocate 3 GiB")
 
-    module.world = Full()
+    module.roller.world = Full()
     assert "store=cpu" in module.predict_step(0).record.error
 
 
