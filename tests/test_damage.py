@@ -296,7 +296,7 @@ def test_an_iterator_that_ends_too_early_does_not_end_the_run(tmp_path, monkeypa
     def ended(*args):
         raise StopIteration
 
-    monkeypatch.setattr("harness.evaluation.runner.rollout", ended)
+    monkeypatch.setattr("harness.evaluation.rolling.rollout", ended)
     with pytest.raises(RuntimeError, match="test0000_R_L90: an iterator ended too early"):
         job()
 

@@ -41,7 +41,7 @@ def planned(task, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["worldkv", "coverage", "fov", "random", "recency", "oracle", "sliding", "full", "places", "kcentre", "capped", "landmark", "worldkv_release"]
+    "name", ["worldkv", "coverage", "fov", "random", "recency", "oracle", "sliding", "full", "places", "kcentre", "landmark", "worldkv_release"]
 )
 def test_plans_are_those_of_a_rollout(name, path, backbone):
     """Frame by frame those that a model's rollout attends to, with as many of them unreachable."""

@@ -17,9 +17,9 @@ from harness.worlds.poses import integrate, pinhole
 from policies.parts.select.controls import OracleSelector, RandomSelector, RecencySelector
 from policies.parts.select.coverage import CoverageSelector
 from policies.parts.select.fov import FovSelector
-from policies.parts.select.frustum import probes
 from policies.parts.select.latent import LatentSelector
 from policies.parts.select.pose import PoseSelector
+from policies.parts.select.probe_points import probes
 from policies.parts.select.query import QuerySelector
 from tests.conftest import CONF, make_policy, make_world
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from harness.datatypes import KV, Chunk, Geometry
 from harness.settings.ranges import Positive, Side
 from policies.parts.chunk_table import ChunkTable
-from policies.parts.select.frustum import probes, sees
+from policies.parts.select.probe_points import probes, sees
 
 
 class Likeness(ABC):

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.datatypes import Chunk
-from policies.parts.select.frustum import FrustumSelector, blocks
+from policies.parts.select.frustum import FrustumSelector
 from policies.parts.select.lazily import best_first
+from policies.parts.select.probe_points import blocks
 
 
 @dataclass
