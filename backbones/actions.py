@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from backbones.rope import rotate_adjacent, turn_by
+from backbones.wan_attention import heads_each
 from backbones.wan_causal import STRIDE
-from backbones.wan_network import Control, heads_each
+from backbones.wan_network import Control
 from harness.cache.attention import dense
 from harness.system.ranks import ALONE, Ranks
 

@@ -16,7 +16,7 @@ from backbones.checkpoints import LINGBOT_WORLD_FAST, load_into, read_config, re
 from backbones.codecs import PreviewCodec
 from backbones.wan_causal import CELL, Codec, Precision, Schedule, Sizes, WanBackbone, checked, chosen_device, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork, fold
-from backbones.wan_parallel import built, shared_codec, shared_tokens
+from backbones.wan_parallel import built, codec_of, shared_tokens
 from harness.datatypes import Chunk, Trajectory
 from harness.settings.ranges import Count, Device, Ge, Le, Len, Positive, Size
 from harness.system.ranks import ALONE, Ranks, joined
@@ -149,13 +149,13 @@ def load(
     if weights == "random":
         fill_randomly(network, where, parts)
         tokens = torch.randn(64, config.context_dim, generator=torch.Generator().manual_seed(0))
-        codec, prompts = PreviewCodec(), lambda prompt: tokens
+        codec, prompts = codec_of(PreviewCodec, ranks), lambda prompt: tokens
     else:
         from backbones.wan_encoders import TextEncoder
         from backbones.wan_vae import WanVAE
 
         load_into(network, folder / "lingbot_world_fast", device=where, dtype_of=config.dtype_of, parts=parts)
-        codec = shared_codec(lambda: WanVAE.from_checkpoint(folder / "Wan2.1_VAE.pth", where), ranks, where)
+        codec = codec_of(lambda: WanVAE.from_checkpoint(folder / "Wan2.1_VAE.pth", where), ranks)
 
         def encoded(prompt: str) -> Tensor:  # 11 GB: there for a new prompt only
             with TextEncoder.from_checkpoint(folder / "models_t5_umt5-xxl-enc-bf16.pth", folder / "google" / "umt5-xxl", where) as encoder:

@@ -16,7 +16,7 @@ from backbones.checkpoints import MATRIX_GAME_2, load_into, require
 from backbones.codecs import PreviewCodec
 from backbones.wan_causal import Codec, Precision, Schedule, Sizes, WanBackbone, checked, chosen_device, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork
-from backbones.wan_parallel import built, shared_codec, shared_images
+from backbones.wan_parallel import built, codec_of, shared_images
 from harness.datatypes import Chunk, Trajectory
 from harness.settings.ranges import Count, Device, Positive, Size
 from harness.system.ranks import ALONE, Ranks, joined
@@ -178,7 +178,7 @@ def load(
     if weights == "random":
         fill_randomly(network, where, parts)
         tokens = torch.randn(1, 257, config.context_dim, generator=torch.Generator().manual_seed(0))
-        codec, images = PreviewCodec(), lambda image: tokens
+        codec, images = codec_of(PreviewCodec, ranks), lambda image: tokens
     else:
         from backbones.wan_encoders import ImageEncoder
         from backbones.wan_vae import WanVAE
@@ -187,7 +187,7 @@ def load(
         require(folder, (FILES[variant], VAE, CLIP), MATRIX_GAME_2)
         load_into(network, folder / FILES[variant], device=where, dtype_of=config.dtype_of, prefix="model.", parts=parts)
         half = torch.float16 if where.type == "cuda" else None
-        codec = shared_codec(lambda: WanVAE.from_checkpoint(folder / VAE, where, decode_dtype=half), ranks, where)
+        codec = codec_of(lambda: WanVAE.from_checkpoint(folder / VAE, where, decode_dtype=half), ranks)
         images = shared_images(lambda: ImageEncoder.from_checkpoint(folder / CLIP, where, wanted).encode, ranks, where)
     steps, window = STEPS[variant], WINDOWS[variant]
     return MatrixGame2Backbone(network, codec, images, keys_of(variant), schedule(steps), (size[0], size[1]), where, window, degrees_per_unit)

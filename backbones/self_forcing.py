@@ -16,7 +16,7 @@ from backbones.codecs import PreviewCodec
 from backbones.matrix_game2 import schedule
 from backbones.wan_causal import Codec, Precision, Schedule, Sizes, WanBackbone, checked, chosen_device, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork
-from backbones.wan_parallel import built, shared_codec, shared_tokens
+from backbones.wan_parallel import built, codec_of, shared_tokens
 from harness.datatypes import Chunk, Trajectory
 from harness.settings.ranges import Count, Device, Size
 from harness.system.ranks import joined
@@ -70,7 +70,7 @@ def load(
     if weights == "random":
         fill_randomly(network, where, parts)
         tokens = torch.randn(64, config.context_dim, generator=torch.Generator().manual_seed(0))
-        codec, prompts = PreviewCodec(), lambda prompt: tokens
+        codec, prompts = codec_of(PreviewCodec, ranks), lambda prompt: tokens
     else:
         from backbones.wan_encoders import TextEncoder
         from backbones.wan_vae import WanVAE
@@ -78,7 +78,7 @@ def load(
         folder = Path(weights or FOLDER)
         require(folder, (NETWORK, VAE, TEXT, TOKENIZER), SELF_FORCING)
         load_into(network, folder / NETWORK, device=where, dtype_of=config.dtype_of, prefix="model.", parts=parts)
-        codec = shared_codec(lambda: WanVAE.from_checkpoint(folder / VAE, where), ranks, where)
+        codec = codec_of(lambda: WanVAE.from_checkpoint(folder / VAE, where), ranks)
 
         def encoded(prompt: str) -> Tensor:  # 11 GB: there for a new prompt only
             with TextEncoder.from_checkpoint(folder / TEXT, folder / TOKENIZER, where) as encoder:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from backbones.checkpoints import Parts, put
 from backbones.rope import rotate_adjacent, turn_by
-from backbones.wan_network import Control, WanConfig, WanNetwork, angles, heads_each
+from backbones.wan_attention import heads_each
+from backbones.wan_network import Control, WanConfig, WanNetwork, angles
 from harness.backbone import Backbone, KVSeam
 from harness.datatypes import Chunk, Condition, Geometry, Trajectory
 from harness.settings.ranges import Ge, Le
@@ -156,16 +157,16 @@ class WanBackbone(Backbone):
 
     def image_condition(self, trajectory: Trajectory, frames: int) -> Float[Tensor, "20 f y x"]:
         """Mask (ones in latent frame 0) and latents of the first image followed by zero frames, over so many latent frames; no channels
-        for a network without an image condition."""
+        for a network without an image condition. Called by all ranks alike."""
         if self.network.config.in_dim == LATENT_CHANNELS:
             return torch.empty(0, frames, *self.grid, device=self.geometry.device)
         image = trajectory.images[:1]
         if tuple(image.shape[-2:]) != self.size:
             raise ValueError(f"the first image is {tuple(image.shape[-2:])} pixels, the model works at {self.size}; set world.size={list(self.size)}")
-        latents = self._encoded_image(image, frames)
+        latents = self.geometry.ranks.first(self._encoded_image(image, frames).float())
         mask = torch.zeros(4, *latents.shape[1:])
         mask[:, 0] = 1
-        return torch.cat([mask, latents.float().cpu()]).to(self.geometry.device)
+        return torch.cat([mask, latents.cpu()]).to(self.geometry.device)
 
     def _encoded_image(self, image: Float[Tensor, "1 3 y x"], frames: int) -> Float[Tensor, "16 f y x"]:
         pixels = torch.zeros(1, 3, STRIDE * (frames - 1) + 1, *self.size)
@@ -218,6 +219,10 @@ class WanBackbone(Backbone):
         return torch.randn(1, g.chunk, self.grid[0] * self.grid[1], self.channels, generator=generator).to(g.device)
 
     def encode(self, frames: Float[Tensor, "p 3 y x"]) -> Float[Tensor, "f s c"]:
+        """Called by all ranks alike; what rank 0 encodes is what all have."""
+        return self.geometry.ranks.first(self._encoded(frames))
+
+    def _encoded(self, frames: Float[Tensor, "p 3 y x"]) -> Float[Tensor, "f s c"]:
         if tuple(frames.shape[-2:]) != self.size:
             raise ValueError(f"frames are {tuple(frames.shape[-2:])} pixels, the model works at {self.size}; set world.size={list(self.size)}")
         pixels = (2 * frames.transpose(0, 1)[None] - 1).to(self.geometry.device)
@@ -228,7 +233,8 @@ class WanBackbone(Backbone):
         return ((pixels[0].transpose(0, 1).float().cpu() + 1) / 2).clamp(0, 1)
 
     def roundtrip(self, frames: Float[Tensor, "p 3 y x"]) -> Float[Tensor, "p 3 y x"]:
-        latents, rollout = self.encode(frames), self.codec.state()
+        """For scores, which rank 0 alone computes."""
+        latents, rollout = self._encoded(frames), self.codec.state()
         self.codec.begin()
         try:
             return self.decode(latents)

@@ -109,42 +109,32 @@ def _dim(name: str, how: Mapping[str, str]) -> int | None:
     return 0 if module in how else None
 
 
-class SharedCodec:
-    """The codec of rank 0, which alone has one: the others learn what it encodes, and see nothing of what it decodes. Latents are `1 16 f h w`."""
-
-    def __init__(self, codec: Codec | None, ranks: Ranks, device: torch.device) -> None:
-        self._codec, self._ranks, self._device, self._begun = codec, ranks, device, False
+class SilentCodec:
+    """In the place of rank 0's codec on the other ranks: zeros of the same shapes. What is encoded they learn from rank 0 (`WanBackbone.encode`), and what is
+    decoded nobody looks at there."""
 
     def begin(self) -> None:
         self._begun = False
-        if self._codec is not None:
-            self._codec.begin()
 
     def state(self) -> list:
-        return [self._begun, [] if self._codec is None else self._codec.state()]
+        return [self._begun]
 
     def restore(self, state: list) -> None:
         self._begun = state[0]
-        if self._codec is not None:
-            self._codec.restore(state[1])
 
     def encode(self, pixels: Float[Tensor, "1 3 p y x"]) -> Float[Tensor, "1 16 f h w"]:
         frames, rows, columns = pixels.shape[2:]
-        shape = (1, LATENT_CHANNELS, (frames - 1) // STRIDE + 1, rows // CELL, columns // CELL)
-        latents = torch.empty(shape, device=self._device) if self._codec is None else self._codec.encode(pixels).float().to(self._device)
-        return self._ranks.first(latents)
+        return pixels.new_zeros(1, LATENT_CHANNELS, (frames - 1) // STRIDE + 1, rows // CELL, columns // CELL)
 
     def decode(self, latents: Float[Tensor, "1 16 f h w"]) -> Float[Tensor, "1 3 p y x"]:
-        if self._codec is not None:
-            return self._codec.decode(latents)
         frames = STRIDE * latents.shape[2] - (0 if self._begun else STRIDE - 1)
         self._begun = True
         return latents.new_zeros(1, 3, frames, latents.shape[3] * CELL, latents.shape[4] * CELL)
 
 
-def shared_codec(load: Callable[[], Codec], ranks: Ranks, device: torch.device) -> Codec:
+def codec_of(load: Callable[[], Codec], ranks: Ranks) -> Codec:
     """Loaded on rank 0 alone."""
-    return load() if ranks.size == 1 else SharedCodec(load() if ranks.rank == 0 else None, ranks, device)
+    return load() if ranks.rank == 0 else SilentCodec()
 
 
 def shared_tokens(make: Callable[[], Float[Tensor, "*b n c"]], ranks: Ranks, device: torch.device) -> Float[Tensor, "*b n c"]:

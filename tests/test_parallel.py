@@ -11,13 +11,15 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from backbones import lingbot, matrix_game2
+from backbones.codecs import PreviewCodec
 from backbones.lingbot import RAY_CHANNELS, LingBotNetwork
 from backbones.matrix_game2 import MatrixGame2Network
-from backbones.wan_network import heads_each
-from backbones.wan_parallel import built
+from backbones.wan_attention import heads_each
+from backbones.wan_parallel import built, codec_of, shared_images, shared_tokens
 from harness.benchmark.ranks import H200, LINGBOT, share, table
 from harness.cache.stores import GpuStore
 from harness.datatypes import Geometry, Trajectory
+from harness.evaluation.ranks import outer_rank
 from harness.rollout import rollout
 from harness.settings.build import build
 from harness.system.ranks import joined
@@ -108,6 +110,44 @@ def sums(ranks: int) -> tuple:
     return g.own_heads, g.sum_over_heads(x, 1).tolist(), g.mean_over_heads(x, 1).tolist(), g.ranks.max(number).item(), g.ranks.first(number).item(), told
 
 
+def from_rank_0(ranks: int) -> tuple:
+    """Tokens that rank 0 alone can make, of a prompt and of an image; what the codec in its place makes of pictures; pictures that only rank 0 has."""
+    here = joined(ranks)
+
+    def make() -> torch.Tensor:
+        assert here.rank == 0, "asked of a rank that has no encoder"
+        return torch.arange(6.0).view(2, 3).to(torch.bfloat16)
+
+    device = torch.device("cpu")
+    images = shared_images(lambda: lambda image: image[None] + make(), here, device)
+    codec = codec_of(PreviewCodec, here)
+    codec.begin()
+    latents = codec.encode(torch.full((1, 3, 9, 32, 48), 0.25))
+    decoded = [tuple(codec.decode(latents).shape), tuple(codec.decode(latents).shape)]
+    return shared_tokens(make, here, device), images(torch.ones(2, 3)), tuple(latents.shape), decoded, type(codec).__name__
+
+
+def test_what_rank_0_alone_has():
+    first, second = on_ranks(2, from_rank_0, 2)
+    assert torch.equal(first[0], second[0]) and torch.equal(first[0], torch.arange(6.0).view(2, 3))
+    assert torch.equal(first[1], second[1]) and first[1].shape == (1, 2, 3)
+    assert first[2:4] == second[2:4] and (first[4], second[4]) == ("PreviewCodec", "SilentCodec")
+
+
+def test_who_starts_the_ranks(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    assert outer_rank(2) is None
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert outer_rank(2) is None, "a batch script for two tasks has started none yet"
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    assert (outer_rank(2), outer_rank(4), outer_rank(1)) == (0, None, None)
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert (outer_rank(4), outer_rank(2)) == (3, 0)
+
+
 def test_what_ranks_tell_one_another():
     first, second = on_ranks(2, sums, 2)
     assert (first[0], second[0]) == (3, 2)
@@ -156,8 +196,12 @@ def test_the_main_job_over_two_ranks_goes_on_over_one(tmp_path):
         (["policy=heads", "backbone.parallel=2"], "heads holds what differs from head to head"),
         (["policy=full", "backbone.parallel=2", "devices=2"], "use one of them"),
         (["policy=full", "backbone.parallel=2", "snapshot.save=s"], "snapshot.save=null"),
+        (["policy=full", "backbone.parallel=100000"], "cores, which take up to"),
+        (["policy=full", "backbone.parallel=abc"], "backbone.parallel='abc'"),
+        (["policy=full", "backbone.parallel=null"], "backbone.parallel=null: use a whole number"),
+        (["policy=full", "backbone.parallel=0"], "backbone.parallel=0"),
     ],
-    ids=["width", "heads", "devices", "snapshot"],
+    ids=["width", "heads", "devices", "snapshot", "many", "text", "null", "none"],
 )
 def test_what_ranks_cannot_do_is_said_in_one_line(settings, told, tmp_path):
     out = run(*settings, *TOY, cwd=tmp_path, code=1)

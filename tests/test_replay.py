@@ -123,7 +123,8 @@ def test_look_alikes_are_rooms_that_look_alike_and_are_others():
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("h2o", "rows of many frames"), ("tempcache", "rows of many frames"), ("query", "attention"), ("heads", "attention")]
+    ("name", "why"),
+    [("h2o", "rows of many frames"), ("tempcache", "rows of many frames"), ("query", "attention"), ("heads", "attention"), ("capped", "by the bytes")],
 )
 def test_what_needs_a_model_is_refused(name, why):
     with pytest.raises(ValueError, match=why):

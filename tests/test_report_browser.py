@@ -339,27 +339,22 @@ def test_it_can_be_read(visit, real, name, size, scheme):
     keep(page, f"report_{name}")
 
 
-def fast(seconds: list[float]) -> bool:
-    """By the clock and by processor time, in turn."""
-    return min(seconds[::2], default=9.0) < 3 or min(seconds[1::2], default=9.0) < 4
-
-
 def test_200_runs_open_in_three_seconds(browser, tmp_path):
     """From the start of loading until the table and the plotting library are there: by the clock, the best of three, or, where
-    other work slows the machine, by the processor time that the page took (4 s: an EPYC without avx512 took 3.3 to 3.6 s with both cores busy)."""
+    other work slows the machine, by the processor time that the page took."""
     folder = tmp_path / "many"
     for i in range(200):
         make_run(folder, "worldkv", quality=25 + i / 40, cost=1e6 + 1e4 * i, names=NAMES[:3], film=i < 3, settings={"retrieved": i})
     write(folder)
     seconds = []
-    while len(seconds) < 6 and not fast(seconds):
+    while len(seconds) < 6 and (not seconds or min(seconds) >= 3):
         page, complaints = new_tab(browser)  # where nothing is compiled yet
         open_report(page, folder / "report")
         metrics = page.context.new_cdp_session(page)
         metrics.send("Performance.enable")
         taken = {m["name"]: m["value"] for m in metrics.send("Performance.getMetrics")["metrics"]}
         seconds += [page.evaluate("performance.getEntriesByName('ready')[0].startTime") / 1000, taken["ProcessTime"]]
-    assert fast(seconds), seconds
+    assert min(seconds) < 3, seconds
     assert len(names(page)) == 200
     every_plot(page)
     keep(page, "report_200")

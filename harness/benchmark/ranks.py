@@ -3,19 +3,18 @@
 python -m harness.benchmark.ranks            the table of docs/parallel.md
 
 Nothing here is measured on GPUs. Bytes and traffic follow from the sizes; the time divides the floating-point operations of attention and of matrix
-products by one rate, which is how `harness/bench.py` finds them (docs/performance.md: both run at 50 GFLOP/s on a CPU core), and adds what the ranks
-tell one another. Plan, assembly, writing and commit take 0.3 to 1.1 % of attention there, and are left out.
+products by one rate, since `harness/bench.py` finds nearly the same for both (docs/performance.md, on a CPU core: 50 GFLOP/s for attention over 33
+frames, 60 for the network), and adds what the ranks tell one another. Plan, assembly, writing and commit take 0.3 to 1.1 % of attention there, and are left out.
 """
 
 from dataclasses import dataclass
 
-GB, TB = 1e9, 1e12
+GB = 1e9
 
 
 @dataclass(frozen=True)
 class Model:
-    """Sizes as published. rest: parameters that every rank holds (embeddings of patches, modulation, norms, head). control: square matrices a
-    block that the camera needs, once a chunk."""
+    """Sizes as published. control: square matrices a block that the camera needs, once a chunk."""
 
     name: str
     dim: int

@@ -83,7 +83,7 @@ def _resolved(cfg: DictConfig, policy: str) -> Path | str:
 
 def _is_another_rank(cfg: DictConfig) -> bool:
     """Whether torchrun or Slurm started this process beside the one that tells of the run."""
-    return bool(cfg.backbone.get("parallel", 1) > 1 and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))))
+    return cfg.backbone.get("parallel", 1) != 1 and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0"
 
 
 def _first_line(cfg: DictConfig, choices: dict[str, str], label: str) -> str:

@@ -55,12 +55,12 @@ def tolerance(settings: dict) -> float | None:
     unknown in bfloat16, which rounds the partial sums."""
     if ranks_of(settings) == 1:
         return 0.0
-    return 5e-5 if settings["backbone"]["dtype"] == "float32" else None
+    return 5e-5 if settings["backbone"].get("dtype") == "float32" else None
 
 
 def outer_rank(size: int) -> int | None:
     """This process's number among those that torchrun or Slurm started for one rollout; None where we start them ourselves."""
-    for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+    for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):  # of srun: a batch script itself has no step
         if size > 1 and os.environ.get(world) == str(size) and rank in os.environ:
             return int(os.environ[rank])
     return None
@@ -77,9 +77,11 @@ def check_ranks(settings: dict, given: Mapping[str, Any]) -> None:
         raise ValueError(f"backbone.parallel={size}: a session over several ranks cannot be saved or opened; use snapshot.save=null, or backbone.parallel=1")
     if given:
         raise ValueError(f"backbone.parallel={size}: objects stay in the process that made them; use settings files (plugins=[mypkg])")
-    most = torch.cuda.device_count() if device_of(settings).type == "cuda" else size
+    cuda, cores = device_of(settings).type == "cuda", os.cpu_count() or 1
+    most = torch.cuda.device_count() if cuda else 4 * cores
     if outer_rank(size) is None and size > most:
-        raise ValueError(f"backbone.parallel={size}: there are {most} GPUs here; use up to {most}, or start the ranks by torchrun or Slurm")
+        have = f"{most} GPUs" if cuda else f"{cores} cores, which take up to {most} ranks"
+        raise ValueError(f"backbone.parallel={size}: there are {have} here; use up to {most}, or start the ranks by torchrun or Slurm")
 
 
 def place(settings: dict, rank: int) -> str:
@@ -93,24 +95,26 @@ def place(settings: dict, rank: int) -> str:
 @contextmanager
 def together(settings: dict, packages: Sequence[str]) -> Iterator[None]:
     """Within it, rank 0 has its companions. Raises RuntimeError, with what is known of it, when one of them ends early."""
-    size = ranks_of(settings)
+    size, threads = ranks_of(settings), torch.get_num_threads()
+    outer = outer_rank(size)
     if size == 1:
         yield
         return
-    if outer_rank(size) is not None:
-        _join(settings, outer_rank(size) or 0, None)
-        try:
-            yield
-        finally:
-            dist.destroy_process_group()
-        return
-    companions = Companions(settings, packages)
+    companions = Companions(settings, packages) if outer is None else None
     try:
+        if outer is not None:
+            _join(settings, outer, None)
         yield
     except RuntimeError as error:
+        if companions is None:
+            raise
         raise companions.blamed(error) from error
     finally:
-        companions.end()
+        if companions:
+            companions.end()
+        elif dist.is_initialized():
+            dist.destroy_process_group()
+        torch.set_num_threads(threads)
 
 
 class Companions:

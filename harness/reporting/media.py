@@ -132,7 +132,7 @@ def cost_plot(path: Path, series: dict[str, list[list[dict]]], title: str) -> No
     """FPS, attended tokens and stored bytes over the rollout. series: label -> chunk rows of its trajectories."""
     figure = _figure(13, 3.6)
     axes = [figure.add_axes((0.045 + 0.333 * i, 0.13, 0.275, 0.78)) for i in range(3)]  # by hand: matplotlib's own layout takes longer than the drawing
-    panels = {"cost/fps_mean": "video frames a second", "cost/attended_tokens": "tokens attended", "cost/stored_bytes": "window + bank (MB)"}
+    panels = {"cost/fps_mean": "video frames a second", "cost/attended_tokens": "tokens attended", "cost/stored_bytes": "stored (MB)"}
     factors = {c.key: c.factor for c in costs()}
     shared = []
     for name, trajectories in series.items():

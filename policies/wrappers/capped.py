@@ -31,6 +31,7 @@ class CappedPolicy(PolicyWrapper):
     inner: CachePolicy
     frames: Limit = 30
     forget: Literal["lru", "oldest"] = "lru"
+    weighs_bytes = True  # without annotation: not a field
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
