@@ -276,7 +276,7 @@ def test_what_a_kill_after_the_results_left_undone_is_done_by_the_next_start(tmp
 
 def test_images_too_small_for_a_metric_are_refused_before_the_rollout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("harness.evaluation.evaluate._predict", lambda *a: pytest.fail("it ran"))
+    monkeypatch.setattr("harness.evaluation.evaluate.predict", lambda *a: pytest.fail("it ran"))
     with pytest.raises(ValueError, match=r"world.size=\[16, 24\]: lpips needs 32 pixels a side or more; use metric=tiny"):
         job("metric=default")
 

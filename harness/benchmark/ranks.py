@@ -4,7 +4,7 @@ python -m harness.benchmark.ranks            the table of docs/parallel.md
 
 Nothing here is measured on GPUs. Bytes and traffic follow from the sizes; the time divides the floating-point operations of attention and of matrix
 products by one rate, since `harness/bench.py` finds nearly the same for both (docs/performance.md, on a CPU core: 50 GFLOP/s for attention over 33
-frames, 60 for the network), and adds what the ranks tell one another. Plan, assembly, writing and commit take 0.3 to 1.1 % of attention there, and are left out.
+frames, 60 for the network), and adds what the ranks tell one another. Plan, assembly, writing and commit, 0.3 to 1.1 % of attention there, are left out.
 """
 
 from dataclasses import dataclass

@@ -5,36 +5,28 @@ that are finished, are answered without.
 """
 
 import logging
-import multiprocessing
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
-from harness.backbone import Backbone
-from harness.cache.stores import PackedStore
-from harness.datatypes import ChunkStats
 from harness.evaluation.checks import NOTHING, check_all, check_images, check_same_settings, device_of
-from harness.evaluation.ranks import Work, agreed, check_ranks, follow, outer_rank, place, ranks_of, together, tolerance
-from harness.policy import CachePolicy
+from harness.evaluation.predict import parts_of, predict
+from harness.evaluation.ranks import Work, agreed, check_ranks, follow, outer_rank, ranks_of, together, tolerance
 from harness.reporting.pictures import experiment_pictures, run_pictures
 from harness.reporting.table import Run, headline
 from harness.reporting.terminal import comparison, console
-from harness.results.identity import DECIDES, comparable, deciding, plain_backbone, run_path
+from harness.results.identity import DECIDES, comparable, deciding, run_path
 from harness.results.provenance import provenance
 from harness.results.run_folder import RunFolder
-from harness.rollout import Snapshot
-from harness.session import check_arm
 from harness.settings.build import build
 from harness.settings.command_line import CONF
 from harness.settings.nested import flatten
@@ -43,7 +35,6 @@ from harness.settings.policy_line import line_of, policy_line
 from harness.snapshot.snapshot import is_saved
 from harness.system.files import write_atomic
 from harness.system.importing import importing
-from harness.system.stopping import end_processes
 from harness.tracking.tracker import Label, Tracker, followed, tracker_of
 from harness.worlds.base import World, check_names
 
@@ -108,7 +99,7 @@ def evaluate(
         write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
         with together(settings, packages):
             work = agreed(ranks_of(settings), Work(tuple(i for i, n in enumerate(world.names) if n not in done), path / "bank"))
-            parts = _parts(cfg, settings, given, packages)
+            parts = parts_of(cfg, settings, given, packages)
             with importing():
                 from metrics.metric_set import MetricSet
             metrics = MetricSet.of(given.get("metric") or (build(m, f"metric.{name}", plugins=packages) for name, m in cfg.metric.items()))
@@ -116,7 +107,7 @@ def evaluate(
             for name, why in metrics.left_out.items():
                 out.print(f"{name} is left out: {why}", markup=False, highlight=False, soft_wrap=True)
             with followed(tracker, folder):
-                rollouts = _predict(cfg, settings, folder, world, work, metrics, parts)
+                rollouts = predict(cfg, settings, folder, world, work, metrics, parts)
         run = {
             "label": label,
             **{k: choices[k] for k in ("policy", "world", "store")},
@@ -189,99 +180,3 @@ def _of_run(folder: RunFolder, metrics: "MetricSet") -> dict[str, dict]:
         raise ValueError(f"{wanted}: {len(without)} of {len(names)} trajectories in {folder.path} finished without features; overwrite=true runs them again")
     features = {metric: {k: torch.from_numpy(x) for k, x in kept.items()} for metric, kept in folder.features(names).items()}
     return metrics.of_run(features, len(names))
-
-
-class _Parts(NamedTuple):
-    """What a rollout is made of. make_backbone: on a device."""
-
-    make_backbone: Callable[[str], Backbone]
-    policy: CachePolicy
-    store: PackedStore
-    snapshot: Snapshot
-
-
-def _parts(cfg: DictConfig, settings: dict, given: Mapping[str, Any], packages: Sequence[str]) -> _Parts:
-    """Build them where they are not given, so that what cannot work is said before the imports that take seconds. Raises ValueError."""
-    snapshot = _snapshot(settings)
-    store, policy = build(cfg.store, "store", PackedStore, packages), given.get("policy") or build(cfg.policy, "policy", CachePolicy, packages)
-    make_backbone = partial(_build, settings["backbone"], packages)
-    if cfg.devices == 1:
-        backbone = given.get("backbone") or make_backbone(place(settings, 0))
-        policy.reset(backbone.geometry)
-        check_arm(policy, backbone)
-        make_backbone = partial(_made, backbone)
-    return _Parts(make_backbone, policy, store, snapshot)
-
-
-def _predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, work: Work, metrics: "MetricSet", parts: _Parts) -> float:
-    """Roll out these trajectories. Returns the seconds of the rollouts, if one process makes them all."""
-    processes = min(cfg.devices, max(1, len(work.indices)))  # Lightning refuses more than there is to do
-    device, alone, store = device_of(settings), processes == 1, parts.store
-    with importing():
-        import lightning as L
-        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-        from torch.multiprocessing.spawn import ProcessRaisedException
-
-        from harness.evaluation.callbacks import ChunkProgress, ResultWriter
-        from harness.evaluation.live import LiveLog
-        from harness.evaluation.probes import Probes
-        from harness.evaluation.progress import ProgressLines, say
-        from harness.evaluation.runner import EvalModule, loader
-
-    for noisy in ("lightning.pytorch", "lightning.fabric"):  # whose import sets levels of its own
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    store.settle(work.bank)
-    done = len(world.names) - len(work.indices)
-    line = alone and console().is_terminal
-    progress = ChunkProgress(len(world.names), done, cfg.progress) if line else ProgressLines(len(world.names), done, say)
-    live = LiveLog(folder.path, cfg.live_chunks)
-    observe = partial(_observe, (progress.observe, live.chunk) if cfg.progress else (live.chunk,))
-    probes = Probes(**settings["probes"])
-    module = EvalModule(parts.make_backbone, parts.policy, store, world, metrics, cfg.seed, observe, parts.snapshot, probes)
-    callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos, live), progress]
-    trainer = L.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=processes,
-        strategy="auto" if alone else "ddp_spawn",
-        plugins=[LightningEnvironment()],  # processes are ours to start, also where Slurm or others have set variables
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        inference_mode=False,
-    )
-    others = set(multiprocessing.active_children())  # whoever calls us may have some
-    try:
-        trainer.predict(module, loader(work.indices), return_predictions=False)
-    except ProcessRaisedException as error:  # of another process; its text is all that comes over
-        raise ValueError(str(error).strip().splitlines()[-1].partition(": ")[2] or str(error)) from error
-    finally:
-        end_processes([p for p in multiprocessing.active_children() if p not in others])
-        store.close()
-        with suppress(OSError):  # there was none, or another process uses it
-            work.bank.rmdir()
-    return module.rollout_seconds
-
-
-def _snapshot(settings: dict) -> Snapshot:
-    """What `snapshot` asks for. It belongs to a policy, a backbone on its device, and the form of its pages."""
-    snapshot = settings["snapshot"]
-    backbone = {k: v for k, v in plain_backbone(settings["backbone"]).items() if k != "device"}
-    about = {"policy": settings["policy"], "backbone": backbone, "codec": settings["store"]["codec"]}
-    save, load = (Path(snapshot[k]) if snapshot[k] else None for k in ("save", "load"))
-    return Snapshot(save, load, snapshot["chunks"], about)
-
-
-def _observe(observers: tuple[Callable[[str, ChunkStats], None], ...], name: str, stats: ChunkStats) -> None:
-    for observer in observers:
-        observer(name, stats)
-
-
-def _build(backbone: dict, plugins: Sequence[str], device: str) -> Backbone:
-    return build(backbone | {"device": device}, "backbone", Backbone, plugins)
-
-
-def _made(backbone, device: str):
-    """With one process the backbone is there already, on the device that Lightning chooses too."""
-    return backbone
