@@ -71,9 +71,9 @@ class Geometry:
         return self.sum_over_heads(x, dim) / (self.model_heads or self.heads)
 
     def check_alone(self, who: str) -> None:
-        """Raise ValueError where several ranks share a rollout: `who` chooses rows head by head, so that ranks would hold different ones."""
+        """Raise ValueError where several ranks share a rollout, for what would hold other rows on other ranks, or others for another number of them."""
         if self.ranks.size > 1:
-            raise ValueError(f"{who} holds what differs from head to head, and {self.ranks.size} ranks share this rollout; use backbone.parallel=1")
+            raise ValueError(f"{who} works in one process only, and {self.ranks.size} ranks share this rollout; use backbone.parallel=1")
 
     @property
     def row_bytes(self) -> int:

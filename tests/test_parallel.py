@@ -193,7 +193,7 @@ def test_the_main_job_over_two_ranks_goes_on_over_one(tmp_path):
     ("settings", "told"),
     [
         (["policy=full", "backbone.parallel=3"], "does not divide"),
-        (["policy=heads", "backbone.parallel=2"], "heads holds what differs from head to head"),
+        (["policy=heads", "backbone.parallel=2"], "heads works in one process only"),
         (["policy=full", "backbone.parallel=2", "devices=2"], "use one of them"),
         (["policy=full", "backbone.parallel=2", "snapshot.save=s"], "snapshot.save=null"),
         (["policy=full", "backbone.parallel=100000"], "cores, which take up to"),

@@ -35,6 +35,7 @@ class CappedPolicy(PolicyWrapper):
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
+        geometry.check_alone("capped")  # each rank has all of the backbone's state, so bytes are not the same share of a limit
         self._size, self._limit = geometry.chunk, self.frames * geometry.frame_bytes
         self._frame_bytes = geometry.frame_bytes
         self._used: dict[int, int] = {}  # chunk -> the last chunk whose plan named it
