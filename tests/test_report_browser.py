@@ -167,16 +167,18 @@ def test_a_point_selects_its_run_and_a_run_opens_its_videos(visit, made):
     page.evaluate("document.getElementById('tradeoffs').scrollIntoView()")
     which = page.evaluate("$('pareto-a').data[1].customdata.findIndex((id) => BY_ID.get(id).name === 'sliding')")
     point = page.locator("#pareto-a .scatterlayer .trace").nth(1).locator(".point").nth(which)
-    for _ in range(10):  # a plot that is still being laid out moves away from the mouse
+    chosen = "state.followed.length === 1 && BY_ID.get(state.followed[0]).name === 'sliding'"
+    for _ in range(20):  # a plot that is still being laid out moves away from the mouse
         page.mouse.move(0, 0)
         point.hover(force=True)
         page.wait_for_timeout(300)
         if page.locator("#pareto-a .hoverlayer .hovertext").count():
+            page.mouse.down()
+            page.mouse.up()
+            page.wait_for_timeout(300)
+        if page.evaluate(chosen):
             break
-    page.wait_for_selector("#pareto-a .hoverlayer .hovertext", timeout=5000)
-    page.mouse.down()
-    page.mouse.up()
-    page.wait_for_function("state.followed.length === 1 && BY_ID.get(state.followed[0]).name === 'sliding'")
+    assert page.evaluate(chosen)
     page.click("button[aria-label='videos of worldkv']")
     assert page.eval_on_selector_all("#cards .card h3", "found => found.map((h) => h.textContent)") == ["sliding", "worldkv"]
     assert page.evaluate("$('grid').data[0].z.flat().filter((v) => v !== null).length") == 4

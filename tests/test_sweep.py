@@ -140,13 +140,14 @@ def test_searches_repeat_from_what_is_on_disk(tmp_path, monkeypatch):
 
 
 def test_points_are_forks_of_a_process_that_has_imported_all_that_they_need():
-    """What `evaluate` imports late, of ours and of Lightning, is imported by what is preloaded, so that a sweep waits for it once."""
+    """What an evaluation imports late, of ours and of Lightning, is imported by what is preloaded, so that a sweep waits for it once."""
     found, queue = set[str](), list(PRELOADED)
     while queue:
         if (name := queue.pop()) not in found and (file := ROOT / f"{name.replace('.', '/')}.py").is_file():
             queue += [m for node in ast.parse(file.read_text()).body for m in imported(node)]
         found.add(name)
-    late = {m for node in ast.walk(ast.parse((ROOT / "harness/evaluation/evaluate.py").read_text())) for m in imported(node)}
+    sources = [(ROOT / f"harness/evaluation/{name}.py").read_text() for name in ("evaluate", "predict")]
+    late = {m for source in sources for node in ast.walk(ast.parse(source)) for m in imported(node)}
     wanted = {m for m in late if m.startswith(("harness.", "metrics.", "lightning"))} - {"lightning.fabric.plugins.environments.lightning"}
     assert {"lightning", "metrics.metric_set"} <= wanted <= found
 
