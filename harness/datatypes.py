@@ -95,7 +95,9 @@ class Chunk:
 
     ahead: gives the chunk together with so many of the next ones, as far as the path is known: a longer chunk without any truth of what it shows.
     Where a camera is led by hand nothing follows; a recall probe stands in no path before it is taken.
-    covisible: computes `overlap`, when it is read, and visible `surface`. probing: the plan that is asked for is that of the probe pass, which
+    covisible: computes `overlap`, when it is read, and visible `surface`. trial: how well the chunk's true views would be met if it attended to
+    these stored frames: PSNR in dB of the model's first guess. Only policies that say `tries` have it, of chunks that are generated and whose truth
+    is known; each call is a pass of the network. probing: the plan that is asked for is that of the probe pass, which
     shows a policy the chunk's own queries before it plans (`CachePolicy.probes`).
     """
 
@@ -108,6 +110,7 @@ class Chunk:
     visible: Callable[[], Bool[Tensor, "f s g"]] | None = None
     probing: bool = False
     ahead: Callable[[int], "Chunk"] | None = None
+    trial: Callable[[Sequence[int]], float] | None = None
 
     @property
     def overlap(self) -> Float[Tensor, "f g"] | None:

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from sys import maxsize
 
@@ -90,15 +91,17 @@ class Session:
         actions: Float[Tensor, "p 6"] | None = None,
         intrinsics: Float[Tensor, "p 4"] | None = None,
         overlap: Overlap | None = None,
+        truth: Float[Tensor, "p 3 y x"] | None = None,
     ) -> tuple[Float[Tensor, "p 3 y x"], ChunkStats]:
         """Generate the next chunk: of the path that is known, or along one pose and action a video frame, which replace what was
-        known. intrinsics: those of the last frame unless given. overlap: true co-visibility of the path so led on, for policies that need it.
+        known. intrinsics: those of the last frame unless given. overlap, truth: true co-visibility of the path so led on, and its true views, for
+        policies that need them.
 
         Raises FloatingPointError when the model produces NaN or infinity, ValueError for poses that are no whole chunk.
         """
         self._check_whole("go on")
         if c2w is not None or actions is not None:
-            self.path, self._coming = led_on(self.path, self.backbone.geometry, self.done, c2w, actions, intrinsics, overlap), None
+            self._leave_path(led_on(self.path, self.backbone.geometry, self.done, c2w, actions, intrinsics, overlap, truth))
         g, policy, cache, clock = self.backbone.geometry, self.policy, self.cache, self._account.clock
         chunk = self._chunk(self.done)
         self._take_backbone()
@@ -114,7 +117,8 @@ class Session:
             self._probe(chunk, condition, *((draws[0], self.backbone.timesteps[0]) if given is None else (given, self.backbone.timesteps[-1])))
         plan, self._coming = self._coming, None
         if plan is None:
-            plan = self._plan(chunk)
+            truth = self._truth(chunk) if policy.tries and draws else None
+            plan = self._plan(chunk if truth is None else replace(chunk, trial=partial(self._trial, chunk, condition, draws[0], truth)))
         cache.reencode(plan, policy, self._conditioned)
         taken = cache.assemble(plan, chunk, condition, policy)
         clock.lap(chunk.index, "assemble")
@@ -129,7 +133,7 @@ class Session:
         kv = cache.window.chunk_kv(x0, guesses, shown_at(self.path, g, chunk.index))
         policy.commit(chunk, replace(kv, given=is_forced), cache.bank)
         clock.lap(chunk.index, "commit")
-        if policy.plans_ahead and not policy.probes and chunk.index + 1 < self.known:  # its pages come while this chunk is decoded
+        if policy.plans_ahead and not (policy.probes or policy.tries) and chunk.index + 1 < self.known:  # its pages come while this chunk is decoded
             self._coming = self._plan(self._chunk(chunk.index + 1))
         frames = self.backbone.decode(x0[0])
         clock.lap(chunk.index, "decode")
@@ -140,7 +144,7 @@ class Session:
 
     def revisit(self, frames: Sequence[int]) -> tuple[Float[Tensor, "p 3 y x"], ChunkStats]:
         """Generate the next chunk at the views of earlier video frames: the camera jumps there. As `step`."""
-        self.path, self._coming = led_back(self.path, self.backbone.geometry, self.done, frames), None
+        self._leave_path(led_back(self.path, self.backbone.geometry, self.done, frames))
         return self.step()
 
     def fork(self) -> "Session":
@@ -244,6 +248,10 @@ class Session:
         generated = torch.arange(len(video)) >= g.frames_px(len(self.forced) // g.chunk * g.chunk)
         return Rollout(video, generated, tuple(self.stats), self.noise, self.latents.made)
 
+    def _leave_path(self, path: Trajectory) -> None:
+        """Go another way from here: what was planned, and what was given of the chunks to come, belongs to the way that is left."""
+        self.path, self._coming, self.forced = path, None, self.forced[: self.done * self.backbone.geometry.chunk]
+
     def _check_whole(self, wish: str) -> None:
         if not self._whole:
             raise ValueError(f"{self.path.name}: chunk {self.done} failed half-way, so the session cannot {wish}; open a snapshot or begin anew")
@@ -282,6 +290,22 @@ class Session:
         cache.window.begin_pass(0, clean=False, probe=True)
         backbone.denoise(x, t, condition, cache.window)
         clock.lap(chunk.index, "passes")
+
+    def _truth(self, chunk: Chunk) -> Float[Tensor, "p 3 y x"] | None:
+        """The true views of a chunk's video frames, where they are known."""
+        g, known = self.backbone.geometry, self.path.reference
+        first, end = g.frames_px(chunk.start), g.frames_px(chunk.start + g.chunk)
+        return None if known is None or len(known) < end else known[first:end]
+
+    def _trial(self, chunk: Chunk, condition: Condition, noise: Tensor, truth: Float[Tensor, "p 3 y x"], frames: Sequence[int]) -> float:
+        """See `Chunk.trial`. Frames that the bank does not have are left out; the backbone's own state stays as it was."""
+        backbone, cache, state = self.backbone, self.cache, self.backbone.state()
+        cache.assemble(Plan(tuple(f for f in frames if cache.bank.rows(f))), chunk, condition, self.policy)
+        cache.window.begin_pass(0, clean=False)
+        guess = backbone.denoise(noise, backbone.timesteps[0], condition, cache.window)
+        shown = backbone.decode(guess[0])
+        backbone.restore(state)
+        return -10 * (shown.cpu() - truth.cpu()).square().mean().clamp_min(1e-10).log10().item()
 
     def _denoised(self, draws: list[Float[Tensor, "1 f s c"]], condition: Condition) -> Float[Tensor, "p 1 f s c"]:
         """The denoising passes: the clean latents that each of them predicts."""

@@ -53,11 +53,11 @@ def session_at(backbone, policy, path, chunks, given=3):
 def test_the_rollout_does_not_notice(name, backbone, world, path):
     policy, forced = make_policy(name), backbone.encode(path.images)[:3]
     plain = rollout(backbone, policy, GpuStore(), path, 0, forced)
-    prober = Prober(schedule(path, backbone.geometry, PROBES, 1), None, Auditor(tuple(ARMS), others(backbone, policy, world)))
+    prober = Prober(schedule(path, backbone.geometry, PROBES), None, Auditor(tuple(ARMS), others(backbone, policy, world)))
     probed = rollout(backbone, policy, GpuStore(), path, 0, forced, before=prober.before)
     assert torch.equal(plain.latents, probed.latents) and torch.equal(plain.frames, probed.frames) and plain.noise == probed.noise
     assert [[getattr(s, c) for c in COST] for s in plain.stats] == [[getattr(s, c) for c in COST] for s in probed.stats]
-    bare = Prober(schedule(path, backbone.geometry, PROBES, 1))
+    bare = Prober(schedule(path, backbone.geometry, PROBES))
     rollout(backbone, policy, GpuStore(), path, 0, forced, before=bare.before)
     assert all(torch.equal(a.shown, b.shown) for a, b in zip(bare.views, prober.views, strict=True)), "nor do the probes themselves"
     for view in prober.views:
@@ -156,7 +156,7 @@ def test_who_has_nothing_to_replace_says_so(path, backbone):
 
 
 def test_gains_are_paired_by_probe(backbone, path):
-    prober = Prober(schedule(path, backbone.geometry, PROBES, 1), None, Auditor(("none",)))
+    prober = Prober(schedule(path, backbone.geometry, PROBES), None, Auditor(("none",)))
     out = rollout(backbone, make_policy("worldkv"), GpuStore(), path, 0, backbone.encode(path.images)[:3], before=prober.before)
     rows = score_probes(prober.views, out, path, [PSNR()])
     for row, view in zip(rows, prober.views, strict=True):
@@ -181,7 +181,7 @@ def test_settings_are_checked():
 def test_the_main_job_audits(tmp_path, monkeypatch, capsys):
     """Gains in results.json and the table, arms in probes.csv, what does not apply in a line; everything else is that of a run without an audit."""
     monkeypatch.chdir(tmp_path)
-    tiny = ["backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "progress=false", "logger=none", "videos=0", "world.trajectories=2", "probes.gaps=[2,4]"]
+    tiny = ["backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "progress=false", "logger=none", "videos=0", "world.trajectories=2", "probes.gaps=[4,8]"]
 
     def job(policy, *overrides):
         cfg, choices = composed(CONF, [*tiny, f"policy={policy}", "world.specs=[R180R90L60R60L90]", "probes.count=4", *overrides])

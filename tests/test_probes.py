@@ -31,7 +31,7 @@ def roll(backbone, policy, path, probes=(), store=None):
 
 @pytest.mark.parametrize("name", ["full", "worldkv", "worldkv_rebased", "sliding", "h2o", "tempcache", "places", "oracle", "reencode"])
 def test_the_rollout_does_not_notice(name, backbone, path):
-    probes = schedule(path, backbone.geometry, Probes(6, (2, 4)), 1)
+    probes = schedule(path, backbone.geometry, Probes(6, (2, 4)))
     assert len(probes) >= 4
     plain, _ = roll(backbone, make_policy(name), path)
     probed, views = roll(backbone, make_policy(name), path, probes)
@@ -40,8 +40,27 @@ def test_the_rollout_does_not_notice(name, backbone, path):
     assert [[getattr(s, c) for c in COST] for s in plain.stats] == [[getattr(s, c) for c in COST] for s in probed.stats]
 
 
+@pytest.mark.parametrize("name", ["full", "worldkv", "query"])
+def test_given_chunks_are_probed_too(name, backbone, path):
+    """What a fork of a given chunk shows is generated: it depends on the noise, and the rollout takes what was given."""
+    forced = backbone.encode(path.images)
+    given = len(forced) // 3
+    probes = [p for p in schedule(path, backbone.geometry, Probes(8, (2, 4))) if p.chunk < given]
+    assert len(probes) >= 2
+
+    def shown(seed):
+        prober = Prober(probes)
+        made = rollout(backbone, make_policy(name), GpuStore(), path, seed, forced, before=prober.before)
+        return made, torch.stack([v.shown for v in prober.views])
+
+    plain = rollout(backbone, make_policy(name), GpuStore(), path, 0, forced)
+    (made, views), (_, others) = shown(0), shown(1)
+    assert len(views) == len(probes) and not torch.equal(views, others)
+    assert torch.equal(made.latents, plain.latents) and torch.equal(made.latents[: 3 * given], forced[: 3 * given]) and made.noise == plain.noise
+
+
 def test_files_of_probes_go(backbone, path, tmp_path):
-    probes = schedule(path, backbone.geometry, Probes(4, (2, 4)), 1)
+    probes = schedule(path, backbone.geometry, Probes(4, (2, 4)))
     store = DiskStore(folder=str(tmp_path))
     roll(backbone, make_policy("worldkv"), path, probes, store)
     assert len(list(tmp_path.iterdir())) == 1, "the rollout's own folder alone"
@@ -50,7 +69,7 @@ def test_files_of_probes_go(backbone, path, tmp_path):
 
 def test_a_schedule_keeps_to_its_gaps(backbone, path):
     g, total = backbone.geometry, chunk_count(path, backbone.geometry)
-    probes = schedule(path, g, Probes(8, (2, 4)), 2)
+    probes = schedule(path, g, Probes(8, (2, 4)))
     shown = seen(path, g, total)
     assert len({p.chunk for p in probes}) == len(probes) <= 8 and {p.gap >= 4 for p in probes} == {True, False}
     for p in probes:
@@ -59,8 +78,8 @@ def test_a_schedule_keeps_to_its_gaps(backbone, path):
         assert p.chunk - last == p.gap
         assert not shown[p.target, : p.target].any(), "the first visit, not a later one"
         assert not shown[p.target, last + 1 : p.chunk].any()
-    assert schedule(path, g, Probes(8, (2, 4)), 2) == probes
-    assert schedule(path, g, Probes(0), 2) == []
+    assert schedule(path, g, Probes(8, (2, 4))) == probes
+    assert schedule(path, g, Probes(0)) == []
 
 
 class Told(PolicyWrapper):
@@ -70,7 +89,8 @@ class Told(PolicyWrapper):
         self.inner, self.c2w = inner, c2w[: len(c2w) // 3 * 3]
 
     def plan(self, chunk, bank):
-        assert set(vars(chunk)) == {"index", "start", "c2w", "intrinsics", "actions", "covisible", "visible", "probing", "ahead"}
+        assert set(vars(chunk)) == {"index", "start", "c2w", "intrinsics", "actions", "covisible", "visible", "probing", "ahead", "trial"}
+        assert chunk.trial is None, "of a policy that does not say `tries`"
         on_path, longer = torch.equal(chunk.c2w, self.c2w[chunk.start : chunk.start + 3]), chunk.ahead(99)
         assert torch.equal(longer.c2w, self.c2w[chunk.start :] if on_path else chunk.c2w)
         assert on_path or chunk.index == 10, "only the fork leaves the path"
@@ -112,8 +132,8 @@ BESIDE = Probes(8, (2, 4), metres=1.0, degrees=40.0)
 def test_a_probe_from_beside_shares_a_view_that_is_old(backbone, path, ground):
     """It stands on free floor, half to all of the way off, sees half of what the target sees, and has not seen it for the gap."""
     g = backbone.geometry
-    probes = schedule(path, g, BESIDE, 1, ground)
-    assert len(probes) >= 3 and schedule(path, g, BESIDE, 1, ground) == probes, "the same for every policy"
+    probes = schedule(path, g, BESIDE, ground)
+    assert len(probes) >= 3 and schedule(path, g, BESIDE, ground) == probes, "the same for every policy"
     middles = [3 * i + 1 for i in range(18)]
     for p in probes:
         assert p.aside is not None
@@ -129,7 +149,7 @@ def test_a_probe_from_beside_shares_a_view_that_is_old(backbone, path, ground):
 
 @pytest.mark.parametrize("name", ["full", "worldkv", "oracle", "query", "reencode"])
 def test_the_rollout_does_not_notice_probes_from_beside(name, backbone, path, ground):
-    probes = schedule(path, backbone.geometry, BESIDE, 1, ground)
+    probes = schedule(path, backbone.geometry, BESIDE, ground)
     plain, _ = roll(backbone, make_policy(name), path)
     prober = Prober(probes, ground)
     probed = rollout(backbone, make_policy(name), GpuStore(), path, 0, backbone.encode(path.images)[:3], before=prober.before)

@@ -54,8 +54,9 @@ def cannot(backbone: Backbone, probes: Probes, ground: Ground | None) -> str:
     return ""
 
 
-def schedule(path: Trajectory, g: Geometry, probes: Probes, given: int, ground: Ground | None = None) -> list[Probe]:
-    """The probes of a trajectory: a pure function of its path, the same for every policy. given: chunks that are not generated.
+def schedule(path: Trajectory, g: Geometry, probes: Probes, ground: Ground | None = None) -> list[Probe]:
+    """The probes of a trajectory: a pure function of its path, the same for every policy. Chunks that are given are forked too: what such a probe
+    shows is generated, in the context of true views alone, so that nothing but the memory can err.
 
     Every gap gets its share as long as there are views that were last seen so long ago (and less than the next gap); they are
     spread over the chunks. A chunk is forked once. ground: of the world, for probes beside earlier views; a target that has no free
@@ -72,7 +73,7 @@ def schedule(path: Trajectory, g: Geometry, probes: Probes, given: int, ground: 
     share = -(-probes.count // len(probes.gaps))
     for low, high in zip(probes.gaps, [*probes.gaps[1:], total + 1], strict=True):
         found = []
-        for chunk in (c for c in range(max(given, 1), total) if c not in chosen):
+        for chunk in (c for c in range(1, total) if c not in chosen):
             gaps = [(t, chunk - int(last[t, chunk - 1])) for t in targets if t < chunk]
             if fits := [Probe(chunk, t, gap) for t, gap in gaps if low <= gap < high]:
                 found.append(fits[len(fits) // 2])
@@ -151,7 +152,7 @@ class Prober:
         path, start = fork.path, fork.backbone.geometry.frames_px(fork.done * fork.backbone.geometry.chunk)
         rows, columns = path.images.shape[-2:]
         truth = CoVisibility(self._ground.scene, path.c2w, path.intrinsics, (rows, columns)).led_on(start, place.c2w, self._intrinsics(path, place))
-        return fork.step(place.c2w, overlap=truth)
+        return fork.step(place.c2w, overlap=truth, truth=self._truth(path, place))
 
     def _truth(self, path: Trajectory, place: Aside) -> Float[Tensor, "p 3 y x"]:
         assert self._ground is not None

@@ -54,7 +54,7 @@ class Roller:
         g, forced = self.backbone.geometry, self.backbone.encode(trajectory.images)
         total = chunk_count(trajectory, g)
         self.chunks = max(1, min(total, self.snapshot.chunks or total))
-        due = schedule(trajectory, g, self.probes, len(forced) // g.chunk, ground)
+        due = schedule(trajectory, g, self.probes, ground)
         prober = Prober(due, ground, self._auditor(trajectory, max((p.chunk for p in due), default=0)))
         began = time.perf_counter()
         made = rollout(

@@ -35,6 +35,8 @@ def refuse(policy: CachePolicy, name: str, g: Geometry) -> None:
         raise ValueError(f"{name} keeps rows of many frames in one page, so there are no frames to score; evaluate it with harness/run.py")
     if policy.weighs_bytes:
         raise ValueError(f"{name} forgets by the bytes of window, bank and state, which a replay does not have; evaluate it with harness/run.py")
+    if policy.tries:
+        raise ValueError(f"{name} looks at what the model makes of a plan, and a replay has no model; evaluate it with harness/run.py")
     if policy.needs_attention_scores:
         raise ValueError(f"{name} looks at a network's attention, which a replay does not have; evaluate it with harness/run.py")
 

@@ -73,7 +73,8 @@ def collect(experiment: Path) -> None:
     if not bench and {r.label for r in runs} >= set(HERO) and table["protocol"] == "guided":
         hero(runs)
     if experiment.name in PICTURES:
-        shutil.copy(experiment / "cost.png", ROOT / "docs" / PICTURES[experiment.name])
+        made, called = PICTURES[experiment.name]
+        shutil.copy(experiment / made, ROOT / "docs" / called)
     write_atomic(RESULTS / f"{experiment.name}.json", json.dumps(table, indent=None if bench else 1, allow_nan=False) + "\n")
 
 

@@ -130,7 +130,7 @@ def contact_sheet(path: Path, entries: Sequence[tuple[str, np.ndarray]]) -> None
 
 def cost_plot(path: Path, series: dict[str, list[list[dict]]], title: str) -> None:
     """FPS, attended tokens and stored bytes over the rollout. series: label -> chunk rows of its trajectories."""
-    figure = _figure(13, 3.6)
+    figure = new_figure(13, 3.6)
     axes = [figure.add_axes((0.045 + 0.333 * i, 0.13, 0.275, 0.78)) for i in range(3)]  # by hand: matplotlib's own layout takes longer than the drawing
     panels = {"cost/fps_mean": "video frames a second", "cost/attended_tokens": "tokens attended", "cost/stored_bytes": "stored (MB)"}
     factors = {c.key: c.factor for c in costs()}
@@ -155,7 +155,7 @@ def save_figure(path: Path, figure: "Figure") -> None:
     write_bytes(path, file.getvalue(), FREE_SPACE)
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
     """An empty one, in inches, for a file and no screen."""
     from matplotlib.figure import Figure
 
@@ -164,7 +164,7 @@ def _figure(width: float, height: float) -> "Figure":
 
 def _sheet(width: float, height: float) -> "tuple[Figure, Axes]":
     """A figure with one plane over all of it, measured in inches: pictures on it take a third of the time that one plane for each takes."""
-    figure = _figure(width, height)
+    figure = new_figure(width, height)
     sheet = figure.add_axes((0, 0, 1, 1))
     sheet.axis("off")
     return figure, sheet

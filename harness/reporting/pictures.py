@@ -7,6 +7,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from harness.reporting.media import contact_sheet, cost_plot, filmstrips
+from harness.reporting.recall_plot import recall_plot
 from harness.reporting.table import Run, finished_runs
 from harness.results.run_folder import RunFolder
 from harness.system.files import file_name, visible
@@ -36,12 +37,15 @@ def run_pictures(folder: RunFolder, label: str) -> None:
 
 
 def experiment_pictures(experiment: Path, current: Run) -> None:
-    """cost.png and frames.png of an experiment: every run comparable with the current one in one picture."""
+    """cost.png, recall.png and frames.png of an experiment: every run comparable with the current one in one picture."""
     comparable = current.results["run"]["comparable"]
     runs = {r.label: r.path for r in finished_runs(experiment) if r.results["run"]["comparable"] == comparable}
     runs = dict(sorted((runs | {current.label: current.path}).items()))
-    rows = {name: [r.chunks for r in RunFolder(path).records() if not r.error] for name, path in runs.items()}
+    records = {name: [r for r in RunFolder(path).records() if not r.error] for name, path in runs.items()}
+    rows = {name: [r.chunks for r in found] for name, found in records.items()}
     cost_plot(experiment / "cost.png", rows, f"{experiment.name}: cost over the rollout, median over trajectories")
+    probes = {name: [r.probes for r in found] for name, found in records.items()}
+    recall_plot(experiment / "recall.png", probes, f"{experiment.name}: recall probes, mean over trajectories and 95 % intervals")
     for true in sorted(filter(visible, (current.path / "videos").glob("*_true.png")))[:1]:
         own = f"{true.stem.removesuffix('_true')}.png"
         strips = [("true view", true)] + [(name, path / "videos" / own) for name, path in runs.items()]

@@ -61,12 +61,13 @@ def led_on(
     actions: Float[Tensor, "p 6"] | None,
     intrinsics: Float[Tensor, "p 4"] | None,
     overlap: Overlap | None = None,
+    truth: Float[Tensor, "p 3 y x"] | None = None,
 ) -> Trajectory:
     """The path up to chunk `done`, and from there one chunk along these poses or actions; what was known of its future is gone.
 
     Poses are made of actions where the path says how far a key moves (`metres`), actions are zero where only poses are given,
-    intrinsics stay those of the last frame. overlap: true co-visibility of the
-    path so led on, where it is known. Raises ValueError for what is no whole chunk, and for actions whose poses nobody knows.
+    intrinsics stay those of the last frame. overlap, truth: true co-visibility of the
+    path so led on and its true views, where they are known. Raises ValueError for what is no whole chunk, and for actions whose poses nobody knows.
     """
     start = g.frames_px(done * g.chunk)
     count = g.frames_px((done + 1) * g.chunk) - start
@@ -82,7 +83,7 @@ def led_on(
         "actions": torch.zeros(count, 6) if actions is None else actions,
         "intrinsics": path.intrinsics[start - 1 : start].expand(count, 4) if intrinsics is None else intrinsics,
     }
-    return replace(path, overlap=overlap, **_joined(path, start, ahead))
+    return replace(path, overlap=overlap, reference=_shown(path, start, truth), **_joined(path, start, ahead))
 
 
 def led_back(path: Trajectory, g: Geometry, done: int, frames: Sequence[int]) -> Trajectory:
@@ -94,7 +95,13 @@ def led_back(path: Trajectory, g: Geometry, done: int, frames: Sequence[int]) ->
     views = torch.tensor(frames)
     ahead = {"c2w": path.c2w[views], "actions": torch.zeros(len(views), 6), "intrinsics": path.intrinsics[views]}
     overlap = path.overlap and _SeenBefore(path.overlap, start, tuple(frames))
-    return replace(path, overlap=overlap, **_joined(path, start, ahead))
+    truth = None if path.reference is None else path.reference[views]
+    return replace(path, overlap=overlap, reference=_shown(path, start, truth), **_joined(path, start, ahead))
+
+
+def _shown(path: Trajectory, start: int, truth: Float[Tensor, "p 3 y x"] | None) -> Float[Tensor, "n 3 y x"] | None:
+    """The true views of a path that goes on from frame `start` with these, where all of them are known."""
+    return None if path.reference is None or truth is None else torch.cat([path.reference[:start], truth.to(path.reference)])
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class RetrievalPolicy(CachePolicy):
         self.raw_keys, self.needs_attention_scores = self.placement.moves, self.selector.needs_attention_scores or self.compressor.needs_attention_scores
         self.selector.reset(geometry)
         self.compressor.reset(geometry)
-        self.probes = self.selector.probes
+        self.probes, self.tries = self.selector.probes, self.selector.tries
         if self.compress == "store" and self.compressor.slots > 1:
             raise ValueError("retrieval: compressor.rotate follows the order of retrieval; it needs compress=retrieve")
         if self.compress == "retrieve" and self.compressor.joint:

@@ -12,10 +12,11 @@ from harness.datatypes import KV, Chunk, Geometry, Site
 class Selector(ABC):
     """State starts at `reset`. Candidates and answers are chunk indices; ties are broken by index, older first. needs_attention_scores:
     whether it reads the queries that pass by. probes: whether it needs those of the chunk to come, from a pass before planning; both
-    are known after `reset`."""
+    are known after `reset`. tries: whether it reads `Chunk.trial`."""
 
     needs_attention_scores: bool = False
     probes: bool = False
+    tries: bool = False
 
     def reset(self, geometry: Geometry) -> None: ...
 

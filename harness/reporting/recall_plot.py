@@ -1,0 +1,52 @@
+"""recall.png of an experiment: how well views are recalled, against how long ago they were last seen."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from harness.reporting.media import new_figure, save_figure
+from metrics.column import recalled
+
+Probes = Sequence[Sequence[dict[str, float]]]  # of a run: a row a probe, by trajectory
+
+
+def recall_plot(path: Path, runs: Mapping[str, Probes], title: str) -> bool:
+    """A curve a run: the first score of its recall probes (against the first visit, from beside against the true view), probes pooled by gaps of 1,
+    2 to 3, 4 to 7, ... chunks; the mean over trajectories and 1.96 standard errors. Returns whether any run has probes; without, nothing is drawn.
+    """
+    scores = recalled(row for probes in runs.values() for rows in probes for row in rows)
+    if not scores:
+        return False
+    curves = {name: by_gap(probes, scores[0]) for name, probes in runs.items()}
+    figure = new_figure(7.5, 4.2)
+    axis = figure.add_axes((0.09, 0.13, 0.62, 0.77))
+    gaps = sorted({gap for curve in curves.values() for gap in curve})
+    for place, (name, curve) in enumerate(sorted(curves.items(), key=lambda item: -_last(item[1]))):
+        shift = 2 ** (0.08 * (place - (len(curves) - 1) / 2) / max(1, len(curves) - 1) * 2)  # bars side by side
+        x, (y, error) = [gap * shift for gap in curve], zip(*curve.values(), strict=True) if curve else ((), ())
+        axis.errorbar(x, y, error, marker="o", markersize=3.5, linewidth=1.4, elinewidth=0.8, label=name)
+    axis.set(xscale="log", xlabel="chunks since the view was last seen, at least", ylabel=scores[0].replace("_", " "))
+    axis.set_xticks(gaps, [str(gap) for gap in gaps])
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+    figure.suptitle(title, fontsize=10)
+    save_figure(path, figure)
+    return True
+
+
+def by_gap(probes: Probes, score: str) -> dict[int, tuple[float, float]]:
+    """Mean and 1.96 standard errors over trajectories, by the greatest power of two that the gap is not below. An error of one trajectory is 0."""
+    pooled: dict[int, list[float]] = {}
+    for rows in probes:
+        found: dict[int, list[float]] = {}
+        for row in rows:
+            if score in row:
+                found.setdefault(2 ** (int(row["gap"]).bit_length() - 1), []).append(row[score])
+        for gap, values in found.items():
+            pooled.setdefault(gap, []).append(mean(values))
+    return {gap: (mean(v), 1.96 * stdev(v) / len(v) ** 0.5 if len(v) > 1 else 0.0) for gap, v in sorted(pooled.items())}
+
+
+def _last(curve: dict[int, tuple[float, float]]) -> float:
+    return curve[max(curve)][0] if curve else float("-inf")

@@ -1,0 +1,21 @@
+"""The picture of recall against the gap."""
+
+import imageio.v3 as iio
+import pytest
+
+from harness.reporting.recall_plot import by_gap, recall_plot
+
+
+def test_probes_are_pooled_by_powers_of_two_and_trajectories():
+    """By hand: two trajectories, gaps 4 and 6 in one point; a trajectory's probes are averaged before trajectories are."""
+    probes = [[{"gap": 4, "psnr": 20.0}, {"gap": 6, "psnr": 24.0}, {"gap": 9, "psnr": 10.0}], [{"gap": 5, "psnr": 28.0}, {"gap": 33, "psnr": 5.0, "ssim": 0.1}], []]
+    found = by_gap(probes, "psnr")
+    assert list(found) == [4, 8, 32]
+    assert found[4] == (25.0, pytest.approx(1.96 * 18**0.5 / 2**0.5))
+    assert found[8] == (10.0, 0.0) and found[32] == (5.0, 0.0)
+
+
+def test_a_picture_where_there_are_probes(tmp_path):
+    some = {"full": [[{"gap": 4, "psnr_true": 20.0}, {"gap": 8, "psnr_true": 24.0}]], "none of them": [[]]}
+    assert recall_plot(tmp_path / "recall.png", some, "t") and iio.imread(tmp_path / "recall.png").std() > 5
+    assert not recall_plot(tmp_path / "no.png", {"full": [[]]}, "t") and not (tmp_path / "no.png").exists()
