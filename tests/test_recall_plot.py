@@ -8,7 +8,11 @@ from harness.reporting.recall_plot import by_gap, recall_plot
 
 def test_probes_are_pooled_by_powers_of_two_and_trajectories():
     """By hand: two trajectories, gaps 4 and 6 in one point; a trajectory's probes are averaged before trajectories are."""
-    probes = [[{"gap": 4, "psnr": 20.0}, {"gap": 6, "psnr": 24.0}, {"gap": 9, "psnr": 10.0}], [{"gap": 5, "psnr": 28.0}, {"gap": 33, "psnr": 5.0, "ssim": 0.1}], []]
+    probes = [
+        [{"gap": 4, "psnr": 20.0}, {"gap": 6, "psnr": 24.0}, {"gap": 9, "psnr": 10.0}],
+        [{"gap": 5, "psnr": 28.0}, {"gap": 33, "psnr": 5.0, "ssim": 0.1}],
+        [],
+    ]
     found = by_gap(probes, "psnr")
     assert list(found) == [4, 8, 32]
     assert found[4] == (25.0, pytest.approx(1.96 * 18**0.5 / 2**0.5))

@@ -41,8 +41,10 @@ class Probe:
     aside: Aside | None = field(default=None, compare=False)
 
 
-def cannot(backbone: Backbone, probes: Probes, ground: Ground | None) -> str:
-    """Why there are no such probes of a backbone in a world; empty where there are."""
+def cannot(backbone: Backbone, probes: Probes, ground: Ground | None, changing: bool = False) -> str:
+    """Why there are no such probes of a backbone in a world; empty where there are. changing: whether things change there along a trajectory."""
+    if changing:
+        return "things change in this world along a trajectory, so that an earlier view is not what is there now"
     if probes.beside and ground is None:
         return "this world does not say where one may stand beside an earlier view; use probes.metres=0 probes.degrees=0, or world=houses or rooms"
     if not backbone.jumps:

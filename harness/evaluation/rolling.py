@@ -43,7 +43,7 @@ class Roller:
     chunks: int = 1
 
     def __post_init__(self) -> None:
-        if self.probes.count and (why := cannot(self.backbone, self.probes, self.world.ground(0))):
+        if self.probes.count and (why := cannot(self.backbone, self.probes, self.world.ground(0), self.world.changing)):
             log.warning("no recall probes: %s", why)
             self.probes = NO_PROBES
 

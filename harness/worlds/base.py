@@ -49,6 +49,11 @@ class World(ABC):
     @abstractmethod
     def trajectory(self, index: int) -> Trajectory: ...
 
+    @property
+    def changing(self) -> bool:
+        """Whether things change along a trajectory: what an earlier view showed need not be what is there now."""
+        return False
+
     def about(self) -> Sequence[str]:
         """Lines that tell people what was read, where a world reads files: printed before its trajectories run."""
         return ()

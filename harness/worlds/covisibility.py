@@ -23,6 +23,9 @@ class CoVisibility:
     too, inside its frustum and not occluded; from `samples`^2 rays a view.
 
     No pair is looked at before it is asked for: a tour of 300 frames has 90,000 of them, and few are ever of use.
+
+    changed_at, changed: from this frame on these surfaces (textures of the scene) are others, so that views from before and after it share none
+    of their points.
     """
 
     scene: Scene
@@ -30,6 +33,8 @@ class CoVisibility:
     intrinsics: Float[Tensor, "f 4"]
     size: tuple[int, int]
     samples: int = 8
+    changed_at: int = 0
+    changed: tuple[int, ...] = ()
 
     def led_on(self, start: int, c2w: Float[Tensor, "p 4 4"], intrinsics: Float[Tensor, "p 4"]) -> "CoVisibility":
         """Of the views before `start`, and from there of others."""
@@ -45,7 +50,7 @@ class CoVisibility:
         """Which of the points that each view of `rows` shows (`samples`^2 of them) each view of `columns` shows too."""
         first, second = torch.as_tensor(list(rows)), torch.as_tensor(list(columns))
         a, b = (x.flatten() for x in torch.meshgrid(first, second, indexing="ij"))
-        seen = torch.cat([self.seen(self._points[i], j) for i, j in zip(a.split(PAIRS), b.split(PAIRS), strict=True)])
+        seen = torch.cat([self._shared(i, j) for i, j in zip(a.split(PAIRS), b.split(PAIRS), strict=True)])
         return seen.view(len(first), len(second), -1).transpose(1, 2)
 
     def shown(self, views: Sequence[int]) -> Float[Tensor, "n s 3"]:
@@ -60,20 +65,36 @@ class CoVisibility:
     def pairs(self, a: Int[Tensor, "n"], b: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
         """Of views `a[i]` and `b[i]`."""
         shares = [
-            torch.minimum(self.seen(self._points[i], j).float().mean(1), self.seen(self._points[j], i).float().mean(1))
-            for i, j in zip(a.split(PAIRS), b.split(PAIRS), strict=True)
+            torch.minimum(self._shared(i, j).float().mean(1), self._shared(j, i).float().mean(1)) for i, j in zip(a.split(PAIRS), b.split(PAIRS), strict=True)
         ]
         return torch.cat(shares)
+
+    def _shared(self, i: Int[Tensor, "n"], j: Int[Tensor, "n"]) -> Bool[Tensor, "n s"]:
+        """Which points of views `i` views `j` show too, as they looked."""
+        seen = self.seen(self._points[i], j)
+        if not self.changed:
+            return seen
+        between = (i < self.changed_at) != (j < self.changed_at)
+        return seen & ~(between[:, None] & self._others[i])
 
     @cached_property
     def _points(self) -> Float[Tensor, "f s 3"]:
         """Where the rays of every view meet surfaces: as many rays as a few images have."""
         return self.points(torch.arange(len(self.c2w)))
 
+    @cached_property
+    def _others(self) -> Bool[Tensor, "f s"]:
+        """Which of them lie on surfaces that change."""
+        origin, direction = self._rays(torch.arange(len(self.c2w)))
+        return torch.isin(cast(self.scene, origin, direction, self._cells).surface, torch.tensor(self.changed))
+
     def points(self, view: Int[Tensor, "n"]) -> Float[Tensor, "n s 3"]:
         """Where the rays of views meet surfaces."""
-        origin, direction = rays(self.c2w[view], self.intrinsics[view], (self.samples, self.samples), self.samples / self.size[0])
+        origin, direction = self._rays(view)
         return origin[:, None] + cast(self.scene, origin, direction, self._cells[view]).depth[..., None] * direction
+
+    def _rays(self, view: Int[Tensor, "n"]) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n s 3"]]:
+        return rays(self.c2w[view], self.intrinsics[view], (self.samples, self.samples), self.samples / self.size[0])
 
     @cached_property
     def _cells(self) -> Int[Tensor, "f"]:

@@ -31,15 +31,17 @@ def plan_house(seed: int, rooms: tuple[int, ...] = (6, 12), twins: float = 0.25,
     return make_plan(np.random.default_rng([seed, 1]), rooms, twins, loops)
 
 
-def make_house(seed: int, rooms: tuple[int, ...] = (6, 12), twins: float = 0.25, loops: float = 0.75) -> House:
-    """The house of a seed, with its surfaces (30 ms): what 10 frames of it take to render at 64 x 64 pixels."""
-    g, plan = np.random.default_rng([seed, 5]), plan_house(seed, rooms, twins, loops)
+def make_house(seed: int, rooms: tuple[int, ...] = (6, 12), twins: float = 0.25, loops: float = 0.75, coat: int | None = None) -> House:
+    """The house of a seed, with its surfaces (30 ms): what 10 frames of it take to render at 64 x 64 pixels. coat: the seed of its surfaces, where it is
+    to be painted anew: the same walls and furniture, and as many textures in the same order."""
+    coat = seed if coat is None else coat
+    g, plan = np.random.default_rng([coat, 5]), plan_house(seed, rooms, twins, loops)
     hues = (g.random() + 0.618 * np.arange(len(plan.rooms))) % 1
-    palette = [paint.colours(np.random.default_rng([seed, 2, r]), hues[r]) for r in range(len(plan.rooms))]
+    palette = [paint.colours(np.random.default_rng([coat, 2, r]), hues[r]) for r in range(len(plan.rooms))]
     images: list[paint.Image] = []
     cells = []
     for r, room in enumerate(plan.rooms):
-        shared, own = np.random.default_rng([seed, 3, room.looks]), np.random.default_rng([seed, 4, r])
+        shared, own = np.random.default_rng([coat, 3, room.looks]), np.random.default_rng([coat, 4, r])
         cells.append(_room(shared, own, plan, r, palette[room.looks], images))
     wood = palette[0].wood
     sill = len(images)

@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from harness.datatypes import Trajectory
 from harness.settings.ranges import Angle, Count, Le, Len, Natural, Share, Size
 from harness.worlds.base import ChunkPx, Held, Protocol, Split, Step, Trajectories, Turn, World, given_frames, refuse_too_large
-from harness.worlds.changing import change
+from harness.worlds.changing import Change, change
 from harness.worlds.covisibility import CoVisibility
 from harness.worlds.ground import Ground
 from harness.worlds.poses import integrate, pinhole
-from harness.worlds.revisits import Tolerance
-from harness.worlds.rooms import SEEDS, make_room, place, render
+from harness.worlds.revisits import Tolerance, outbound
+from harness.worlds.rooms import SEEDS, UPRIGHT, Room, make_room, painted, place, render
 from harness.worlds.scripted import pad, parse
 
 
@@ -25,7 +27,7 @@ class RoomsWorld(World):
 
     changes: share of walls and pillars that are others once the camera turns back, out of sight then (see `changing.change`). Given is then
     also what follows, until the camera comes back once more, and pairs are of views that show what has changed, after it did; a path must come
-    back twice (`repeat`). True views are those of a frame's time; co-visibility is of surfaces, whatever they look like. 0: nothing changes.
+    back twice (`repeat`). True views and co-visibility are those of a frame's time. 0: nothing changes.
     """
 
     def __init__(
@@ -68,11 +70,12 @@ class RoomsWorld(World):
         c2w, _ = place(torch.Generator().manual_seed(seed), room, integrate(actions, self.step))
         intrinsics = pinhole(self.fov, self.size, len(c2w))
         if self.changes:
-            changed = change(room, seed, self.changes, c2w, intrinsics, self.size)
-            frames, leg = changed.render(room, c2w, intrinsics, self.size), changed.given(c2w, self.chunk_px)
+            changed = self.change(room, seed, c2w, intrinsics)
+            frames, truth = changed.render(c2w, intrinsics, self.size), changed.truth(c2w, intrinsics, self.size)
+            leg = -(-(changed.at + outbound(c2w[changed.at :])) // self.chunk_px) * self.chunk_px  # until the camera comes back once more: all is seen anew
             pairs, miss = changed.returns(self.tolerance, c2w, intrinsics, self.size, self.fov)
         else:
-            frames, leg = render(room, c2w, intrinsics, self.size), None
+            frames, truth, leg = render(room, c2w, intrinsics, self.size), CoVisibility(room.scene, c2w, intrinsics, self.size), None
             pairs, miss = self.tolerance.returns(c2w, self.fov)
         given = given_frames(c2w, self.protocol, self.chunk_px, leg)
         return Trajectory(
@@ -83,9 +86,21 @@ class RoomsWorld(World):
             images=frames[:given],
             pairs=pairs,
             reference=frames,
-            overlap=CoVisibility(room.scene, c2w, intrinsics, self.size),
+            overlap=truth,
             no_pairs=miss,
         )
+
+    def change(self, room: Room, seed: int, c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"]) -> Change:
+        """What changes along a path: walls and pillars, when it first comes back to a pose that it had left. Raises ValueError for a path that does not."""
+        at = outbound(c2w)
+        if at == len(c2w):
+            raise ValueError("world.changes: the path never comes back to a pose that it had left, so nothing can change in between; use other world.specs")
+        able = {*UPRIGHT, *range(6, len(room.textures))}
+        return change(at, room.scene, able, lambda g, i: painted(g).permute(1, 2, 0), seed, self.changes, c2w, intrinsics, self.size)
+
+    @property
+    def changing(self) -> bool:
+        return self.changes > 0
 
     def ground(self, index: int) -> Ground:
         room = make_room(self.seeds[index])
