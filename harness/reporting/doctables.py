@@ -11,10 +11,11 @@ from metrics.column import Column
 
 Cell = Callable[[dict], str]  # a run's entry in docs/results -> what stands in the table
 Link = Callable[[str], str]  # a run's label -> the label as the page shows it, with a link to its method where it has one
-KEPT = ("quality/", "cost/")
+KEPT = ("quality/", "cost/", "recall/")
 BENCH_KEPT = (  # benches have many runs
-    *("quality/psnr_revisit", "quality/psnr_floor", "quality/psnr_ceiling", "quality/lpips"),
-    *("cost/attended_tokens", "cost/window", "cost/bank", "cost/fps_mean", "cost/unreach"),
+    *("quality/psnr_revisit", "quality/psnr_reference", "quality/psnr_floor", "quality/psnr_ceiling", "quality/lpips_revisit", "quality/lpips_floor"),
+    *("quality/contrast", "recall/psnr", "recall/lpips", "recall/probes"),
+    *("cost/attended_tokens", "cost/window", "cost/bank", "cost/stored", "cost/fps_mean", "cost/unreach"),
 )
 SPEED = ("long",)  # tables that show speed, which only a run with the machine to itself may
 SHORT = "short"  # the README's table: these runs of SHORT_OF
@@ -53,6 +54,8 @@ BENCHES = {
     "policies": Bench("worldkv", "budget", "w18", ("w12", "w24")),
     "policies_bytes": Bench("capped inner=worldkv frames=30", "frames", "30", ("20", "36", "45")),
     "codecs": Bench("worldkv codec=none"),
+    "houses_guided": Bench("worldkv"),
+    "houses_changing": Bench("worldkv"),
 }
 
 
@@ -121,12 +124,16 @@ def _short(columns: dict[str, Cell], runs: dict[str, dict]) -> tuple[dict[str, C
 
 
 def _quality_columns(known: Sequence[Column], base: str, runs: dict[str, dict]) -> dict[str, Cell]:
-    """Every quality that has room for it (an added metric too), differences to the base, and what the memory costs."""
+    """Every quality that has room for it (an added metric too), differences to the base, and what the memory costs. Of recall probes those that are compared,
+    against the first visit: a guided one is a true view."""
     columns: dict[str, Cell] = {}
-    for c in (c for c in known if c.group == "quality" and c.rank < 5):
-        columns[c.heading] = _interval(c) if c is leading(known) else _mean(c)
+    for c in (c for c in known if c.group == "quality" and c.rank < 5 and c.key != "quality/pairs"):
+        probed = c.key.startswith("recall/")
+        if probed and (not c.difference or c.key.endswith("_true")):
+            continue
+        columns[c.heading] = _interval(c) if c is leading(known) or (probed and c.decimals < 3) else _mean(c)
         if c.difference:
-            columns[f"{c.heading.split()[0]} vs {base}"] = _difference(c, runs)
+            columns[f"{c.heading.removesuffix(' revisit')} vs {base}"] = _difference(c, runs)
     return columns | _columns(known, "cost/attended_tokens", "cost/window_bytes", "cost/bank_bytes", "cost/unreachable_frames")
 
 
@@ -154,7 +161,7 @@ def _bench_columns(bench: Bench, runs: dict[str, dict], known: Sequence[Column])
         return cell
 
     leads = {label: run for label, run in runs.items() if bench.leads(label)}
-    columns = _quality_columns([c for c in known if not c.key.endswith(("_reference", "/contrast"))], bench.name(bench.base), leads)
+    columns = _quality_columns(known, bench.name(bench.base), leads)
     return columns | {f"{main.heading}, {bench.key}={value}": at(value) for value in bench.others if any(bench.other(label, value) in runs for label in runs)}
 
 
