@@ -19,8 +19,8 @@ BENCH_KEPT = (  # benches have many runs
 )
 SPEED = ("long",)  # tables that show speed, which only a run with the machine to itself may
 SHORT = "short"  # the README's table: these runs of SHORT_OF
-SHORT_OF = "policies"
-SHORT_RUNS = ("int4_places_coverage", "full", "h2o", "worldkv", "sink_recent", "sliding")
+SHORT_OF = "houses_guided"
+SHORT_RUNS = ("full", "reencode", "int4_chunks", "worldkv", "random", "sliding")
 ENDS = {"floor": "floor: an unrelated view", "ceiling": "ceiling: the codec's round trip"}
 PICTURES = {  # experiment: a picture of it, and what that is called in docs/
     "long": ("cost.png", "cost.png"),

@@ -1,8 +1,11 @@
-"""Keep the tables of README and docs true: python harness/docs.py [EXPERIMENT_FOLDER ...]
+"""Keep the tables of README and docs true: python harness/docs.py [--add] [EXPERIMENT_FOLDER ...]
 
 With folders (outputs/NAME), their comparisons are first collected into docs/results/NAME.json (outputs/endurance becomes
-docs/endurance.png). Then every block between `<!-- NAME -->` and `<!-- end -->` in README.md and docs/ is written anew from
-docs/results, and docs/methods from the policies. A test compares.
+docs/endurance.png). --add: rows of policies that a folder has no run of stay as they are, if they were made alike: a long table
+can be made in parts, each with a run of the policy that the others are compared with.
+
+Then every block between `<!-- NAME -->` and `<!-- end -->` in README.md and docs/ is written anew from docs/results, and
+docs/methods from the policies. A test compares.
 """
 
 import json
@@ -31,6 +34,8 @@ from harness.system.files import write_atomic
 RESULTS = ROOT / "docs" / "results"
 BLOCK = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.S)
 HERO = ("full", "worldkv", "sliding")
+ALIKE = ("world", "protocol", "seed", "trajectories", "noise", "comparable", "metrics")  # of the parts of a table
+SAME_DB = 0.05  # between two machines' runs of the policy that the others are compared with; float sums differ
 ENDURANCE = "endurance"  # one long rollout a policy: a picture and no table
 
 
@@ -44,8 +49,11 @@ def hero(runs: list[Run]) -> None:
     filmstrips(ROOT / "docs" / "frames.png", [(label, iio.imread(path)) for label, path in strips], title)
 
 
-def collect(experiment: Path) -> None:
-    """The summaries of an experiment's runs and their paired differences to full KV, as one small file."""
+def collect(experiment: Path, add: bool = False) -> None:
+    """The summaries of an experiment's runs and their paired differences to full KV, as one small file. add: to what that file has.
+
+    Raises ValueError for runs that cannot stand in one table.
+    """
     runs = finished_runs(experiment)
     if not runs:
         raise ValueError(f"{experiment} has no finished runs; run harness/run.py name={experiment.name} first")
@@ -54,7 +62,7 @@ def collect(experiment: Path) -> None:
     bench = BENCHES.get(experiment.name)
     base = next((r for r in runs if r.label == (bench.base if bench else BASELINE)), None)
     first = runs[0].results["run"]
-    table = {k: first[k] for k in ("world", "protocol", "seed", "trajectories", "device", "noise", "metrics", "fps_includes")}
+    table = {k: first[k] for k in ("world", "protocol", "seed", "trajectories", "device", "noise", "metrics", "fps_includes", "comparable")}
     table["versions"] = first["versions"]
     table["commits"] = sorted({r.results["run"]["git"]["commit"] for r in runs})
     table["columns"] = [asdict(c) for c in columns_of(r.results for r in runs)]
@@ -69,13 +77,32 @@ def collect(experiment: Path) -> None:
         }
         for r in runs
     }
+    file = RESULTS / f"{experiment.name}.json"
+    if add and file.is_file():
+        table = added(table, json.loads(file.read_text()), base.label if base else "", str(experiment))
     RESULTS.mkdir(parents=True, exist_ok=True)
     if not bench and {r.label for r in runs} >= set(HERO) and table["protocol"] == "guided":
         hero(runs)
     if experiment.name in PICTURES:
         made, called = PICTURES[experiment.name]
         shutil.copy(experiment / made, ROOT / "docs" / called)
-    write_atomic(RESULTS / f"{experiment.name}.json", json.dumps(table, indent=None if bench else 1, allow_nan=False) + "\n")
+    write_atomic(file, json.dumps(table, indent=None if bench else 1, allow_nan=False) + "\n")
+
+
+def added(new: dict, known: dict, base: str, folder: str) -> dict:
+    """A table with the rows of another part of it. base: the run that both parts have, which says that they were made alike. Raises ValueError where not."""
+    if wrong := [k for k in ALIKE if new[k] != known.get(k)]:
+        raise ValueError(f"{folder} differs from docs/results in {', '.join(wrong)}; collect it without --add, and make all rows anew")
+    if base not in new["runs"] or base not in known["runs"]:
+        raise ValueError(f"{folder} and docs/results have no run of {base or BASELINE} in common; run that policy too")
+    key = "quality/psnr_revisit"
+    mine, others = (t["runs"][base]["summary"].get(key, {}).get("mean") for t in (new, known))
+    if mine is None or others is None or abs(mine - others) > SAME_DB:
+        raise ValueError(f"{base} has {mine} dB in {folder} and {others} dB in docs/results; the model or the policy is another: collect it without --add")
+    devices = list(dict.fromkeys([*known["device"].split("; "), *new["device"].split("; ")]))
+    columns = {c["key"]: c for c in [*known["columns"], *new["columns"]]}
+    commits = sorted({*known["commits"], *new["commits"]})
+    return new | {"device": "; ".join(devices), "columns": list(columns.values()), "commits": commits, "runs": known["runs"] | new["runs"]}
 
 
 def pages() -> list[Path]:
@@ -123,17 +150,18 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(__doc__)
         return
-    if flags := [a for a in sys.argv[1:] if a.startswith("-")]:
+    add, folders = "--add" in sys.argv[1:], [a for a in sys.argv[1:] if a != "--add"]
+    if flags := [a for a in folders if a.startswith("-")]:
         usage(f"error: there is no option {flags[0]}\n{__doc__}")
-    for experiment in map(Path, sys.argv[1:]):
+    for experiment in map(Path, folders):
         if not experiment.is_dir():
             raise ValueError(f"{experiment} is no folder; give folders of runs, such as outputs/NAME")
-    for experiment in map(Path, sys.argv[1:]):
+    for experiment in map(Path, folders):
         if experiment.name == ENDURANCE:
             rows = {r.label: RunFolder(r.path).records()[0].chunks for r in finished_runs(experiment) if r.values}
             print(endurance(ROOT / "docs" / "endurance.png", rows))
         else:
-            collect(experiment)
+            collect(experiment, add)
     for page in pages():
         write_atomic(page, render(page, page.read_text()))
     written = method_pages()
