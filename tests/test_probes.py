@@ -78,6 +78,7 @@ def test_a_schedule_keeps_to_its_gaps(backbone, path):
         assert p.chunk - last == p.gap
         assert not shown[p.target, : p.target].any(), "the first visit, not a later one"
         assert not shown[p.target, last + 1 : p.chunk].any()
+        assert path.overlap([3 * p.target + 1], [1]).item() < 0.25, "the sink shows nothing of it"
     assert schedule(path, g, Probes(8, (2, 4))) == probes
     assert schedule(path, g, Probes(0)) == []
 

@@ -23,6 +23,7 @@ from harness.worlds.ground import Ground
 from harness.worlds.revisits import distances
 
 SEEN = 0.5  # a view counts as seen where at least this share of it is shown
+SHOWN_FIRST = 0.25  # of a view that the first chunk shows: no target, for most windows keep that chunk
 NEAR = 1.0  # metres; where the world has no truth, a view is seen from no farther than this, turned by less than half the field of view
 
 
@@ -61,8 +62,9 @@ def schedule(path: Trajectory, g: Geometry, probes: Probes, ground: Ground | Non
     shows is generated, in the context of true views alone, so that nothing but the memory can err.
 
     Every gap gets its share as long as there are views that were last seen so long ago (and less than the next gap); they are
-    spread over the chunks. A chunk is forked once. ground: of the world, for probes beside earlier views; a target that has no free
-    place with its view beside it, or whose view from there was seen more lately, is left out.
+    spread over the chunks. A chunk is forked once, and no target is shown by the first chunk, which nearly every policy keeps as its
+    sink. ground: of the world, for probes beside earlier views; a target that has no free place with its view beside it, or whose view
+    from there was seen more lately, is left out.
     """
     total = chunk_count(path, g)
     if not probes.count or total < 2:
@@ -70,7 +72,8 @@ def schedule(path: Trajectory, g: Geometry, probes: Probes, ground: Ground | Non
     shown = seen(path, g, total).numpy()
     last = np.maximum.accumulate(np.where(shown, np.arange(total), -1), 1)  # [target, chunk]: the last chunk so far that showed the target
     first = 1 if g.stride_px > 1 else 0  # a causal codec's first chunk has fewer video frames than the others
-    targets = [t for t in range(first, total) if shown[t].argmax() == t]  # first visits
+    kept = shares(path, g, total, 1)[:, 0] >= SHOWN_FIRST
+    targets = [t for t in range(first, total) if shown[t].argmax() == t and not kept[t]]  # first visits
     chosen: dict[int, Probe] = {}
     share = -(-probes.count // len(probes.gaps))
     for low, high in zip(probes.gaps, [*probes.gaps[1:], total + 1], strict=True):
@@ -103,13 +106,20 @@ def _middles(g: Geometry, chunks: int) -> list[int]:
 
 
 def seen(path: Trajectory, g: Geometry, total: int) -> Bool[Tensor, "c c"]:
-    """Whether the middle view of each chunk is seen from the middle of each other chunk: by true co-visibility where the world has it."""
+    """Whether the middle view of each chunk is seen from the middle of each other chunk."""
+    return shares(path, g, total, total) >= SEEN
+
+
+def shares(path: Trajectory, g: Geometry, total: int, first: int) -> Float[Tensor, "c f"]:
+    """How much of the middle view of each chunk is seen from the middle of the `first` first chunks: by true co-visibility where the world has it, else
+    by how far the view has turned, and nothing from afar."""
     middle = _middles(g, total)
     if path.overlap is not None:
-        return path.overlap(middle, middle) >= SEEN
+        return path.overlap(middle, middle[:first])
     fx, _, cx, _ = path.intrinsics[0].tolist()
-    far, turned = distances(path.c2w[middle])
-    return (far <= NEAR) & (turned <= torch.rad2deg(torch.atan(torch.tensor(cx / fx))).item())
+    far, turned = (d[:, :first] for d in distances(path.c2w[middle]))
+    view = 2 * torch.rad2deg(torch.atan(torch.tensor(cx / fx)))
+    return (1 - turned / view).clamp(min=0) * (far <= NEAR)
 
 
 class Prober:

@@ -20,10 +20,11 @@ import imageio.v3 as iio
 import numpy as np
 
 from harness.reporting.columns import columns_of
-from harness.reporting.doctables import BENCH_KEPT, BENCHES, KEPT, PICTURES, SHORT, SHORT_OF, Link, bench_rows, results_table
+from harness.reporting.doctables import BENCH_KEPT, BENCHES, CURVES, KEPT, PICTURES, SHORT, SHORT_OF, Link, bench_rows, results_table
 from harness.reporting.endurance import endurance
 from harness.reporting.media import filmstrips
 from harness.reporting.methods import FOLDER, PLAIN, method_index, method_page, methods
+from harness.reporting.recall_plot import recall_plot
 from harness.reporting.table import BASELINE, Run, finished_runs
 from harness.results.run_folder import RunFolder
 from harness.results.statistics import paired
@@ -84,8 +85,10 @@ def collect(experiment: Path, add: bool = False) -> None:
     if not bench and {r.label for r in runs} >= set(HERO) and table["protocol"] == "guided":
         hero(runs)
     if experiment.name in PICTURES:
-        made, called = PICTURES[experiment.name]
-        shutil.copy(experiment / made, ROOT / "docs" / called)
+        shutil.copy(experiment / "cost.png", ROOT / "docs" / PICTURES[experiment.name])
+    if experiment.name == SHORT_OF and {r.label for r in runs} >= set(CURVES):
+        probes = {r.label: [record.probes for record in RunFolder(r.path).records() if not record.error] for r in runs if r.label in CURVES}
+        recall_plot(ROOT / "docs" / "recall.png", probes, f"{table['trajectories']} houses: an earlier view asked for again, mean and 95 % intervals")
     write_atomic(file, json.dumps(table, indent=None if bench else 1, allow_nan=False) + "\n")
 
 
