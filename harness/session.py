@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from sys import maxsize
 
@@ -24,13 +23,14 @@ from harness.cache.account import Account
 from harness.cache.kv_cache import KVCache
 from harness.cache.scratch import scratch_bytes
 from harness.cache.stores import PackedStore
+from harness.cache.trial import Trial
 from harness.datatypes import Chunk, ChunkStats, Condition, Overlap, Plan, Rollout, Trajectory
 from harness.policy import CachePolicy
 from harness.snapshot.plain_values import restore, state_of
 from harness.snapshot.saved_state import check_state
 from harness.snapshot.snapshot import check_same_path, damaged, read_snapshot, write_snapshot
 from harness.system.frame_buffer import FrameBuffer
-from harness.worlds.chunks import chunk_at, chunk_count, led_back, led_on, shown_at
+from harness.worlds.chunks import chunk_at, chunk_count, led_back, led_on, shown_at, true_views
 
 TRACED = 1500  # latent frames; the trace of every past frame at every chunk grows with their square
 
@@ -117,8 +117,8 @@ class Session:
             self._probe(chunk, condition, *((draws[0], self.backbone.timesteps[0]) if given is None else (given, self.backbone.timesteps[-1])))
         plan, self._coming = self._coming, None
         if plan is None:
-            truth = self._truth(chunk) if policy.tries and draws else None
-            plan = self._plan(chunk if truth is None else replace(chunk, trial=partial(self._trial, chunk, condition, draws[0], truth)))
+            truth = true_views(self.path, g, chunk.index) if policy.tries and draws else None
+            plan = self._plan(chunk if truth is None else replace(chunk, trial=Trial(self.backbone, cache, policy, chunk, condition, draws[0], truth)))
         cache.reencode(plan, policy, self._conditioned)
         taken = cache.assemble(plan, chunk, condition, policy)
         clock.lap(chunk.index, "assemble")
@@ -290,22 +290,6 @@ class Session:
         cache.window.begin_pass(0, clean=False, probe=True)
         backbone.denoise(x, t, condition, cache.window)
         clock.lap(chunk.index, "passes")
-
-    def _truth(self, chunk: Chunk) -> Float[Tensor, "p 3 y x"] | None:
-        """The true views of a chunk's video frames, where they are known."""
-        g, known = self.backbone.geometry, self.path.reference
-        first, end = g.frames_px(chunk.start), g.frames_px(chunk.start + g.chunk)
-        return None if known is None or len(known) < end else known[first:end]
-
-    def _trial(self, chunk: Chunk, condition: Condition, noise: Tensor, truth: Float[Tensor, "p 3 y x"], frames: Sequence[int]) -> float:
-        """See `Chunk.trial`. Frames that the bank does not have are left out; the backbone's own state stays as it was."""
-        backbone, cache, state = self.backbone, self.cache, self.backbone.state()
-        cache.assemble(Plan(tuple(f for f in frames if cache.bank.rows(f))), chunk, condition, self.policy)
-        cache.window.begin_pass(0, clean=False)
-        guess = backbone.denoise(noise, backbone.timesteps[0], condition, cache.window)
-        shown = backbone.decode(guess[0])
-        backbone.restore(state)
-        return -10 * (shown.cpu() - truth.cpu()).square().mean().clamp_min(1e-10).log10().item()
 
     def _denoised(self, draws: list[Float[Tensor, "1 f s c"]], condition: Condition) -> Float[Tensor, "p 1 f s c"]:
         """The denoising passes: the clean latents that each of them predicts."""

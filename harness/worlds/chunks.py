@@ -36,6 +36,12 @@ def shown_at(path: Trajectory, g: Geometry, index: int) -> Callable[[], Float[Te
     return partial(path.overlap.shown, range(at.start, at.stop, at.step)) if path.overlap else None
 
 
+def true_views(path: Trajectory, g: Geometry, index: int) -> Float[Tensor, "p 3 y x"] | None:
+    """The true views of the video frames of chunk `index`, where they are known."""
+    first, end = g.frames_px(index * g.chunk), g.frames_px((index + 1) * g.chunk)
+    return None if path.reference is None or len(path.reference) < end else path.reference[first:end]
+
+
 def _with_next(path: Trajectory, g: Geometry, index: int, count: int) -> Chunk:
     """Chunk `index` and the `count` after it, as far as the path is known, as one."""
     first, last = index * g.chunk, min(index + 1 + count, chunk_count(path, g)) * g.chunk - 1
