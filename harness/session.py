@@ -101,7 +101,7 @@ class Session:
         """
         self._check_whole("go on")
         if c2w is not None or actions is not None:
-            self._leave_path(led_on(self.path, self.backbone.geometry, self.done, c2w, actions, intrinsics, overlap, truth))
+            self.path, self._coming = led_on(self.path, self.backbone.geometry, self.done, c2w, actions, intrinsics, overlap, truth), None
         g, policy, cache, clock = self.backbone.geometry, self.policy, self.cache, self._account.clock
         chunk = self._chunk(self.done)
         self._take_backbone()
@@ -144,7 +144,7 @@ class Session:
 
     def revisit(self, frames: Sequence[int]) -> tuple[Float[Tensor, "p 3 y x"], ChunkStats]:
         """Generate the next chunk at the views of earlier video frames: the camera jumps there. As `step`."""
-        self._leave_path(led_back(self.path, self.backbone.geometry, self.done, frames))
+        self.path, self._coming = led_back(self.path, self.backbone.geometry, self.done, frames), None
         return self.step()
 
     def fork(self) -> "Session":
@@ -247,10 +247,6 @@ class Session:
         g, video = self.backbone.geometry, self.frames.made
         generated = torch.arange(len(video)) >= g.frames_px(len(self.forced) // g.chunk * g.chunk)
         return Rollout(video, generated, tuple(self.stats), self.noise, self.latents.made)
-
-    def _leave_path(self, path: Trajectory) -> None:
-        """Go another way from here: what was planned, and what was given of the chunks to come, belongs to the way that is left."""
-        self.path, self._coming, self.forced = path, None, self.forced[: self.done * self.backbone.geometry.chunk]
 
     def _check_whole(self, wish: str) -> None:
         if not self._whole:

@@ -151,6 +151,7 @@ class Prober:
 
     def _look(self, session: Session, probe: Probe, frames: range, substitute: Substitute | None = None) -> tuple[Float[Tensor, "p 3 y x"], ChunkStats]:
         fork = session.fork()
+        fork.forced = fork.forced[: fork.done * fork.backbone.geometry.chunk]  # what is given of the chunks to come belongs to the path that is left
         if substitute is not None:
             fork.policy = SubstitutedPolicy(fork.policy, substitute)
         try:
