@@ -25,7 +25,7 @@ def recall_plot(path: Path, runs: Mapping[str, Probes], title: str) -> bool:
         shift = 2 ** (0.08 * (place - (len(curves) - 1) / 2) / max(1, len(curves) - 1) * 2)  # bars side by side
         x, (y, error) = [gap * shift for gap in curve], zip(*curve.values(), strict=True) if curve else ((), ())
         axis.errorbar(x, y, error, marker="o", markersize=3.5, linewidth=1.4, elinewidth=0.8, label=name)
-    axis.set(xscale="log", xlabel="chunks since the view was last seen, at least", ylabel=scores[0].replace("_", " "))
+    axis.set(xscale="log", xlabel="chunks since the view was last seen, at least", ylabel=f"{scores[0].removesuffix('_true').upper()} recall")
     axis.set_xticks(gaps, [str(gap) for gap in gaps])
     axis.minorticks_off()
     axis.grid(alpha=0.3)
