@@ -63,6 +63,10 @@ class PolicyWrapper(CachePolicy):
 
     def reset(self, geometry: Geometry) -> None:
         self.inner.reset(geometry)
+        self.follow()
+
+    def follow(self) -> None:
+        """Take over what the inner policy, which is reset, needs and allows."""
         self.raw_keys, self.needs_attention_scores = self.inner.raw_keys, self.inner.needs_attention_scores
         self.plans_ahead, self.probes, self.rehearses = type(self).plans_ahead and self.inner.plans_ahead, self.inner.probes, self.inner.rehearses
         self.arm = self.arm or self.inner.arm

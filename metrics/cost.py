@@ -35,7 +35,8 @@ def cost(rollout: "Rollout") -> dict[str, float]:
     fps_mean: video frames over seconds (so, harmonic over chunks). fps_last: the last chunk's, the paper's figure.
     Seconds include plan, assembly, passes, commit and decode; rendering, metrics and writing are not in them. Bytes: the
     largest over the rollout for window and peak, at the end for the bank, the mean a chunk for bytes moved; `stored_bytes`
-    is the largest sum of the four over the chunks: what `capped` limits. What is counted where a chunk ends: `harness/cache/account.py`.
+    is the largest sum of the four over the chunks: what `capped` limits, pages that are
+    fetched ahead apart. What is counted where a chunk ends: `harness/cache/account.py`.
     """
     chunks = [s for s in rollout.stats if not s.forced]
     if not chunks:
@@ -69,7 +70,8 @@ def cost(rollout: "Rollout") -> dict[str, float]:
 
 
 def held(stats: "ChunkStats") -> dict[str, int]:
-    """Bytes of a chunk that are sums: the bank over its tiers, and all that is stored, which is window, bank, the backbone's state and scratch."""
+    """Bytes of a chunk that are sums: the bank over its tiers, and all that is stored, which is window, bank, the backbone's state and
+    scratch: a row that lies in the window and in the bank counts twice, for it lies there twice."""
     bank = stats.bank_bytes_gpu + stats.bank_bytes_cpu + stats.bank_bytes_disk
     return {"bank_bytes": bank, "stored_bytes": stats.window_bytes + bank + stats.state_bytes + stats.scratch_bytes}
 

@@ -8,6 +8,7 @@ import torch
 
 from harness.cache.stores import GpuStore
 from harness.datatypes import Geometry, Plan
+from harness.evaluation.audit import SubstitutedPolicy
 from harness.policy import PolicyWrapper
 from harness.replaying.replay import refuse
 from harness.rollout import rollout
@@ -106,3 +107,22 @@ def test_where_it_cannot_be(roll, backbone, trajectory):
         refuse(make_policy("oracle_quality"), "oracle_quality", backbone.geometry)
     with pytest.raises(ValueError, match="oracle_quality` works in one process only"):
         make_policy("oracle_quality").reset(replace(GEOMETRY, ranks=Ranks(2)))
+
+
+@pytest.mark.parametrize("name", ["given", "capped", "placed"])
+def test_what_is_around_it_passes_trials_on(name, roll):
+    """A wrapper that dropped the wish would turn it into the oracle of coverage, and nobody would notice."""
+    overrides = {
+        "given": ("given", "policy/selector@policy.selector.inner=oracle_quality"),
+        "capped": ("capped", "policy@policy.inner=oracle_quality"),
+        "placed": ("worldkv_rebased", "policy/selector=oracle_quality"),
+    }[name]
+    policy = make_policy(*overrides)
+    roll(policy)
+    assert policy.tries
+
+
+def test_an_audit_plans_with_trials_too(roll):
+    """The plan that is changed is the one that the policy would have made."""
+    roll(policy := make_policy("oracle_quality"))
+    assert SubstitutedPolicy(policy, lambda plan, chunk, bank: plan).tries

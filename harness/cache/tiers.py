@@ -20,7 +20,8 @@ AHEAD = 2**30  # bytes of host memory for pages read ahead, where the cpu tier h
 
 class TieredStore(PackedStore):
     """gpu, then pinned cpu, then disk. A page lies in one tier. It enters the first that can make room; room is made by moving
-    pages down in the form they have, the least recently used first and those of the next plan last.
+    pages down in the form they have, the least recently used first and those of the next plan last; a
+    page that the next plan does not take goes down itself rather than push out one that it takes.
 
     limits: bytes by tier: a number, a text such as 4GB or 500MiB, null for no limit, 0 for a tier that is not used. They
     hold at every moment, pages that are fetched ahead included: these get a quarter of the tier they are fetched into (of

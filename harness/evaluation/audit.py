@@ -40,8 +40,7 @@ class SubstitutedPolicy(PolicyWrapper):
 
     def __init__(self, inner: CachePolicy, substitute: Substitute) -> None:
         self.inner, self._substitute = inner, substitute
-        self.raw_keys, self.probes, self.pooled = inner.raw_keys, inner.probes, inner.pooled
-        self.needs_attention_scores, self.rewritable = inner.needs_attention_scores, inner.rewritable
+        self.follow()
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         plan = super().plan(chunk, bank)

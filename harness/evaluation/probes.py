@@ -69,13 +69,13 @@ def schedule(path: Trajectory, g: Geometry, probes: Probes, ground: Ground | Non
     total = chunk_count(path, g)
     if not probes.count or total < 2:
         return []
-    shown = seen(path, g, total).numpy()
+    share = shares(path, g, total).numpy()
+    shown, kept = share >= SEEN, share[:, 0] >= SHOWN_FIRST
     last = np.maximum.accumulate(np.where(shown, np.arange(total), -1), 1)  # [target, chunk]: the last chunk so far that showed the target
     first = 1 if g.stride_px > 1 else 0  # a causal codec's first chunk has fewer video frames than the others
-    kept = shares(path, g, total, 1)[:, 0] >= SHOWN_FIRST
     targets = [t for t in range(first, total) if shown[t].argmax() == t and not kept[t]]  # first visits
     chosen: dict[int, Probe] = {}
-    share = -(-probes.count // len(probes.gaps))
+    each = -(-probes.count // len(probes.gaps))
     for low, high in zip(probes.gaps, [*probes.gaps[1:], total + 1], strict=True):
         found = []
         for chunk in (c for c in range(1, total) if c not in chosen):
@@ -85,7 +85,7 @@ def schedule(path: Trajectory, g: Geometry, probes: Probes, ground: Ground | Non
         if probes.beside:
             assert ground is not None, "`cannot` has said so"
             found = [p for p in (_beside(path, g, ground, probes, p) for p in found) if p and low <= p.gap < high]
-        take = min(share, len(found))
+        take = min(each, len(found))
         for i in range(take):
             probe = found[(2 * i + 1) * len(found) // (2 * take)]
             chosen[probe.chunk] = probe
@@ -107,17 +107,17 @@ def _middles(g: Geometry, chunks: int) -> list[int]:
 
 def seen(path: Trajectory, g: Geometry, total: int) -> Bool[Tensor, "c c"]:
     """Whether the middle view of each chunk is seen from the middle of each other chunk."""
-    return shares(path, g, total, total) >= SEEN
+    return shares(path, g, total) >= SEEN
 
 
-def shares(path: Trajectory, g: Geometry, total: int, first: int) -> Float[Tensor, "c f"]:
-    """How much of the middle view of each chunk is seen from the middle of the `first` first chunks: by true co-visibility where the world has it, else
-    by how far the view has turned, and nothing from afar."""
+def shares(path: Trajectory, g: Geometry, total: int) -> Float[Tensor, "c c"]:
+    """How much of the middle view of each chunk is seen from the middle of each other chunk: by true co-visibility where the world has it, else by how
+    far the view has turned, and nothing from afar."""
     middle = _middles(g, total)
     if path.overlap is not None:
-        return path.overlap(middle, middle[:first])
+        return path.overlap(middle, middle)
     fx, _, cx, _ = path.intrinsics[0].tolist()
-    far, turned = (d[:, :first] for d in distances(path.c2w[middle]))
+    far, turned = distances(path.c2w[middle])
     view = 2 * torch.rad2deg(torch.atan(torch.tensor(cx / fx)))
     return (1 - turned / view).clamp(min=0) * (far <= NEAR)
 

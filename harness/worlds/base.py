@@ -39,7 +39,9 @@ def refuse_too_large(frames: int, size: Sequence[int], shorter: str) -> None:
 
 
 class World(ABC):
-    """A set of trajectories. `trajectory(i)` may be called in any order, in any process."""
+    """A set of trajectories. `trajectory(i)` may be called in any order, in any process. changes: share of what was seen that becomes other on the way."""
+
+    changes: float = 0.0
 
     @property
     @abstractmethod
@@ -52,7 +54,7 @@ class World(ABC):
     @property
     def changing(self) -> bool:
         """Whether things change along a trajectory: what an earlier view showed need not be what is there now."""
-        return False
+        return self.changes > 0
 
     def about(self) -> Sequence[str]:
         """Lines that tell people what was read, where a world reads files: printed before its trajectories run."""

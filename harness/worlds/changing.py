@@ -65,6 +65,12 @@ class Change:
         return Returns(found, miss and f"after things have changed (frame {self.at}): {miss}; {longer}")
 
 
+def check_changes(changes: float, protocol: str) -> None:
+    """Raises ValueError for a world in which nobody could know what has changed."""
+    if changes and protocol != "guided":
+        raise ValueError(f"world.changes={changes} with world.protocol={protocol}: what has changed can only be known where it is given; use guided")
+
+
 def change(
     at: int,
     scene: Scene,

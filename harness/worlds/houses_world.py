@@ -9,7 +9,7 @@ from torch import Tensor
 from harness.datatypes import RevisitPair, Trajectory
 from harness.settings.ranges import Angle, Count, Le, Len, Natural, Share, Size
 from harness.worlds.base import ChunkPx, Protocol, Split, Step, Turn, World, refuse_too_large
-from harness.worlds.changing import LATER, Change, change
+from harness.worlds.changing import LATER, Change, change, check_changes
 from harness.worlds.covisibility import CoVisibility
 from harness.worlds.ground import Ground
 from harness.worlds.houses import House, make_house, plan_house
@@ -59,8 +59,7 @@ class HousesWorld(World):
         chunk_px: ChunkPx,
         changes: Share = 0.0,
     ) -> None:
-        if changes and protocol != "guided":
-            raise ValueError(f"world.changes={changes} with world.protocol={protocol}: what has changed can only be known where it is given; use guided")
+        check_changes(changes, protocol)
         if changes and returns < 2:
             raise ValueError(
                 f"world.changes={changes} with world.returns={returns}: what has changed is seen once and then scored; use world.returns=2 or more"
@@ -108,10 +107,6 @@ class HousesWorld(World):
         other = make_house(house.seed, *self.house, coat=house.seed + LATER).scene.textures
         at = (first.first + first.revisit) // 2
         return change(at, house.scene, walls | furniture, lambda g, i: other[i], house.seed, self.changes, c2w, intrinsics, self.size)
-
-    @property
-    def changing(self) -> bool:
-        return self.changes > 0
 
     def ground(self, index: int) -> Ground:
         house, _ = self.find(index)

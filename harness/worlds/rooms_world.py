@@ -10,7 +10,7 @@ from torch import Tensor
 from harness.datatypes import Trajectory
 from harness.settings.ranges import Angle, Count, Le, Len, Natural, Share, Size
 from harness.worlds.base import ChunkPx, Held, Protocol, Split, Step, Trajectories, Turn, World, given_frames, refuse_too_large
-from harness.worlds.changing import Change, change
+from harness.worlds.changing import Change, change, check_changes
 from harness.worlds.covisibility import CoVisibility
 from harness.worlds.ground import Ground
 from harness.worlds.poses import integrate, pinhole
@@ -48,8 +48,7 @@ class RoomsWorld(World):
         repeat: Annotated[Count, Le(100_000)] = 1,
         changes: Share = 0.0,
     ) -> None:
-        if changes and protocol != "guided":
-            raise ValueError(f"world.changes={changes} with world.protocol={protocol}: what has changed can only be known where it is given; use guided")
+        check_changes(changes, protocol)
         self.specs, self.protocol, self.seeds = list(specs), protocol, SEEDS[split]
         self.size, self.fov, self.step = (size[0], size[1]), fov, step
         self.grammar = (degrees, move_frames, hold_frames)
@@ -97,10 +96,6 @@ class RoomsWorld(World):
             raise ValueError("world.changes: the path never comes back to a pose that it had left, so nothing can change in between; use other world.specs")
         able = {*UPRIGHT, *range(6, len(room.textures))}
         return change(at, room.scene, able, lambda g, i: painted(g).permute(1, 2, 0), seed, self.changes, c2w, intrinsics, self.size)
-
-    @property
-    def changing(self) -> bool:
-        return self.changes > 0
 
     def ground(self, index: int) -> Ground:
         room = make_room(self.seeds[index])

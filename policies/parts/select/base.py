@@ -48,6 +48,37 @@ class Selector(ABC):
         return []
 
 
+class SelectorWrapper(Selector):
+    """A selector around a selector: everything passes through until a subclass overrides it."""
+
+    inner: Selector
+
+    def reset(self, geometry: Geometry) -> None:
+        self.inner.reset(geometry)
+        self.probes, self.needs_attention_scores, self.tries = self.inner.probes, self.inner.needs_attention_scores, self.inner.tries
+
+    def observe(self, chunk: Chunk, kv: KV) -> None:
+        self.inner.observe(chunk, kv)
+
+    def eligible(self, candidates: list[int]) -> list[int]:
+        return self.inner.eligible(candidates)
+
+    def forget(self, chunk: int) -> None:
+        self.inner.forget(chunk)
+
+    def look(self, q: Float[Tensor, "b m h d"], site: Site) -> None:
+        self.inner.look(q, site)
+
+    def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> Iterable[int]:
+        return self.inner.order(chunk, candidates, window)
+
+    def takers(self, candidates: list[int], count: int) -> dict[int, Bool[Tensor, "l h"]]:
+        return self.inner.takers(candidates, count)
+
+    def soon(self, count: int) -> list[int]:
+        return self.inner.soon(count)
+
+
 def by_score(scores: list[float], candidates: list[int]) -> list[int]:
     """Candidates by falling score, ties by index."""
     return [c for _, c in sorted(zip([-s for s in scores], candidates, strict=True))]

@@ -4,15 +4,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from torch import Tensor
-
-from harness.datatypes import KV, Chunk, Geometry, Site
+from harness.datatypes import Chunk, Geometry
 from harness.settings.ranges import Count
-from policies.parts.select.base import Selector
+from policies.parts.select.base import Selector, SelectorWrapper
 
 
 @dataclass
-class LookaheadSelector(Selector):
+class LookaheadSelector(SelectorWrapper):
     """Around a selector that compares views: it orders chunks by the views of the next chunk and of the `chunks` after it together, so that
     what comes back serves them all and changes less often; and it names those that the later ones alone would take, whose pages
     the store may fetch early (prefetch by what is known of the future, as KVFlow, arXiv 2507.07400, does for agents).
@@ -27,25 +25,9 @@ class LookaheadSelector(Selector):
     chunks: Count = 2
 
     def reset(self, geometry: Geometry) -> None:
-        self.inner.reset(geometry)
-        self.probes, self.needs_attention_scores = self.inner.probes, self.inner.needs_attention_scores
+        super().reset(geometry)
         self._size = geometry.chunk
         self._later: Iterator[int] | None = None  # what the chunks after the next want; only until it is asked for
-
-    def observe(self, chunk: Chunk, kv: KV) -> None:
-        self.inner.observe(chunk, kv)
-
-    def eligible(self, candidates: list[int]) -> list[int]:
-        return self.inner.eligible(candidates)
-
-    def forget(self, chunk: int) -> None:
-        self.inner.forget(chunk)
-
-    def look(self, q: Tensor, site: Site) -> None:
-        self.inner.look(q, site)
-
-    def takers(self, candidates: list[int], count: int) -> dict[int, Tensor]:
-        return self.inner.takers(candidates, count)
 
     def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> Iterable[int]:
         longer = chunk.ahead(self.chunks) if chunk.ahead else chunk
