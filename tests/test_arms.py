@@ -170,6 +170,19 @@ def test_windows_are_read_off_whatever_the_policy_stores():
         windows(make_policy("reencode"), g, clip.c2w, clip.intrinsics, positions)
 
 
+@pytest.mark.parametrize("policy", [*(f"trained_{arm}" for arm in TRAINED), "worldkv_rebased"])
+def test_windows_are_those_of_a_rollout_whatever_the_precision_of_training(policy):
+    """Poses under autocast to bfloat16 once made `trained_retrieved` fail on numpy; others would plan by poses of 8 bits."""
+    clip, g = clip_of(9), Geometry(3, 2, 32, 4, CHUNK, columns=2)
+    overrides = ["policy/compressor=none"] if policy == "worldkv_rebased" else []
+    arguments = g, clip.c2w, clip.intrinsics, torch.randn(27, 4, 3)
+    exact = windows(make_policy(policy, *overrides), *arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = windows(make_policy(policy, *overrides), *arguments)
+    assert [w.plan for w in mixed] == [w.plan for w in exact]
+    assert all(torch.equal(a.source, b.source) and torch.equal(a.positions, b.positions) for a, b in zip(mixed, exact, strict=True))
+
+
 @pytest.fixture(scope="module")
 def trained(base, tmp_path_factory):
     """The weights of an arm that was trained without interruption, once for all tests."""

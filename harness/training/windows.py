@@ -38,6 +38,7 @@ class Window:
         return Window(self.plan, self.source.to(device), self.target.to(device), weight, self.positions.to(device), mass)
 
 
+@torch.autocast("cpu", enabled=False)  # a rollout plans in float32, whatever the training's precision
 def windows(policy: CachePolicy, g: Geometry, c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"], positions: Float[Tensor, "f s 3"]) -> list[Window]:
     """The window of every chunk of a clip. g: the backbone's geometry. positions: of all tokens, as the backbone's conditions have them.
 
