@@ -1,4 +1,4 @@
-.PHONY: help fmt check test gpu test-slurm test-kill test-ranks malformed table docs
+.PHONY: help fmt check test gpu test-slurm test-kill test-ranks malformed table bench docs
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
 fmt:  ## format and fix
@@ -21,6 +21,12 @@ POLICIES := full,sliding,sink_recent,worldkv,worldkv_release,retrieval_only,comp
 table:  ## run the main comparison (11 policies, 32 trajectories, hours on a CPU) and write its table; what is finished is not run again
 	python harness/run.py -m +experiment=table policy=$(POLICIES)
 	python harness/docs.py outputs/table_guided
+BYTES := worldkv,retrieval_only,int4_chunks,places,int4_places_coverage,reencode,kcentre,fifo
+bench:  ## all policies at three budgets of tokens and three of bytes on 24 houses (about eight hours on two cores); what is finished is not run again
+	python harness/sweep.py sweeps/policies.yaml jobs=2 logger=none
+	python harness/run.py -m +experiment=houses devices=2 logger=none policy=full,full_clamped,compression_only,worldkv_release,tempcache,tempcache_mean,annsa,annca,fast_ar
+	python harness/run.py -m +experiment=bench_bytes devices=2 logger=none policy@policy.inner=$(BYTES) policy.frames=30,45,60
+	python harness/docs.py outputs/houses_guided outputs/houses_bytes
 docs:  ## write the tables and the methods' pages anew, and build the site into site/
 	python harness/docs.py
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet

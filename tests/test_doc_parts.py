@@ -2,6 +2,7 @@
 
 import pytest
 
+from harness.reporting.crossed import cell_of, crossed_table
 from harness.reporting.documents import ALIKE, added
 
 KEY = "quality/psnr_revisit"
@@ -33,3 +34,27 @@ def test_another_model_is_noticed():
         added(part("one", "b", new=30.1), part("other", "a", base=30.0), "base", "outputs/t")
     with pytest.raises(ValueError, match="no run of full in common"):
         added(part("one", "b", new=30.1), part("other", "a", base=30.0), "", "outputs/t")
+
+
+def test_every_run_of_an_arm_has_its_cell():
+    assert [cell_of(x) for x in ("worldkv", "worldkv arm=retrieved", "trained_retrieved", "trained_retrieved arm=retrieved_5/rooms_retrieved")] == [
+        ("base", "worldkv"),
+        ("retrieved", "worldkv"),
+        ("retrieved", "its own memory"),
+        ("retrieved", "its own memory, seed 5"),
+    ]
+    assert not any(map(cell_of, ("fov", "worldkv budget=w12", "worldkv arm=x/rooms_retrieved", "trained_control arm=retrieved_5/rooms_retrieved_old")))
+
+
+def test_arms_are_compared_with_the_control_arm_under_the_same_policy():
+    def runs(**means: float) -> dict:
+        noise = [0.1, -0.1, 0.2, -0.2, 0.0, 0.05, -0.05, 0.3]
+        return {label.replace("__", " arm="): {f"t{i}": {KEY: mean + e} for i, e in enumerate(noise)} for label, mean in means.items()}
+
+    values = runs(worldkv=30.0, worldkv__control=31.0, worldkv__retrieved=33.0, trained_control=20.0, trained_retrieved=36.0, fov=1.0)
+    table = {"runs": dict.fromkeys(values), "values": values, "trajectories": 8, "world": "houses", "protocol": "guided", "device": "one"}
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in crossed_table(KEY, table).splitlines() if line.startswith("|")]
+    assert rows[0] == ["weights", "its own memory", "`worldkv`"]
+    assert rows[2:] == [["base", "", "30.04 (-1.00*)"], ["control", "20.04", "31.04"], ["retrieved", "36.04 (+16.00*)", "33.04 (+2.00*)"]]
+    with pytest.raises(ValueError, match="has no run with values of recall/psnr"):
+        crossed_table("recall/psnr", table)

@@ -18,12 +18,18 @@ BENCH_KEPT = (  # benches have many runs
     *("cost/attended_tokens", "cost/window", "cost/bank", "cost/stored", "cost/fps_mean", "cost/unreach"),
 )
 SPEED = ("long",)  # tables that show speed, which only a run with the machine to itself may
-SHORT = "short"  # the README's table: these runs of SHORT_OF
-SHORT_OF = "houses_guided"
-SHORT_RUNS = ("full", "reencode", "int4_chunks", "worldkv", "random", "sliding")
+MAIN = "houses_guided"  # the table of all policies
+SHORT = "short"  # the README's
+VIEWS = {  # blocks that show these rows of MAIN
+    SHORT: ("full", "reencode", "int4_chunks", "worldkv", "random", "sliding"),
+    "selectors": (
+        *("full", "reencode", "places", "retrieval_only", "int4_chunks", "worldkv", "oracle_quality", "oracle", "coverage", "fov", "query", "attention"),
+        *("latent", "random", "recency", "sink_recent", "sliding"),
+    ),
+}
 ENDS = {"floor": "floor: an unrelated view", "ceiling": "ceiling: the codec's round trip"}
 PICTURES = {"long": "cost.png", "novelty": "novelty.png"}  # experiment: what its cost.png is called in docs/
-CURVES = ("full", "reencode", "worldkv", "oracle", "random", "sliding")  # of docs/recall.png, from the runs of SHORT_OF
+CURVES = ("full", "reencode", "worldkv", "oracle", "random", "sliding")  # of docs/recall.png, from the runs of MAIN
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,8 @@ class Bench:
         return not self.key or f" {self.key}=" not in label or f" {self.key}={self.first}" in label
 
     def name(self, label: str) -> str:
-        return label.replace(f" {self.key}={self.first}", "").replace("capped inner=", "")
+        plain = label.replace(f" {self.key}={self.first}", "")
+        return "worldkv" if plain == "capped" else plain.replace("capped inner=", "")
 
     def other(self, label: str, value: str) -> str:
         here = f" {self.key}={self.first}"
@@ -48,37 +55,45 @@ class Bench:
 
 
 BENCHES = {
-    "policies": Bench("worldkv", "budget", "w18", ("w12", "w24")),
+    "houses_guided": Bench("worldkv", "budget", "w18", ("w12", "w24")),
     "policies_bytes": Bench("capped inner=worldkv frames=30", "frames", "30", ("20", "36", "45")),
+    "houses_bytes": Bench("capped", "frames", "30", ("45", "60")),
     "codecs": Bench("worldkv codec=none"),
-    "houses_guided": Bench("worldkv"),
     "houses_changing": Bench("worldkv"),
+    "trained": Bench("worldkv", "arm", "none"),
 }
 
 
+def source(name: str) -> str:
+    """The file in docs/results that a block is made from."""
+    return MAIN if name in VIEWS else name
+
+
 def results_table(name: str, table: dict, link: Link) -> str:
-    """The comparison of docs/results/NAME.json, best first; `short` is the README's choice of SHORT_OF. Below the runs stand what bounds
+    """The comparison of docs/results/NAME.json, or a view of MAIN, best first. Below the runs stand what bounds
     a column: the floor under the revisit scores, the ceiling under the true view alone, since a revisit is compared with a view that
     the same rollout generated."""
-    bench = BENCHES.get(SHORT_OF if name == SHORT else name)
+    bench = BENCHES.get(source(name))
     runs, known = _read(table)
     columns = _bench_columns(bench, runs, known) if bench else _cost_columns(known) if name in SPEED else _quality_columns(known, BASELINE, runs)
     shown = {bench.name(label): run for label, run in runs.items() if bench.leads(label)} if bench else runs
-    if name == SHORT:
-        columns, shown = _short(columns, shown)
+    others = [run for run in shown.values() if (run["difference"].get(_main(known).key) or {}).get("p") is not None]
+    if name in VIEWS:
+        if missing := set(VIEWS[name]) - shown.keys():
+            raise ValueError(f"docs/results/{MAIN}.json has no run of {', '.join(sorted(missing))}, which the table `{name}` shows")
+        columns, shown = _short(columns) if name == SHORT else columns, {label: shown[label] for label in VIEWS[name]}
     ends = ends_of(known, next(iter(runs.values()))["summary"])
     by_heading = {c.heading: c for c in known}
     limits = {ENDS[end]: [_limit(by_heading.get(heading), values) for heading in columns] for end, values in ends.items()}
     rows = [f"| *{limit}* | " + " | ".join(cells) + " |" for limit, cells in limits.items() if any(cells)]
     about = f"{table['trajectories']} held-out trajectories of `{table['world']}`, `{table['protocol']}`, seed {table['seed']}, same noise"
-    compared = sum((run["difference"].get(_main(known).key) or {}).get("p") is not None for run in shown.values())
-    starred = f" {compared} policies are compared; * adjusted p < {LEVEL} ([significance](../concepts.md#significance))." if compared and name != SHORT else ""
+    starred = f" {len(others)} policies are compared; * adjusted p < {LEVEL} ([significance](../concepts.md#significance))." if others and name != SHORT else ""
     return "\n".join([*_rows(columns, _sorted(shown, known), link), *rows, "", f"{about}; {table['device']}.{starred}"])
 
 
 def bench_rows(name: str, table: dict, link: Link) -> str:
     """A policy's row in the bench above that of the base; empty where the bench has no run of it."""
-    bench = BENCHES[SHORT_OF]
+    bench = BENCHES[MAIN]
     runs, known = _read(table)
     found = {bench.name(label): run for label, run in runs.items() if bench.leads(label)}
     if name not in found:
@@ -111,13 +126,11 @@ def _limit(column: Column | None, values: dict[str, float]) -> str:
     return column.show(values[column.key]) if column and column.key in values else ""
 
 
-def _short(columns: dict[str, Cell], runs: dict[str, dict]) -> tuple[dict[str, Cell], dict[str, dict]]:
-    """The README's columns and rows. Raises ValueError where a row has no run."""
-    if missing := set(SHORT_RUNS) - runs.keys():
-        raise ValueError(f"docs/results/{SHORT_OF}.json has no run of {', '.join(sorted(missing))}, which the README's table shows")
+def _short(columns: dict[str, Cell]) -> dict[str, Cell]:
+    """The README's."""
     kept = {name: cell for name, cell in columns.items() if name in ("PSNR revisit", "LPIPS revisit", "PSNR recall") or name.startswith("PSNR vs ")}
     memory: dict[str, Cell] = {"window + bank (MB)": lambda run: f"{sum(run['summary'][f'cost/{p}_bytes']['mean'] for p in ('window', 'bank')) / 1e6:.1f}"}
-    return kept | memory, {label: runs[label] for label in SHORT_RUNS}
+    return kept | memory
 
 
 def _quality_columns(known: Sequence[Column], base: str, runs: dict[str, dict]) -> dict[str, Cell]:

@@ -20,7 +20,9 @@ import imageio.v3 as iio
 import numpy as np
 
 from harness.reporting.columns import columns_of
-from harness.reporting.doctables import BENCH_KEPT, BENCHES, CURVES, KEPT, PICTURES, SHORT, SHORT_OF, Link, bench_rows, results_table
+from harness.reporting.crossed import KEYS, crossed_table
+from harness.reporting.crossed import NAME as CROSSED
+from harness.reporting.doctables import BENCH_KEPT, BENCHES, CURVES, KEPT, MAIN, PICTURES, Link, bench_rows, results_table, source
 from harness.reporting.endurance import endurance
 from harness.reporting.media import filmstrips
 from harness.reporting.methods import FOLDER, PLAIN, method_index, method_page, methods
@@ -78,6 +80,8 @@ def collect(experiment: Path, add: bool = False) -> None:
         }
         for r in runs
     }
+    if experiment.name == CROSSED:  # differences between any two of its runs
+        table["values"] = {r.label: {name: {k: row[k] for k in KEYS.values() if k in row} for name, row in r.values.items()} for r in runs}
     file = RESULTS / f"{experiment.name}.json"
     if add and file.is_file():
         table = added(table, json.loads(file.read_text()), base.label if base else "", str(experiment))
@@ -86,7 +90,7 @@ def collect(experiment: Path, add: bool = False) -> None:
         hero(runs)
     if experiment.name in PICTURES:
         shutil.copy(experiment / "cost.png", ROOT / "docs" / PICTURES[experiment.name])
-    if experiment.name == SHORT_OF and {r.label for r in runs} >= set(CURVES):
+    if experiment.name == MAIN and {r.label for r in runs} >= set(CURVES):
         probes = {r.label: [record.probes for record in RunFolder(r.path).records() if not record.error] for r in runs if r.label in CURVES}
         recall_plot(ROOT / "docs" / "recall.png", probes, f"{table['trajectories']} houses: an earlier view asked for again, mean and 95 % intervals")
     write_atomic(file, json.dumps(table, indent=None if bench else 1, allow_nan=False) + "\n")
@@ -105,7 +109,8 @@ def added(new: dict, known: dict, base: str, folder: str) -> dict:
     devices = list(dict.fromkeys([*known["device"].split("; "), *new["device"].split("; ")]))
     columns = {c["key"]: c for c in [*known["columns"], *new["columns"]]}
     commits = sorted({*known["commits"], *new["commits"]})
-    return new | {"device": "; ".join(devices), "columns": list(columns.values()), "commits": commits, "runs": known["runs"] | new["runs"]}
+    values = {"values": known["values"] | new["values"]} if "values" in new and "values" in known else {}
+    return new | values | {"device": "; ".join(devices), "columns": list(columns.values()), "commits": commits, "runs": known["runs"] | new["runs"]}
 
 
 def pages() -> list[Path]:
@@ -118,7 +123,12 @@ def render(page: Path, text: str) -> str:
 
     def block(match: re.Match) -> str:
         name = match.group(1)
-        body = method_index(methods()) if name == "methods" else results_table(name, _results(SHORT_OF if name == SHORT else name), _links(page))
+        if name == "methods":
+            body = method_index(methods())
+        elif name in KEYS:
+            body = crossed_table(KEYS[name], _results(CROSSED))
+        else:
+            body = results_table(name, _results(source(name)), _links(page))
         return f"<!-- {name} -->\n{body}\n<!-- end -->"
 
     return BLOCK.sub(block, text)
@@ -126,7 +136,7 @@ def render(page: Path, text: str) -> str:
 
 def method_pages() -> dict[Path, str]:
     """The pages of docs/methods that are wholly generated."""
-    found, bench = methods(), _results(SHORT_OF)
+    found, bench = methods(), _results(MAIN)
     return {FOLDER / f"{m.name}.md": method_page(m, found, bench_rows(m.name, bench, _links(FOLDER / f"{m.name}.md"))) for m in found}
 
 
