@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from copy import deepcopy
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from backbones.codecs import ConvCodec
-from backbones.rooms_arms import load_arm, memory_of
+from backbones.rooms_arms import arm_file, load_arm, memory_of
+from backbones.rooms_geometry import DepthHead, GeometryMemory
 from backbones.rooms_memory import Memory
 from backbones.rooms_network import RoomsNetwork, ray_angles, ray_features, ray_positions
 from backbones.rope import rotate
@@ -39,10 +40,12 @@ class RoomsBackbone(Backbone):
     Raises FileNotFoundError or ValueError for weights that are missing, damaged or of another shape.
     """
 
+    _origin: Path | None = None  # the base's file, beside which its arms lie
+
     def __init__(
         self, weights: str | Path | None = None, device: Device = "auto", dtype: Precision = "float32", compile: bool = False, arm: str | None = None
     ) -> None:
-        path = Path(weights or WEIGHTS)
+        path = self._origin = Path(weights or WEIGHTS)
         config, tensors = load_weights(path)
         memory = Memory()
         if arm is not None:
@@ -135,6 +138,26 @@ class RoomsBackbone(Backbone):
             )
         return self.codec.encode(frames.to(self.geometry.device)).flatten(2).transpose(1, 2)
 
+    def depth(self, latents: Float[Tensor, "b f s c"]) -> Float[Tensor, "f v u"] | None:
+        """By the head that was trained beside the arm `geometry`, on the codec that all arms share; None where that arm is not there."""
+        if self.depth_head is None:
+            return None
+        return self.depth_head(latents[0].float().transpose(1, 2).unflatten(2, self.grid)).cpu()
+
+    @cached_property
+    def depth_head(self) -> DepthHead | None:
+        found = self._find_depth_head()
+        return found.eval().requires_grad_(False).to(self.geometry.device) if found else None
+
+    def _find_depth_head(self) -> DepthHead | None:
+        if isinstance(self.memory, GeometryMemory):
+            return self.memory.depth
+        if self._origin is None or not arm_file("geometry", self._origin)[1].is_file():
+            return None
+        memory = load_arm("geometry", self._origin, *load_weights(self._origin))[2]
+        assert isinstance(memory, GeometryMemory)
+        return memory.depth
+
     def decode(self, latents: Float[Tensor, "f s c"]) -> Float[Tensor, "p 3 y x"]:
         return self.codec.decode(latents.transpose(1, 2).unflatten(2, self.grid)).clamp(0, 1).cpu()
 
@@ -159,6 +182,10 @@ class TinyRoomsBackbone(RoomsBackbone):
             for weights in memory.parameters():
                 if not weights.any():  # an arm begins shut: what is zero would hide it
                     torch.nn.init.normal_(weights, std=0.3)
+            self._depth = DepthHead(self.channels, 8)
+
+    def _find_depth_head(self) -> DepthHead | None:
+        return self._depth
 
 
 def pack(codec: ConvCodec, network: RoomsNetwork) -> dict[str, Tensor]:

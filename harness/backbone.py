@@ -82,6 +82,11 @@ class Backbone(ABC):
         """What is left of true frames after the codec: the ceiling of every score. Ends a rollout."""
         return self.decode(self.encode(frames))
 
+    def depth(self, latents: Float[Tensor, "b f s c"]) -> Float[Tensor, "f v u"] | None:
+        """Depth along the optical axis, in metres, at the centres of a grid of pixels, as a head of the model's own predicts it from clean
+        latents of one chunk; on the CPU. None where it has no such head."""
+        return None
+
     def noise(self, generator: torch.Generator) -> Float[Tensor, "1 f s c"]:
         """Noise for one chunk from a CPU generator: the same on every device and for every policy."""
         g = self.geometry

@@ -147,6 +147,8 @@ class KV:
     given: whether the chunk's latents were given to the model, and not made by it.
     points: computes the true surface points that rays on a grid through each frame's view meet, in the world's coordinates; only worlds with
     geometry have it, and only policies that say so in their name may read it. Of chunks that were made, never of one to come.
+    depth: computes what the backbone's own head makes of `latents`: depth along the optical axis of each frame, in metres, at the centres of a
+    grid of pixels; None where the backbone has no such head.
     """
 
     k: Float[Tensor, "l b m h d"]
@@ -156,6 +158,7 @@ class KV:
     latents: Float[Tensor, "b f s c"] | None = None
     guesses: Float[Tensor, "p b f s c"] | None = None
     points: Callable[[], Float[Tensor, "f r 3"]] | None = None
+    depth: Callable[[], Float[Tensor, "f v u"] | None] | None = None
     given: bool = False
 
 

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from sys import maxsize
 
@@ -131,7 +132,7 @@ class Session:
         self.backbone.denoise(x0, 0.0, condition, cache.window)
         clock.lap(chunk.index, "passes")
         kv = cache.window.chunk_kv(x0, guesses, shown_at(self.path, g, chunk.index))
-        policy.commit(chunk, replace(kv, given=is_forced), cache.bank)
+        policy.commit(chunk, replace(kv, given=is_forced, depth=partial(self.backbone.depth, x0)), cache.bank)
         clock.lap(chunk.index, "commit")
         if policy.plans_ahead and not (policy.probes or policy.tries) and chunk.index + 1 < self.known:  # its pages come while this chunk is decoded
             self._coming = self._plan(self._chunk(chunk.index + 1))

@@ -1,5 +1,7 @@
 """Votes of points: loops over single points in float64, with a dictionary of voxels and a z-buffer of their own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,7 @@ def test_votes_point_by_point(voxel, grid, slack, wander, backbone, roll):
     settings = [f"policy.selector.{k}={v}" for k, v in dict(voxel=voxel, grid=grid, slack=slack).items()]
     stats = roll(make_policy("pointvotes_true", *settings, "policy/compressor=none", "policy.retrieved=6"), path=wander).stats
     chunks, added, decided = chunks_of(wander, backbone.geometry), cloud(wander, backbone.geometry, voxel), 0
-    for s in stats[5::3]:
+    for s in stats[5::2]:
         found = votes(added, s.chunk, chunks[s.chunk], grid, slack)
         chosen, candidates = {f // 3 for f in s.retrieved}, range(1, s.chunk - 1)
         rest = [found[c] for c in candidates if c not in chosen]
@@ -96,8 +98,44 @@ def test_points_are_those_of_chunks_that_were_made(wander, backbone):
         assert points.shape == (3, 64, 3) and (depth > 0.05).all() and (depth < 20).all()
 
 
-def test_a_world_without_geometry_is_refused(roll, trajectory):
-    from dataclasses import replace
+def test_predicted_depth_that_is_true_gives_the_true_points(wander, backbone):
+    """8 x 8 rays a view, whatever the head's grid: those of the world, along the same rays."""
+    g, policy = backbone.geometry, make_policy("pointvotes")
+    for chunk in chunks_of(wander, g)[:3]:
+        exact = KV(*[torch.empty(0)] * 4, points=shown_at(wander, g, chunk.index), depth=lambda frames=chunk.frames: wander.overlap.depth(frames, (8, 8)))
+        mine = policy.selector.points(chunk, exact)
+        assert mine.shape == (3, 64, 3)
+        torch.testing.assert_close(mine, exact.points(), atol=2e-3, rtol=0)
+        finer = replace(exact, depth=lambda frames=chunk.frames: wander.overlap.depth(frames, (24, 24)))  # the middle of every 3 x 3 is the ray
+        torch.testing.assert_close(policy.selector.points(chunk, finer), exact.points(), atol=2e-3, rtol=0)
 
+
+def test_depth_is_predicted_from_the_latents_of_the_chunk(wander, backbone, roll):
+    """By the head of the backbone, frame by frame; a backbone without one is refused with what to do."""
+    told = []
+    policy = make_policy("pointvotes")
+    observe = policy.selector.observe
+    policy.selector.observe = lambda chunk, kv: (told.append((chunk.index, kv)), observe(chunk, kv))[1]
+    out = roll(policy, path=wander)
+    for index, kv in told:
+        latents = out.latents[3 * index : 3 * index + 3]
+        with torch.no_grad():
+            assert torch.equal(kv.depth(), backbone.depth_head(latents.transpose(1, 2).unflatten(2, backbone.grid)))
+    assert len(told) > 5
+    with pytest.raises(ValueError, match="no head that predicts it.*use policy=pointvotes_true"):
+        policy.selector.points(chunks_of(wander, backbone.geometry)[0], KV(*[torch.empty(0)] * 4, depth=lambda: None))
+
+
+def test_a_world_without_geometry_is_refused(roll, trajectory):
     with pytest.raises(ValueError, match="point votes need true depth"):
         roll(make_policy("pointvotes_true"), path=replace(trajectory, overlap=None))
+
+
+def test_rays_of_a_wide_picture_reach_both_sides():
+    """Co-visibility samples the whole view; before, of 16 x 24 pixels the left two thirds alone."""
+    world = make_world(["WR60"])
+    path = world.trajectory(0)
+    points = path.overlap.shown([0])[0]
+    x, _, z = ((points - path.c2w[0, :3, 3]) @ path.c2w[0, :3, :3]).unbind(-1)
+    column = x / z * path.intrinsics[0, 0] + path.intrinsics[0, 2]
+    assert torch.allclose(column.view(8, 8)[0], (torch.arange(8) + 0.5) * 3, atol=1e-3)

@@ -28,6 +28,7 @@ MATRIX = [
     ("oracle_quality", 18, False),
     ("attention", 18, False),
     ("fov", 18, False),
+    ("pointvotes", 18, False),
     ("pointvotes_true", 18, False),
     ("coverage", 18, False),
     ("latent", 18, False),
@@ -117,6 +118,7 @@ RETRIEVE = [
     "latent",
     "query",
     "lookahead",
+    "pointvotes",
     "pointvotes_true",
 ]
 

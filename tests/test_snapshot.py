@@ -38,7 +38,8 @@ def go(backbone, trajectory):
     return run
 
 
-RETRIEVAL = ["worldkv", "worldkv_rebased", "worldkv_release", "merge", "query", "coverage", "query_heads", "worldkv_cake", "lookahead", "pointvotes_true"]
+RETRIEVAL = ["worldkv", "worldkv_rebased", "worldkv_release", "merge", "query", "coverage", "query_heads", "worldkv_cake", "lookahead"]
+RETRIEVAL += ["pointvotes", "pointvotes_true"]
 BOUNDED = [
     "int4_places_coverage",
     "places",

@@ -60,7 +60,7 @@ class CoVisibility:
     def depth(self, rows: Sequence[int], size: tuple[int, int]) -> Float[Tensor, "n y x"]:
         """True depth along the optical axis of views, at the centres of `size` pixels."""
         view = torch.as_tensor(list(rows))
-        return depths(self.scene, self.c2w[view], self.intrinsics[view], size, size[0] / self.size[0])
+        return depths(self.scene, self.c2w[view], self.intrinsics[view], size, (size[0] / self.size[0], size[1] / self.size[1]))
 
     def pairs(self, a: Int[Tensor, "n"], b: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
         """Of views `a[i]` and `b[i]`."""
@@ -94,7 +94,9 @@ class CoVisibility:
         return origin[:, None] + cast(self.scene, origin, direction, self._cells[view]).depth[..., None] * direction
 
     def _rays(self, view: Int[Tensor, "n"]) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n s 3"]]:
-        return rays(self.c2w[view], self.intrinsics[view], (self.samples, self.samples), self.samples / self.size[0])
+        """On a grid over the whole picture, whatever its shape."""
+        scale = self.samples / self.size[0], self.samples / self.size[1]
+        return rays(self.c2w[view], self.intrinsics[view], (self.samples, self.samples), scale)
 
     @cached_property
     def _cells(self) -> Int[Tensor, "f"]:

@@ -99,15 +99,17 @@ def relative(c2w: Float[Tensor, "f 4 4"], origin: Float[Tensor, "4 4"]) -> Float
 
 
 def rays(
-    c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"], size: tuple[int, int], scale: float = 1.0
+    c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"], size: tuple[int, int], scale: float | tuple[float, float] = 1.0
 ) -> tuple[Float[Tensor, "f 3"], Float[Tensor, "f n 3"]]:
     """Origins and unnormalised world directions of the rays through the centres of a `size` = (rows, columns) grid.
 
     `intrinsics` is (fx, fy, cx, cy) in pixels of an image `scale` times smaller than the grid: `scale=2` supersamples
-    twice, `scale=1/8` gives one ray per 8x8 patch.
+    twice, `scale=1/8` gives one ray per 8x8 patch. Two scales are those of rows and columns.
     """
+    down, across = scale if isinstance(scale, tuple) else (scale, scale)
     rows, cols = (torch.arange(n, device=c2w.device, dtype=torch.float32) + 0.5 for n in size)
-    fx, fy, cx, cy = (intrinsics.to(c2w) * scale).unbind(-1)
+    fx, fy, cx, cy = intrinsics.to(c2w).unbind(-1)
+    fx, cx, fy, cy = fx * across, cx * across, fy * down, cy * down
     x = ((cols - cx[:, None]) / fx[:, None])[:, None, :].expand(-1, size[0], -1)
     y = ((rows - cy[:, None]) / fy[:, None])[:, :, None].expand(-1, -1, size[1])
     camera = torch.stack([x, y, torch.ones_like(x)], -1).flatten(1, 2)

@@ -22,8 +22,11 @@ def render(
     return F.avg_pool2d(colour, supersample)
 
 
-def depths(scene: Scene, c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"], size: tuple[int, int], scale: float = 1.0) -> Float[Tensor, "f y x"]:
-    """Depth along the optical axis, in the poses' unit, at the centres of `size` pixels. scale: of these pixels against those of the intrinsics."""
+def depths(
+    scene: Scene, c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"], size: tuple[int, int], scale: float | tuple[float, float] = 1.0
+) -> Float[Tensor, "f y x"]:
+    """Depth along the optical axis, in the poses' unit, at the centres of `size` pixels. scale: of these pixels against those of the intrinsics,
+    or of rows and of columns."""
     origin, direction = rays(c2w, intrinsics, size, scale)
     return cast(scene, origin, direction).depth.unflatten(1, size)  # directions are 1 long along the axis
 

@@ -8,26 +8,27 @@ from torch import Tensor
 
 from harness.datatypes import KV, Chunk, Geometry
 from harness.settings.ranges import Side, Weight
+from harness.worlds.poses import rays
 from policies.parts.select.base import Selector, by_score
+
+RAYS = 8  # rows and columns of a view's rays that become points: as many as worlds tell of
 
 
 @dataclass
-class TruePointVotesSelector(Selector):
-    """Memory Forcing (arXiv 2510.03198) and VMem (arXiv 2506.18903) with the world's TRUE depth: the surface points that past frames showed
-    form a cloud, the cloud is drawn into every view of the next chunk, and each point that is visible there votes for the chunk
-    that showed it first, with 1 / (1 + depth). Chunks come by votes, those without a vote oldest first.
+class PointVotesSelector(Selector):
+    """Memory Forcing (arXiv 2510.03198) and VMem (arXiv 2506.18903): the surface points that past frames showed form a cloud, the cloud is
+    drawn into every view of the next chunk, and each point that is visible there votes for the chunk that showed it first, with
+    1 / (1 + depth). Chunks come by votes, those without a vote oldest first. Depth is what a small head of the backbone's own predicts
+    from the chunk's latents (VMem's comes from CUT3R, Memory Forcing's from VGGT).
 
     voxel: edge in metres of the cells of space that hold one point, the first that fell into it, so that the cloud grows with explored space
     (0: every point is kept). A point is visible if no other point of the same of `grid` x `grid` parts of the image is nearer by more
-    than the share `slack`. Points of forgotten chunks go. Measured on a tour of a house walked 25 times (64 rays a view): after 1,000
-    chunks the cloud has 4,300 points and ordering takes 2 ms of an EPYC core; with voxel=0 it has 192,000, and takes 26 ms.
+    than the share `slack`. Points of forgotten chunks go. Measured on a tour of a house walked 25 times (64 rays a view, true depth): after
+    1,000 chunks the cloud has 4,300 points and ordering takes 2 ms of an EPYC core; with voxel=0 it has 192,000, and takes 26 ms.
 
-    True depth is that of the world along the path, whatever the model showed there: what such votes could know of geometry, and
-    no bound of quality.
-
-    Not done: predicted depth (VMem's comes from CUT3R), of which no model is shipped. Simplified: VMem's votes carry the cosine between a
-    surfel's normal and the view, and it leaves out frames near to a chosen one; Memory Forcing takes the 8 best frames for half of
-    its window. Uncertain: both papers' voxels and weights, and whether a point belongs to the first frame alone.
+    Simplified: VMem's votes carry the cosine between a surfel's normal and the view, and it leaves out frames near to a chosen one; Memory
+    Forcing takes the 8 best frames for half of its window. Uncertain: both papers' voxels and weights, and whether a point
+    belongs to the first frame alone.
     """
 
     voxel: Weight = 0.1
@@ -37,10 +38,24 @@ class TruePointVotesSelector(Selector):
     def reset(self, geometry: Geometry) -> None:
         self._points, self._owner, self._cells = torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
 
+    def points(self, chunk: Chunk, kv: KV) -> Float[Tensor, "f r 3"]:
+        """Of the chunk that was made, along at most `RAYS` x `RAYS` rays of each view. Raises ValueError where nothing says how deep it is."""
+        depth = kv.depth() if kv.depth else None
+        if depth is None:
+            raise ValueError(
+                "point votes need depth, and this backbone has no head that predicts it (rooms has one where the arm geometry is: "
+                "python harness/train.py arm=geometry); use policy=pointvotes_true, which asks the world, or another selector"
+            )
+        v, u = depth.shape[1:]
+        fx, fy, cx, cy = chunk.intrinsics.unbind(1)  # of an image that is centred on its principal point, here u x v pixels large
+        scaled = torch.stack([fx / cx * u / 2, fy / cy * v / 2, torch.full_like(cx, u / 2), torch.full_like(cy, v / 2)], 1)
+        origin, direction = rays(chunk.c2w, scaled, (v, u))
+        points = origin[:, None] + depth.flatten(1)[..., None] * direction
+        rows, columns = (torch.arange(n)[(step := -(-n // RAYS)) // 2 :: step] for n in (v, u))
+        return points.unflatten(1, (v, u))[:, rows][:, :, columns].flatten(1, 2)
+
     def observe(self, chunk: Chunk, kv: KV) -> None:
-        if kv.points is None:
-            raise ValueError("point votes need true depth, which only worlds with geometry have; use world=rooms, world=houses or another selector")
-        new = kv.points().flatten(0, 1)
+        new = self.points(chunk, kv).flatten(0, 1)
         new = new[new.isfinite().all(1)]
         cells = (new / self.voxel if self.voxel else new).floor().long() + 2**20
         codes = (cells * 2 ** (21 * torch.arange(3))).sum(1)
@@ -71,6 +86,17 @@ class TruePointVotesSelector(Selector):
         seen = inside.clone()
         seen[inside] = depth <= nearest[part] * (1 + self.slack)
         return seen, z
+
+
+@dataclass
+class TruePointVotesSelector(PointVotesSelector):
+    """As `pointvotes`, with the world's TRUE depth along the path, whatever the model showed there: what such votes could know of geometry,
+    and no bound of quality. Voxels, grid and slack as there."""
+
+    def points(self, chunk: Chunk, kv: KV) -> Float[Tensor, "f r 3"]:
+        if kv.points is None:
+            raise ValueError("point votes need true depth, which only worlds with geometry have; use world=rooms, world=houses or another selector")
+        return kv.points()
 
 
 def first_of_each(codes: Int[Tensor, "n"]) -> Bool[Tensor, "n"]:
