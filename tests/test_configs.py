@@ -91,14 +91,14 @@ def test_arms_compose_and_share_all_but_their_memory(name):
 @pytest.mark.parametrize("name", GROUPS["experiment"])
 def test_experiments_compose(name, tmp_path):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        if name.startswith("train"):
+        if name.startswith("train_"):
             cfg = compose(f"experiment/{name}")
             build(cfg.samples, "samples")
         else:
             needs = ["backbone.weights=random", f"world.folder={_recorded(tmp_path)}"] if name.startswith("worldkv_table") else []
             cfg = compose("config", [f"+experiment={name}", *needs])
             build(cfg.world, "world")
-    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=not name.startswith("train"))
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=not name.startswith("train_"))
 
 
 def _recorded(folder):
