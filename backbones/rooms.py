@@ -63,7 +63,7 @@ class RoomsBackbone(Backbone):
         self.timesteps = tuple(config["levels"])
         self.codec = ConvCodec(**config["codec"])
         self.network = RoomsNetwork(channels=self.channels, tokens=rows * cols, **config["network"])
-        self.memory, self.repeatable = memory, memory.repeatable
+        self.memory, self.repeatable, self.remembers = memory, memory.repeatable, memory.remembers
         for module in (self.codec, self.network, self.memory):
             module.eval().requires_grad_(False).to(device)
         self.network.to(dtype)

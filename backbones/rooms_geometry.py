@@ -48,6 +48,7 @@ class GeometryMemory(Memory):
     Simplified: all frames are warped, none are chosen; holes are grey, and the codec was not trained on such pictures.
     """
 
+    remembers = True
     repeatable = False  # a second clean pass would add the chunk's points a second time
 
     def __init__(self, channels: int, width: int, grid: tuple[int, int], depth_width: int = 48, true_depth: bool = False) -> None:

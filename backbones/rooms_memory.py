@@ -12,11 +12,12 @@ from harness.datatypes import Chunk, Trajectory
 class Memory(nn.Module):
     """The trained modules of an arm and, between `begin` and the next one, the state of a rollout.
 
-    repeatable: see `Backbone`.
+    repeatable, remembers: see `Backbone`.
     Its inputs lie on the module's device, poses are relative to the rollout's first.
     """
 
     repeatable: bool = True
+    remembers: bool = False
 
     def begin(self) -> None:
         """A rollout starts: nothing is remembered."""

@@ -52,6 +52,7 @@ class RecurrentMemory(Memory):
     """In every second layer (`layers`) a `DeltaCell` beside the attention over the window. Simplified: keys and queries are the attention's own,
     un-rotated, so that of the camera they know what the ray features bring in, and time not at all."""
 
+    remembers = True
     repeatable = False  # a second clean pass would write a second time
 
     def __init__(self, layers: int, heads: int, dim: int) -> None:

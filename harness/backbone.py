@@ -32,6 +32,7 @@ class Backbone(ABC):
     user: Callable[[], Any] | None = None  # a weak reference to the session whose state this holds; kept by `harness.session`
     jumps: bool = False  # whether the camera may be anywhere at the next chunk: not for a model that is steered by moves
     arm: str | None = None  # the memory that its weights were trained on for, where they were
+    remembers: bool = False  # whether its state is a memory of what was seen, and not a decoder's or a cache's alone
     repeatable: bool = True  # whether a chunk's clean pass may run again later: not if it leaves more behind than K/V
 
     def begin(self, trajectory: Trajectory) -> None:

@@ -148,8 +148,8 @@ class Session:
         self.path, self._coming = led_back(self.path, self.backbone.geometry, self.done, frames), None
         return self.step()
 
-    def fork(self) -> "Session":
-        """A second session that goes on from here; neither changes the other by a bit.
+    def fork(self, state: dict | None = None) -> "Session":
+        """A second session that goes on from here; neither changes the other by a bit. state: of the backbone, in place of its own.
 
         The bank's pages are shared until one side replaces them; the window's rows and the policy's state are copied. Raises
         ValueError for a backbone that keeps state between chunks which it cannot hand over.
@@ -159,7 +159,7 @@ class Session:
         twin = Session(self.backbone, deepcopy(self.policy), self.cache.fork(), self.path, self.seed, self.forced, None)
         twin.frames, twin.latents = self.frames.fork(), self.latents.fork()
         twin.stats, twin.noise, twin.done, twin._traced = list(self.stats), self.noise, self.done, self._traced
-        twin._coming, twin._backbone_state = self._coming, self.backbone.state()
+        twin._coming, twin._backbone_state = self._coming, self.backbone.state() if state is None else state
         return twin
 
     def close(self) -> None:

@@ -16,14 +16,14 @@ COLUMNS = (
     Column("cost/fps_last", "fps_last", "FPS last", "cost", 1, 1, "the last chunk's, the figure that papers quote", unit="1/s", rank=6, timed=True),
     Column("cost/latency_p95_ms", "p95", "p95 latency", "cost", 0, -1, "seconds of a chunk, 95th percentile", unit="ms", rank=6, timed=True),
     Column("cost/bytes_moved", "moved", "moved a chunk", "cost", 2, -1, "bytes between window, tiers and devices", MB, "MB", 6),
-    Column("cost/attended_tokens", "tokens", "tokens attended", "memory", 0, -1, "rows of the window, the chunk included, mean over the rollout"),
+    Column("cost/attended_tokens", "tokens", "tokens attended", "memory", 0, -1, "rows of the window, the chunk included, mean over the generated chunks"),
     Column("cost/window_bytes", "window", "window", "memory", 2, -1, "context buffer in use, all layers, largest of the rollout", MB, "MB", 5),
     Column("cost/bank_bytes", "bank", "bank", "memory", 2, -1, "pages below the window, all tiers, at the end of the rollout", MB, "MB", 5),
     Column("cost/stored_bytes", "stored", "stored", "memory", 2, -1, "window, bank, state and scratch together, largest of the rollout", MB, "MB", 2),
     Column("cost/state_bytes", "state", "state", "memory", 2, -1, "what the backbone keeps besides K/V, at the end of the rollout", MB, "MB", 6),
     Column("cost/scratch_bytes", "scratch", "scratch", "memory", 2, -1, "what the policy keeps beside window and bank, largest of the rollout", MB, "MB", 6),
     Column(
-        "cost/unreachable_frames", "unreachable", "unreachable frames", "memory", 1, -1, "past frames that nothing could have reached, mean over the rollout"
+        "cost/unreachable_frames", "unreachable", "unreachable frames", "memory", 1, -1, "past frames that nothing could have reached, mean over the generated chunks"
     ),
     Column("frames", "frames", "frames", "budget", 0, 0, "video frames of a rollout", rank=7),
 )

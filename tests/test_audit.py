@@ -7,7 +7,7 @@ import torch
 
 from harness.cache.stores import GpuStore
 from harness.datatypes import Plan
-from harness.evaluation.audit import Auditor, DoesNotApply, SubstitutedPolicy, brought_back, other_pages
+from harness.evaluation.audit import Auditor, DoesNotApply, Others, SubstitutedPolicy, brought_back, other_memory
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.probes import Prober, Probes, schedule
 from harness.reporting.audit import audit_notes
@@ -20,7 +20,7 @@ from harness.worlds.chunks import chunk_at
 from metrics.column import ARMS, recalled
 from metrics.frame import PSNR
 from metrics.recall import mean_audit, score_probes
-from tests.conftest import CONF, make_policy, make_world
+from tests.conftest import CONF, make_policy, make_world, with_arm
 
 COST = ("attended_rows", "window_bytes", "bank_bytes_gpu", "bytes_moved", "rows_rotated", "retrieved", "attended", "unreachable", "stored", "taken")
 PROBES = Probes(4, (2, 4))
@@ -29,7 +29,7 @@ WALK = "R180R90L60R60L60R60L90"
 
 @pytest.fixture(scope="module")
 def world():
-    return make_world([WALK], trajectories=2, degrees=10.0, hold_frames=3)
+    return make_world([WALK], trajectories=2, degrees=10.0, hold_frames=3, fov=50.0)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def path(world):
 
 def others(backbone, policy, world, chunks=12):
     path = world.trajectory(1)
-    return other_pages(backbone, policy, GpuStore().codec, path, 0, backbone.encode(path.reference), chunks)
+    return other_memory(backbone, policy, GpuStore().codec, path, 0, backbone.encode(path.reference), chunks)
 
 
 def session_at(backbone, policy, path, chunks, given=3):
@@ -94,8 +94,8 @@ def forked(backbone, path):
     return make
 
 
-def arm(name, path, pages=()):
-    return dict(Auditor((name,), pages, "nothing").substitutes(path))[name]
+def arm(name, path, kept=Others()):
+    return dict(Auditor((name,), kept, "nothing").substitutes(path))[name]
 
 
 def test_none_is_the_window_without_them(forked, path, backbone):
@@ -120,11 +120,11 @@ def test_wrong_ones_are_others_of_the_walk_that_show_something_else(forked, path
 
 def test_pages_of_another_house_are_those_of_its_own_rollout(forked, path, backbone, world):
     for name in ("worldkv", "worldkv_rebased"):
-        pages = others(backbone, make_policy(name), world, 18)
-        found = forked(arm("other", path, pages), name)
+        kept = others(backbone, make_policy(name), world, 18)
+        found = forked(arm("other", path, kept), name)
         assert found["plan"] == found["right"]
         theirs = session_at(backbone, make_policy(name), world.trajectory(1), 18, given=54)
-        by_frame = dict(pages)
+        by_frame = dict(kept.pages)
         assert all(torch.equal(page.k, theirs.cache.bank.page(f).k) and torch.equal(page.v, theirs.cache.bank.page(f).v) for f, page in by_frame.items())
         for frame in found["right"].retrieved:
             page = found["pages"][frame]
@@ -150,9 +150,37 @@ def test_who_has_nothing_to_replace_says_so(path, backbone):
     assert brought_back(plan, 9, 3) == () and brought_back(Plan.of_frames(range(12)), 12, 3) == tuple(range(3, 9))
     assert brought_back(replace(plan, retrieved=(6, 7, 8)), 12, 3) == (6, 7, 8)
     chunk = chunk_at(path, backbone.geometry, 3)
-    for name, substitute in Auditor(tuple(ARMS), (), "nobody").substitutes(path):
+    for name, substitute in Auditor(tuple(ARMS), Others(), "nobody").substitutes(path):
         with pytest.raises(DoesNotApply, match="nobody" if name == "other" else "no pages but those"):
             substitute(plan, chunk, session_at(backbone, make_policy("sliding"), path, 1).cache.bank)
+
+
+@pytest.mark.parametrize("name", ["trained_recurrent", "trained_geometry"])
+def test_of_a_backbone_that_remembers_the_state_is_replaced(name, world, path):
+    """By that of one that has seen nothing, or that of another trajectory; the rollout does not notice, and the window stays."""
+    backbone, policy = with_arm(name.removeprefix("trained_")), make_policy(name)
+    forced = backbone.encode(path.images)[:3]
+    kept = others(backbone, policy, world)
+    backbone.begin(path)
+    blank = backbone.state()
+    plain = rollout(backbone, policy, GpuStore(), path, 0, forced)
+    auditor = Auditor(tuple(ARMS), kept, "", blank)
+    prober = Prober(schedule(path, backbone.geometry, PROBES), None, auditor)
+    assert torch.equal(plain.latents, rollout(backbone, policy, GpuStore(), path, 0, forced, before=prober.before).latents)
+    for view in prober.views:
+        assert set(view.audit) == {"other", "none"} and set(view.unaudited) == {"wrong", "mean"}
+        assert not torch.equal(view.audit["none"], view.shown) and not torch.equal(view.audit["other"], view.audit["none"])
+    session = session_at(backbone, policy, path, 12)
+    swapped = session.fork(blank)
+    swapped.fork().close()
+    backbone.restore(blank)
+    assert same_state(swapped._backbone_state, blank) and not same_state(session.fork()._backbone_state, blank)
+    assert not same_state(kept.state, blank)
+
+
+def same_state(a: dict, b: dict) -> bool:
+    a, b = a.get("memory", {}), b.get("memory", {})
+    return a.keys() == b.keys() and all(torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k])) for k in a)
 
 
 def test_gains_are_paired_by_probe(backbone, path):

@@ -1,4 +1,5 @@
-"""The substitution audit: what a recall probe shows once the pages that a policy brought back are replaced, and nothing else is.
+"""The substitution audit: what a recall probe shows once the pages that a policy brought back are replaced, and nothing else is. Of a backbone
+that remembers in a state of its own (`Backbone.remembers`), that state.
 
 A policy may gain from more tokens, from their style or from their mere presence. Only where the right pages beat wrong ones is the gain memory.
 """
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -47,31 +49,51 @@ class SubstitutedPolicy(PolicyWrapper):
         return plan if chunk.probing else self._substitute(plan, chunk, bank)
 
 
+class Others(NamedTuple):
+    """What a policy and a backbone keep of another trajectory: pages by frame, in host memory, and the state of a backbone that remembers."""
+
+    pages: Sequence[tuple[int, Page]] = ()
+    state: dict | None = None
+
+
 @dataclass(frozen=True)
 class Auditor:
-    """arms: which replacements there are, see `substitutes`. others: pages of another trajectory; why: there are none."""
+    """arms: which replacements there are, see `substitutes`. others: of another trajectory; why: there are none. blank: the state of a
+    backbone that remembers and has seen nothing; None of one that does not."""
 
     arms: Sequence[str] = ()
-    others: Sequence[tuple[int, Page]] = ()
+    others: Others = Others()
     why: str = ""
+    blank: dict | None = None
 
     def substitutes(self, path: Trajectory) -> Iterator[tuple[str, Substitute]]:
         """By arm. path: of the session, which says where its frames were seen.
 
         wrong: as many other pages of the walk, that show nothing of the view. other: pages of another house, as the same policy keeps them. mean:
         every row is the mean of all rows that were brought back. none: the plan without them.
+
+        Of a backbone that remembers: `other` and `none`, for its state (`state`) and what the policy retrieved, if anything.
         """
         known: dict[str, Substitute] = {"wrong": partial(_wrong, path), "other": self._other, "mean": _mean, "none": _none}
+        if self.blank is not None:
+            missing = partial(_refused, self.why) if self.others.state is None else partial(_retrieved, self._other)
+            whole = partial(_refused, "a backbone's state cannot be replaced in parts")
+            known = {"wrong": whole, "other": missing, "mean": whole, "none": partial(_retrieved, _none)}
         return ((arm, known[arm]) for arm in self.arms)
 
+    def state(self, arm: str) -> dict | None:
+        """What the backbone remembers instead; None: what it does remember."""
+        return None if self.blank is None else {"none": self.blank, "other": self.others.state}.get(arm)
+
     def _other(self, plan: Plan, chunk: Chunk, bank: KVBank) -> Plan:
-        if not self.others:
+        pages = self.others.pages
+        if not pages:
             raise DoesNotApply(self.why)
-        unused = list(self.others)
+        unused = list(pages)
         for frame in _whole(plan, chunk, bank):
             fit = next((i for i, (_, page) in enumerate(unused) if page.rows == bank.rows(frame)), None)
             if fit is None:
-                unused, fit = list(self.others), next((i for i, (_, page) in enumerate(self.others) if page.rows == bank.rows(frame)), None)
+                unused, fit = list(pages), next((i for i, (_, page) in enumerate(pages) if page.rows == bank.rows(frame)), None)
             if fit is None:
                 raise DoesNotApply("no page of the other house has as many rows")
             theirs, page = unused.pop(fit)
@@ -87,22 +109,20 @@ def brought_back(plan: Plan, start: int, size: int) -> tuple[int, ...]:
     return plan.retrieved or tuple(f for f in plan.frames if size <= f < start - size)
 
 
-def other_pages(
-    backbone: Backbone, policy: CachePolicy, codec: Codec, path: Trajectory, seed: int, latents: Float[Tensor, "f s c"], chunks: int
-) -> list[tuple[int, Page]]:
-    """Pages by frame, in host memory, that the same policy keeps of another trajectory. latents: what is given of it; at most `chunks` chunks of
-    it run their clean passes. First chunk and newest are left out."""
+def other_memory(backbone: Backbone, policy: CachePolicy, codec: Codec, path: Trajectory, seed: int, latents: Float[Tensor, "f s c"], chunks: int) -> Others:
+    """What is kept of another trajectory by the same policy. latents: what is given of it; at most `chunks` chunks of it run
+    their clean passes. Of the pages, first chunk and newest are left out."""
     g = backbone.geometry
     chunks = min(chunks, len(latents) // g.chunk)
     if chunks < 3:
-        return []
+        return Others()
     session = Session.begin(backbone, deepcopy(policy), PinnedStore(codec), path, seed, latents[: chunks * g.chunk], chunks * g.chunk)
     try:
         for _ in range(chunks):
             session.step()
         bank = session.cache.bank
         frames = [f for f in bank.frames if g.chunk <= f < (chunks - 1) * g.chunk and not bank.bare(f)]
-        return [(f, _on(torch.device("cpu"), bank.page(f))) for f in frames]
+        return Others([(f, _on(torch.device("cpu"), bank.page(f))) for f in frames], backbone.state() if backbone.remembers else None)
     finally:
         session.close()
 
@@ -127,6 +147,15 @@ def _whole(plan: Plan, chunk: Chunk, bank: KVBank) -> tuple[int, ...]:
     if plan.pools:
         raise DoesNotApply("rows are picked from many pages together")
     return found
+
+
+def _refused(why: str, plan: Plan, chunk: Chunk, bank: KVBank) -> Plan:
+    raise DoesNotApply(why)
+
+
+def _retrieved(substitute: Substitute, plan: Plan, chunk: Chunk, bank: KVBank) -> Plan:
+    """Of a backbone that remembers: the sink and the newest frames in the window are not what its memory brings back."""
+    return substitute(plan, chunk, bank) if plan.retrieved else plan
 
 
 def _none(plan: Plan, chunk: Chunk, bank: KVBank) -> Plan:

@@ -141,7 +141,7 @@ class Prober:
         audit, unaudited = {}, {}
         for arm, substitute in self._auditor.substitutes(path):
             try:
-                audit[arm], _ = self._look(session, probe, frames, substitute)
+                audit[arm], _ = self._look(session, probe, frames, substitute, self._auditor.state(arm))
             except DoesNotApply as why:
                 unaudited[arm] = str(why)
         here, there = (chunk_at(path, g, i).c2w[:, :3, 3] for i in (probe.chunk - 1, probe.target))
@@ -149,8 +149,10 @@ class Prober:
         view = ProbeView(probe.chunk, probe.target, probe.gap, metres, tuple(frames), shown, stats.retrieved, audit=audit, unaudited=unaudited)
         self.views.append(replace(view, aside=(probe.aside.metres, probe.aside.degrees), truth=self._truth(path, probe.aside)) if probe.aside else view)
 
-    def _look(self, session: Session, probe: Probe, frames: range, substitute: Substitute | None = None) -> tuple[Float[Tensor, "p 3 y x"], ChunkStats]:
-        fork = session.fork()
+    def _look(
+        self, session: Session, probe: Probe, frames: range, substitute: Substitute | None = None, state: dict | None = None
+    ) -> tuple[Float[Tensor, "p 3 y x"], ChunkStats]:
+        fork = session.fork(state)
         fork.forced = fork.forced[: fork.done * fork.backbone.geometry.chunk]  # what is given of the chunks to come belongs to the path that is left
         if substitute is not None:
             fork.policy = SubstitutedPolicy(fork.policy, substitute)

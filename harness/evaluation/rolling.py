@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from harness.backbone import Backbone
 from harness.cache.stores import PackedStore
 from harness.datatypes import ChunkStats, ProbeView, Rollout, Trajectory
-from harness.evaluation.audit import Auditor, other_pages
+from harness.evaluation.audit import Auditor, other_memory
 from harness.evaluation.probes import NO_PROBES, Prober, Probes, cannot, schedule
 from harness.policy import CachePolicy
 from harness.rollout import NO_SNAPSHOT, Snapshot, rollout
@@ -71,14 +71,23 @@ class Roller:
         return Rolled(trajectory, made, prober.views, time.perf_counter() - began)
 
     def _auditor(self, trajectory: Trajectory, chunks: int) -> Auditor:
-        """What replaces the pages that probes bring back. chunks: before the last probe. Pages of another house are those that the same policy keeps
+        """What replaces the memories that probes bring back. chunks: before the last probe. Those of another house are what the same policy keeps
         of the next trajectory (the first one's after the last), of which all that is known is given."""
-        if "other" not in self.probes.audit or not chunks:
+        if not self.probes.audit or not chunks:
             return Auditor(self.probes.audit)
+        blank = self._blank(trajectory)
+        if "other" not in self.probes.audit:
+            return Auditor(self.probes.audit, blank=blank)
         names = self.world.names
         if len(names) < 2:
-            return Auditor(self.probes.audit, why="there is no other trajectory (world.trajectories=1)")
+            return Auditor(self.probes.audit, why="there is no other trajectory (world.trajectories=1)", blank=blank)
         other = self.world.trajectory((names.index(trajectory.name) + 1) % len(names))
         latents = self.backbone.encode(other.images if other.reference is None else other.reference)
-        pages = other_pages(self.backbone, self.policy, self.store.codec, other, self.seed, latents, chunks)
-        return Auditor(self.probes.audit, pages, f"{other.name} has no views beyond those of its first chunk and its newest")
+        kept = other_memory(self.backbone, self.policy, self.store.codec, other, self.seed, latents, chunks)
+        return Auditor(self.probes.audit, kept, f"{other.name} has no views beyond those of its first chunk and its newest", blank)
+
+    def _blank(self, trajectory: Trajectory) -> dict | None:
+        if not self.backbone.remembers:
+            return None
+        self.backbone.begin(trajectory)
+        return self.backbone.state()

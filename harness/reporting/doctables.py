@@ -27,6 +27,7 @@ VIEWS = {  # blocks that show these rows of MAIN
         *("latent", "random", "recency", "sink_recent", "sliding"),
     ),
 }
+SHORT_COLUMNS = ("PSNR revisit", "LPIPS revisit", "PSNR true view", "PSNR recall", "PSNR recall true view")
 ENDS = {"floor": "floor: an unrelated view", "ceiling": "ceiling: the codec's round trip"}
 PICTURES = {"long": "cost.png", "novelty": "novelty.png"}  # experiment: what its cost.png is called in docs/
 CURVES = ("full", "reencode", "worldkv", "oracle", "random", "sliding")  # of docs/recall.png, from the runs of MAIN
@@ -128,18 +129,22 @@ def _limit(column: Column | None, values: dict[str, float]) -> str:
 
 def _short(columns: dict[str, Cell]) -> dict[str, Cell]:
     """The README's."""
-    kept = {name: cell for name, cell in columns.items() if name in ("PSNR revisit", "LPIPS revisit", "PSNR recall") or name.startswith("PSNR vs ")}
-    memory: dict[str, Cell] = {"window + bank (MB)": lambda run: f"{sum(run['summary'][f'cost/{p}_bytes']['mean'] for p in ('window', 'bank')) / 1e6:.1f}"}
+    kept = {name: cell for name, cell in columns.items() if name in SHORT_COLUMNS or name.startswith("PSNR vs ")}
+    memory: dict[str, Cell] = {"window + bank (MB, float32)": lambda run: f"{sum(run['summary'][f'cost/{p}_bytes']['mean'] for p in ('window', 'bank')) / 1e6:.1f}"}
     return kept | memory
 
 
 def _quality_columns(known: Sequence[Column], base: str, runs: dict[str, dict]) -> dict[str, Cell]:
     """Every quality that has room for it (an added metric too), differences to the base, and what the memory costs. Of recall probes those that are compared,
-    against the first visit: a guided one is a true view."""
+    against the first visit, and of the main metric the mean against the true view."""
     columns: dict[str, Cell] = {}
     for c in (c for c in known if c.group == "quality" and c.rank < 5 and c.key != "quality/pairs"):
         probed = c.key.startswith("recall/")
-        if probed and (not c.difference or c.key.endswith("_true")):
+        if probed and c.key.endswith("_true"):
+            if (main := leading(known)) and c.heading.split()[0] == main.heading.split()[0]:
+                columns[c.heading] = _mean(c)
+            continue
+        if probed and not c.difference:
             continue
         columns[c.heading] = _interval(c) if c is leading(known) or (probed and c.decimals < 3) else _mean(c)
         if c.difference:
