@@ -20,7 +20,7 @@ COST = ("attended_rows", "window_bytes", "bank_bytes_gpu", "bytes_moved", "rows_
 @pytest.fixture(scope="module")
 def path():
     """18 chunks: the camera turns away and stays away, so that early views are out of sight for long."""
-    return make_world(["R180R90L60R60L60R60L90"], degrees=10.0, hold_frames=3).trajectory(0)
+    return make_world(["R180R90L60R60L60R60L90"], degrees=10.0, hold_frames=3, fov=50.0).trajectory(0)
 
 
 def roll(backbone, policy, path, probes=(), store=None):
@@ -124,7 +124,7 @@ def test_who_cannot_be_probed_says_why(backbone):
 
 @pytest.fixture(scope="module")
 def ground():
-    return make_world(["R180R90L60R60L60R60L90"], degrees=10.0, hold_frames=3).ground(0)
+    return make_world(["R180R90L60R60L60R60L90"], degrees=10.0, hold_frames=3, fov=50.0).ground(0)
 
 
 BESIDE = Probes(8, (2, 4), metres=1.0, degrees=40.0)
