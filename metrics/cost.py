@@ -23,7 +23,13 @@ COLUMNS = (
     Column("cost/state_bytes", "state", "state", "memory", 2, -1, "what the backbone keeps besides K/V, at the end of the rollout", MB, "MB", 6),
     Column("cost/scratch_bytes", "scratch", "scratch", "memory", 2, -1, "what the policy keeps beside window and bank, largest of the rollout", MB, "MB", 6),
     Column(
-        "cost/unreachable_frames", "unreachable", "unreachable frames", "memory", 1, -1, "past frames that nothing could have reached, mean over the generated chunks"
+        "cost/unreachable_frames",
+        "unreachable",
+        "unreachable frames",
+        "memory",
+        1,
+        -1,
+        "past frames that nothing could reach, mean over the generated chunks",
     ),
     Column("frames", "frames", "frames", "budget", 0, 0, "video frames of a rollout", rank=7),
 )

@@ -8,9 +8,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from safetensors import safe_open
 
 from backbones.codecs import ConvCodec
-from backbones.rooms import RoomsBackbone, TinyRoomsBackbone, load_weights, pack, save_weights
+from backbones.rooms import WEIGHTS, RoomsBackbone, TinyRoomsBackbone, load_weights, pack, save_weights
 from backbones.rooms_arms import ARMS, arm_file, fingerprint, load_arm, memory_of, save_arm
 from backbones.rooms_geometry import DepthHead
 from backbones.rooms_network import RoomsNetwork
@@ -42,6 +43,7 @@ from tests.made_runs import make_run
 from tests.tolerances import SECOND_ROUTE
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+SHIPPED = ("control", "retrieved", "compressed", "recurrent")
 TRAINED = ("control", "retrieved", "compressed", "recurrent", "geometry")
 BASE = {
     "grid": [2, 2],
@@ -330,6 +332,19 @@ def test_the_setting_follows_the_policy():
     assert {p.stem.removeprefix("trained_") for p in (CONF / "policy").glob("trained_*.yaml")} == set(TRAINED)
     assert {p.stem for p in (CONF / "arm").glob("*.yaml")} == {*TRAINED, "none", "common"}
     assert set(ARMS) == {*TRAINED, "oracle_geometry"}
+
+
+@pytest.mark.parametrize("arm", SHIPPED)
+def test_shipped_arms_belong_to_the_shipped_base(arm):
+    """Their fingerprint is that of the base, and all saw the same clips for the same number of steps."""
+    path = WEIGHTS.with_name(f"rooms_{arm}.safetensors")
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["arm"])
+    config, tensors = load_weights(WEIGHTS)
+    assert path.stat().st_size <= 7e6
+    assert about == {"arm": arm, "steps": 800, "seed": 4, "base_steps": config["steps"], "base": fingerprint(tensors)}
+    backbone = RoomsBackbone(arm=arm)
+    assert backbone.arm == arm and all(x.isfinite().all() for x in backbone.network.state_dict().values())
 
 
 def test_arm_files_are_differences_to_their_base(base, tmp_path):

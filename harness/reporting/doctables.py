@@ -129,9 +129,11 @@ def _limit(column: Column | None, values: dict[str, float]) -> str:
 
 def _short(columns: dict[str, Cell]) -> dict[str, Cell]:
     """The README's."""
-    kept = {name: cell for name, cell in columns.items() if name in SHORT_COLUMNS or name.startswith("PSNR vs ")}
-    memory: dict[str, Cell] = {"window + bank (MB, float32)": lambda run: f"{sum(run['summary'][f'cost/{p}_bytes']['mean'] for p in ('window', 'bank')) / 1e6:.1f}"}
-    return kept | memory
+
+    def stored(run: dict) -> str:
+        return f"{sum(run['summary'][f'cost/{part}_bytes']['mean'] for part in ('window', 'bank')) / 1e6:.1f}"
+
+    return {name: cell for name, cell in columns.items() if name in SHORT_COLUMNS or name.startswith("PSNR vs ")} | {"window + bank (MB, float32)": stored}
 
 
 def _quality_columns(known: Sequence[Column], base: str, runs: dict[str, dict]) -> dict[str, Cell]:
