@@ -54,7 +54,7 @@ def test_shipped_sweeps_are_what_wandb_and_the_main_job_take(path):
 
 def test_policies_are_compared_at_an_equal_budget():
     budget = {name: frames for name, frames, _ in MATRIX}
-    named = yaml.safe_load((ROOT / "sweeps" / "policies.yaml").read_text())["parameters"]["policy"]["values"]
+    named = yaml.safe_load((ROOT / "sweeps" / "houses_guided.yaml").read_text())["parameters"]["policy"]["values"]
     assert {budget[name] for name in named if name != "full"} == {18}
     assert {budget[n] for n in ("worldkv", "no_sink", "no_recent", "random", "random_rows", "sink_recent", "retrieval_only")} == {18}
 
