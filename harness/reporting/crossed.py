@@ -9,7 +9,7 @@ KEYS = {"crossed_recall": "recall/psnr", "crossed_revisit": "quality/psnr_revisi
 OWN = "its own memory"
 BASE, AGAINST = "base", "control"
 WEIGHTS = (BASE, AGAINST, "retrieved", "compressed", "recurrent", "geometry")
-COLUMNS = (OWN, "full", "sliding", "worldkv", "reencode")
+COLUMNS = (OWN, "full", "sliding", "worldkv", "retrieval_rebased", "reencode")
 LABEL = re.compile(r"(?P<policy>\w+)(?: arm=(?P<arm>\S+))?")
 SEED = re.compile(r"(?P<arm>\w+)_(?P<seed>\d+)/rooms_(?P=arm)")  # an arm of another training seed: outputs/ARM_SEED/rooms_ARM.safetensors
 
