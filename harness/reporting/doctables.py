@@ -70,7 +70,7 @@ def source(name: str) -> str:
     return MAIN if name in VIEWS else name
 
 
-def results_table(name: str, table: dict, link: Link) -> str:
+def results_table(name: str, table: dict, link: Link, concepts: str = "../concepts.md") -> str:
     """The comparison of docs/results/NAME.json, or a view of MAIN, best first. Below the runs stand what bounds
     a column: the floor under the revisit scores, the ceiling under the true view alone, since a revisit is compared with a view that
     the same rollout generated."""
@@ -88,7 +88,7 @@ def results_table(name: str, table: dict, link: Link) -> str:
     limits = {ENDS[end]: [_limit(by_heading.get(heading), values) for heading in columns] for end, values in ends.items()}
     rows = [f"| *{limit}* | " + " | ".join(cells) + " |" for limit, cells in limits.items() if any(cells)]
     about = f"{table['trajectories']} held-out trajectories of `{table['world']}`, `{table['protocol']}`, seed {table['seed']}, same noise"
-    starred = f" {len(others)} policies are compared; * adjusted p < {LEVEL} ([significance](../concepts.md#significance))." if others and name != SHORT else ""
+    starred = f" {len(others)} policies are compared; * adjusted p < {LEVEL} ([significance]({concepts}#significance))." if others and name != SHORT else ""
     return "\n".join([*_rows(columns, _sorted(shown, known), link), *rows, "", f"{about}; {table['device']}.{starred}"])
 
 
@@ -143,7 +143,7 @@ def _quality_columns(known: Sequence[Column], base: str, runs: dict[str, dict]) 
     for c in (c for c in known if c.group == "quality" and c.rank < 5 and c.key != "quality/pairs"):
         probed = c.key.startswith("recall/")
         if probed and c.key.endswith("_true"):
-            if (main := leading(known)) and c.heading.split()[0] == main.heading.split()[0]:
+            if (main := leading(known)) and c.key.split("/")[1].removesuffix("_true") == main.key.split("/")[1].removesuffix("_revisit"):
                 columns[c.heading] = _mean(c)
             continue
         if probed and not c.difference:

@@ -36,7 +36,7 @@ from harness.system.files import write_atomic
 
 RESULTS = ROOT / "docs" / "results"
 BLOCK = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.S)
-CONCEPTS = ROOT / "docs" / "concepts.md"  # tables link to it as pages of docs/results do
+CONCEPTS = ROOT / "docs" / "concepts.md"
 HERO = ("full", "worldkv", "sliding")
 ALIKE = ("world", "protocol", "seed", "trajectories", "noise", "comparable", "metrics")  # of the parts of a table
 SAME_DB = 0.05  # between two machines' runs of the policy that the others are compared with; float sums differ
@@ -129,7 +129,7 @@ def render(page: Path, text: str) -> str:
         elif name in KEYS:
             body = crossed_table(KEYS[name], _results(CROSSED))
         else:
-            body = results_table(name, _results(source(name)), _links(page)).replace("(../concepts.md#", f"({os.path.relpath(CONCEPTS, page.parent)}#")
+            body = results_table(name, _results(source(name)), _links(page), os.path.relpath(CONCEPTS, page.parent))
         return f"<!-- {name} -->\n{body}\n<!-- end -->"
 
     return BLOCK.sub(block, text)

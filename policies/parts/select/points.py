@@ -19,7 +19,7 @@ class PointVotesSelector(Selector):
     """Memory Forcing (arXiv 2510.03198) and VMem (arXiv 2506.18903): the surface points that past frames showed form a cloud, the cloud is
     drawn into every view of the next chunk, and each point that is visible there votes for the chunk that showed it first, with
     1 / (1 + depth). Chunks come by votes, those without a vote oldest first. Depth is what a small head of the backbone's own predicts
-    from the chunk's latents (VMem's comes from CUT3R, Memory Forcing's from VGGT).
+    from the chunk's latents (VMem's comes from CUT3R).
 
     voxel: edge in metres of the cells of space that hold one point, the first that fell into it, so that the cloud grows with explored space
     (0: every point is kept). A point is visible if no other point of the same of `grid` x `grid` parts of the image is nearer by more
@@ -47,9 +47,8 @@ class PointVotesSelector(Selector):
                 "python harness/train.py arm=geometry); use policy=pointvotes_true, which asks the world, or another selector"
             )
         v, u = depth.shape[1:]
-        fx, fy, cx, cy = chunk.intrinsics.unbind(1)  # of an image that is centred on its principal point, here u x v pixels large
-        scaled = torch.stack([fx / cx * u / 2, fy / cy * v / 2, torch.full_like(cx, u / 2), torch.full_like(cy, v / 2)], 1)
-        origin, direction = rays(chunk.c2w, scaled, (v, u))
+        cx, cy = chunk.intrinsics[0, 2:].tolist()  # half the image, which is centred on its principal point
+        origin, direction = rays(chunk.c2w, chunk.intrinsics, (v, u), (v / (2 * cy), u / (2 * cx)))
         points = origin[:, None] + depth.flatten(1)[..., None] * direction
         rows, columns = (torch.arange(n)[(step := -(-n // RAYS)) // 2 :: step] for n in (v, u))
         return points.unflatten(1, (v, u))[:, rows][:, :, columns].flatten(1, 2)
