@@ -109,17 +109,18 @@ class RoomsBackbone(Backbone):
         self.memory.restore(state.get("memory", {}))
 
     def condition(self, trajectory: Trajectory, chunk: Chunk) -> Condition:
-        device, dtype = self.geometry.device, self.geometry.dtype
+        device = self.geometry.device
         c2w = relative(chunk.c2w, trajectory.c2w[0])
         origin, direction = rays(c2w, chunk.intrinsics, self.grid, self.grid[0] / trajectory.images.shape[-2])
         times = torch.arange(chunk.start, chunk.start + len(c2w), dtype=torch.float32)
-        features = ray_features(origin, direction)[None].to(device, dtype)
+        features = ray_features(origin, direction)[None].to(device)
         return Condition(ray_positions(times, direction).flatten(0, 1).to(device), (features, *self.memory.look(self.codec, trajectory, chunk, c2w)))
 
     def denoise(self, x: Float[Tensor, "b f s c"], t: float, condition: Condition, kv: KVSeam) -> Float[Tensor, "b f s c"]:
         level, dtype = torch.full(x.shape[:2], t, device=x.device), self.geometry.dtype
         features, *more = condition.inputs
-        x0 = self.network(x.to(dtype), level, features, self.memory.seam(kv, t == 0), more[0].to(dtype) if more else None).float()
+        seam = self.memory.seam(kv, features, t == 0)
+        x0 = self.network(x.to(dtype), level, features.to(dtype), seam, more[0].to(dtype) if more else None).float()
         if t == 0:
             self.memory.keep(self.codec, x, tuple(more))
         return x0

@@ -26,8 +26,9 @@ class Memory(nn.Module):
         """More inputs of a chunk's passes, from what is remembered; the first, `1 f s w`, is added to the embedding."""
         return ()
 
-    def seam(self, kv: KVSeam, clean: bool) -> KVSeam:
-        """The seam of one pass, with what the memory adds to attention. clean: whether the pass is the chunk's last, which is remembered."""
+    def seam(self, kv: KVSeam, rays: Float[Tensor, "b f s r"], clean: bool) -> KVSeam:
+        """The seam of one pass, with what the memory adds to attention. rays: the network's features of the chunk's rays. clean: whether the
+        pass is the chunk's last, which is remembered."""
         return kv
 
     def keep(self, codec: ConvCodec, x0: Float[Tensor, "1 f s c"], inputs: tuple[Tensor, ...]) -> None:

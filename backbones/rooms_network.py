@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 KVSeam = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # (layer, q, k, v), each b n h d -> b n h d
 RAY_FEATURES = 23
+DIRECTION, ORIGIN = slice(0, 3), slice(6, 9)  # among them
 TIME_FREQUENCIES = (0.6, 0.2, 0.06, 0.02)  # radians a frame: slow, so that times beyond the trained span stay readable
 ELEVATION_FREQUENCIES = (2.0, 4.0, 9.0, 18.0)
 AZIMUTH_FREQUENCIES = (1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 13.0, 19.0)  # integers: a full turn comes back to the same phase

@@ -1,46 +1,59 @@
 """A recurrent memory for the `rooms` network: matrices that are read before a chunk and written in its clean pass."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from backbones.rooms_memory import Memory
+from backbones.rooms_network import DIRECTION, ORIGIN
 from harness.backbone import KVSeam
 
-OPEN = 4.0  # logit of how much of a state a chunk leaves, before training: 98 %
+OPEN = 6.0  # logit of how much of a state a chunk leaves, before training: 99.8 %
+WAVES = 48  # frequencies a head, so that a key has 96 numbers
+ACROSS, ALONG = 3.0, 2.0  # their spread before training: radians a unit of direction, and a metre of the camera's place
 
 
 class DeltaCell(nn.Module):
-    """A state of d x d numbers a head under the gated delta rule (arXiv 2412.06464), one gate a chunk.
+    """A state of `dim` x `keys` numbers a head under the gated delta rule (arXiv 2412.06464), one gate a chunk.
 
-    A chunk's keys k_i (unit length) and values v_i are written in the order of its tokens, with strengths b_i in (0, 1) and a decay a:
+    A key says where a token looks: the cosines and sines of its ray's direction and origin at learned frequencies (random Fourier features,
+    arXiv 2006.10739, of unit length), so that a state is a map from rays to values. The attention's own keys were tried for it and are not
+    addresses: without their rotation they do not tell one place from another.
+    A chunk's keys k_i and values v_i are written in the order of its tokens, with strengths b_i in (0, 1) and a decay a:
 
         S_0 = a S,  S_i = S_(i-1) + b_i (v_i - S_(i-1) k_i) k_i^T
 
-    What is read for a query q (unit length) is tanh(gate) S q, gates starting at zero: the network is then what it was without it.
+    What is read along a ray of key k is tanh(gate) S k, gates starting at zero: the network is then what it was without it.
     """
 
     def __init__(self, heads: int, dim: int) -> None:
         super().__init__()
-        self.look, self.address = (nn.Parameter(torch.eye(dim).repeat(heads, 1, 1)) for _ in range(2))
+        spread = torch.tensor([ACROSS] * 3 + [ALONG] * 3)
+        self.waves = nn.Parameter(torch.randn(heads, WAVES, 6, generator=torch.Generator().manual_seed(0)) * spread)
         self.strength, self.decay = (nn.Parameter(torch.zeros(heads, dim)) for _ in range(2))
         self.strength_bias, self.decay_bias = nn.Parameter(torch.zeros(heads)), nn.Parameter(torch.full((heads,), OPEN))
         self.gate = nn.Parameter(torch.zeros(heads))
 
-    def read(self, state: Float[Tensor, "b h d d"], q: Float[Tensor, "b m h d"]) -> Float[Tensor, "b m h d"]:
-        with torch.autocast(q.device.type, enabled=False):
-            query = F.normalize(torch.einsum("bmhd,hed->bmhe", q.float(), self.look.float()), dim=-1)
-            found = torch.einsum("bhvd,bmhd->bmhv", state, query)
-            return (self.gate.float().tanh()[:, None] * found).to(q.dtype)
+    def keys(self, rays: Float[Tensor, "b m r"]) -> Float[Tensor, "b h m e"]:
+        """rays: the network's features of them."""
+        looks = torch.cat([rays[..., DIRECTION], rays[..., ORIGIN]], -1).float()
+        phase = torch.einsum("bmr,hwr->bhmw", looks, self.waves.float())
+        return torch.cat([phase.cos(), phase.sin()], -1) / WAVES**0.5
 
-    def write(self, state: Float[Tensor, "b h d d"], k: Float[Tensor, "b m h d"], v: Float[Tensor, "b m h d"]) -> Float[Tensor, "b h d d"]:
-        """All of a chunk's steps at once: they are one triangular system."""
-        with torch.autocast(k.device.type, enabled=False):
+    def read(self, state: Float[Tensor, "b h d e"], rays: Float[Tensor, "b m r"]) -> Float[Tensor, "b m h d"]:
+        with torch.autocast(rays.device.type, enabled=False):
+            found = self.keys(rays) @ state.transpose(-1, -2)
+            return (self.gate.float().tanh()[:, None, None] * found).transpose(1, 2)
+
+    def write(
+        self, state: Float[Tensor, "b h d e"], rays: Float[Tensor, "b m r"], k: Float[Tensor, "b m h d"], v: Float[Tensor, "b m h d"]
+    ) -> Float[Tensor, "b h d e"]:
+        """All of a chunk's steps at once: they are one triangular system. k: the attention's, by which strength and decay are chosen."""
+        with torch.autocast(rays.device.type, enabled=False):
             k, v = k.float(), v.float().transpose(1, 2)
             strength = torch.sigmoid(torch.einsum("bmhd,hd->bhm", k, self.strength.float()) + self.strength_bias.float()[:, None])
             decay = torch.sigmoid(torch.einsum("bhd,hd->bh", k.mean(1), self.decay.float()) + self.decay_bias.float())
-            key = F.normalize(torch.einsum("bmhd,hed->bhme", k, self.address.float()), dim=-1)
+            key = self.keys(rays)
             kept = decay[..., None, None] * state
             system = torch.tril(strength[..., None] * (key @ key.transpose(-1, -2)), -1)  # its diagonal counts as ones
             change = strength[..., None] * (v - key @ kept.transpose(-1, -2))
@@ -49,42 +62,44 @@ class DeltaCell(nn.Module):
 
 
 class RecurrentMemory(Memory):
-    """In every second layer (`layers`) a `DeltaCell` beside the attention over the window. Simplified: keys and queries are the attention's own,
-    un-rotated, so that of the camera they know what the ray features bring in, and time not at all."""
+    """In every second layer (`layers`) a `DeltaCell` beside the attention over the window. Simplified: a state is asked by the ray alone, not by
+    what the network has made of it so far, and knows nothing of time."""
 
     remembers = True
     repeatable = False  # a second clean pass would write a second time
 
     def __init__(self, layers: int, heads: int, dim: int) -> None:
         super().__init__()
-        self.layers, self._shape = tuple(range(1, layers, 2)), (heads, dim, dim)
+        self.layers, self._shape = tuple(range(1, layers, 2)), (heads, dim, 2 * WAVES)
         self.cells = nn.ModuleDict({str(layer): DeltaCell(heads, dim) for layer in self.layers})
         self._states: dict[int, Tensor] = {}
 
     def begin(self) -> None:
         self._states = {layer: self.blank(1) for layer in self.layers}
 
-    def blank(self, batch: int) -> Float[Tensor, "b h d d"]:
+    def blank(self, batch: int) -> Float[Tensor, "b h d e"]:
         """The state of one layer before anything was written."""
         return torch.zeros(batch, *self._shape, device=self.device)
 
-    def read(self, layer: int, state: Float[Tensor, "b h d d"], q: Float[Tensor, "b m h d"]) -> Float[Tensor, "b m h d"]:
+    def read(self, layer: int, state: Float[Tensor, "b h d e"], rays: Float[Tensor, "b m r"]) -> Float[Tensor, "b m h d"]:
         """What a state adds to the attention of one of `layers`."""
-        return self.cells[str(layer)].read(state, q)  # pyright: ignore[reportCallIssue]
+        return self.cells[str(layer)].read(state, rays)  # pyright: ignore[reportCallIssue]
 
-    def write(self, layer: int, state: Float[Tensor, "b h d d"], k: Float[Tensor, "b m h d"], v: Float[Tensor, "b m h d"]) -> Tensor:
+    def write(
+        self, layer: int, state: Float[Tensor, "b h d e"], rays: Float[Tensor, "b m r"], k: Float[Tensor, "b m h d"], v: Float[Tensor, "b m h d"]
+    ) -> Float[Tensor, "b h d e"]:
         """The state after a chunk whose clean pass had these keys (un-rotated) and values; the old one is not changed."""
-        return self.cells[str(layer)].write(state, k, v)  # pyright: ignore[reportCallIssue]
+        return self.cells[str(layer)].write(state, rays, k, v)  # pyright: ignore[reportCallIssue]
 
-    def seam(self, kv: KVSeam, clean: bool) -> KVSeam:
-        return _Reading(self, kv, clean)
+    def seam(self, kv: KVSeam, rays: Float[Tensor, "b f s r"], clean: bool) -> KVSeam:
+        return _Reading(self, kv, rays.flatten(1, 2), clean)
 
-    def remember(self, layer: int, k: Tensor, v: Tensor) -> None:
+    def remember(self, layer: int, rays: Tensor, k: Tensor, v: Tensor) -> None:
         """Write a chunk; read before, it was without."""
-        self._states[layer] = self.write(layer, self._states[layer], k, v)
+        self._states[layer] = self.write(layer, self._states[layer], rays, k, v)
 
-    def recall(self, layer: int, q: Tensor) -> Tensor:
-        return self.read(layer, self._states[layer], q)
+    def recall(self, layer: int, rays: Tensor) -> Tensor:
+        return self.read(layer, self._states[layer], rays)
 
     def state(self) -> dict[str, Tensor]:
         return {str(layer): state for layer, state in self._states.items()}
@@ -96,15 +111,15 @@ class RecurrentMemory(Memory):
 class _Reading:
     """The seam with what a recurrent memory recalls; in the clean pass the chunk is written after it was read."""
 
-    def __init__(self, memory: RecurrentMemory, kv: KVSeam, clean: bool) -> None:
-        self._memory, self._kv, self._clean = memory, kv, clean
+    def __init__(self, memory: RecurrentMemory, kv: KVSeam, rays: Float[Tensor, "b m r"], clean: bool) -> None:
+        self._memory, self._kv, self._rays, self._clean = memory, kv, rays, clean
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, /) -> Tensor:
         o = self._kv(layer, q, k, v)
         if layer in self._memory.layers:
-            o = o + self._memory.recall(layer, q)
+            o = o + self._memory.recall(layer, self._rays).to(o.dtype)
             if self._clean:
-                self._memory.remember(layer, k, v)
+                self._memory.remember(layer, self._rays, k, v)
         return o
 
     def cross(self, layer: int, q: Tensor, k: Tensor, v: Tensor, /) -> Tensor:

@@ -43,7 +43,7 @@ from tests.made_runs import make_run
 from tests.tolerances import SECOND_ROUTE
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-SHIPPED = ("control", "retrieved", "compressed", "recurrent")
+SHIPPED = ("control", "retrieved", "compressed")
 TRAINED = ("control", "retrieved", "compressed", "recurrent", "geometry")
 BASE = {
     "grid": [2, 2],
@@ -113,7 +113,7 @@ def module_for(arm: str, path, steps: int = 6, own: float = 1.0) -> ArmTraining:
         if not weights.any():
             torch.nn.init.normal_(weights, std=0.3)
     settings = dict(levels=(1.0, 0.7), level_weights=(0.6, 0.4), context_noise=0.0, steps=steps, warmup=2, decay=0.4, lr_muon=0.005, lr_adam=5e-4)
-    return ArmTraining(network, codec, memory, make_policy(f"trained_{arm}"), 0.8, own, **settings)
+    return ArmTraining(network, codec, memory, make_policy(f"trained_{arm}"), 0.8, own, 2e-3, **settings)
 
 
 @pytest.mark.parametrize("arm", TRAINED)
@@ -270,6 +270,19 @@ def test_own_predictions_come_in_the_last_third(base, monkeypatch):
     torch.testing.assert_close(pasts[-1][:, CHUNK:], first[:, :-CHUNK])
 
 
+@pytest.mark.parametrize("arm", ["control", "recurrent", "geometry"])
+def test_what_an_arm_adds_learns_faster(arm, base):
+    """Its own weights reach `lr_memory`, all others the rates of every arm."""
+    module = module_for(arm, base)
+    peaks = {}
+    for optimizer in module.configure_optimizers():
+        for group in optimizer.param_groups:
+            assert group["lr"] == group["peak"]
+            peaks |= {id(p): group["peak"] for p in group["params"]}
+    own = {peaks.pop(id(p)) for p in module.memory.parameters() if p.requires_grad}
+    assert own == (set() if arm == "control" else {2e-3}) and set(peaks.values()) == {0.005, 5e-4}
+
+
 def test_palindromes_go_back_the_way_they_came():
     for chunks in (4, 5):
         clip = clip_of(chunks)
@@ -396,7 +409,7 @@ def test_without_an_arm_nothing_changed(trajectory):
         shut.memory = memory_of("recurrent", {"network": {"layers": 3, "heads": 2, "width": 64}})
     outs = [rollout(b, FullPolicy(), GpuStore(), trajectory, 0, b.encode(trajectory.images)[:3]) for b in (plain, shut)]
     assert torch.equal(outs[0].latents, outs[1].latents)
-    assert outs[0].stats[-1].state_bytes == 0 and outs[1].stats[-1].state_bytes == 4 * 2 * 32 * 32
+    assert outs[0].stats[-1].state_bytes == 0 and outs[1].stats[-1].state_bytes == 4 * 2 * 32 * 96
 
 
 @pytest.mark.parametrize("arm", ["recurrent", "geometry"])
@@ -438,6 +451,7 @@ def test_a_recurrent_state_is_read_before_it_is_written():
     cells.begin()
     g = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 6, 2, 32, generator=g) for _ in range(3))
+    rays = torch.randn(1, 1, 6, 23, generator=g)
 
     class Window:
         def __call__(self, layer, q, k, v):
@@ -445,11 +459,11 @@ def test_a_recurrent_state_is_read_before_it_is_written():
 
         cross = __call__
 
-    read, clean = cells.seam(Window(), False), cells.seam(Window(), True)
+    read, clean = cells.seam(Window(), rays, False), cells.seam(Window(), rays, True)
     assert not read(1, q, k, v).any() and not clean(1, q, k, v).any(), "the first chunk finds an empty state, its clean pass too"
     first = cells.state()["1"]
     found = read(1, q, k, v)
-    assert found.any() and torch.equal(found, cells.read(1, first, q))
+    assert found.any() and torch.equal(found, cells.read(1, first, rays[0]))
     assert torch.equal(cells.state()["1"], first), "a denoising pass wrote"
     assert torch.equal(clean(1, q, k, v), found) and not torch.equal(cells.state()["1"], first)
     assert not clean(0, q, k, v).any(), "a layer without a state"
@@ -459,19 +473,20 @@ def test_the_delta_rule_is_that_of_its_formula():
     """One triangular system against one token after the other, in float64."""
     cell = with_arm("recurrent").memory.cells["1"]
     g = torch.Generator().manual_seed(0)
-    state, k, v = torch.randn(2, 2, 32, 32, generator=g), torch.randn(2, 9, 2, 32, generator=g), torch.randn(2, 9, 2, 32, generator=g)
-    expected = torch.empty(2, 2, 32, 32, dtype=torch.float64)
+    state, rays = torch.randn(2, 2, 32, 96, generator=g), torch.randn(2, 9, 23, generator=g)
+    k, v = torch.randn(2, 9, 2, 32, generator=g), torch.randn(2, 9, 2, 32, generator=g)
+    expected = torch.empty(2, 2, 32, 96, dtype=torch.float64)
     for b in range(2):
         for h in range(2):
             decay = torch.sigmoid(k[b, :, h].mean(0).double() @ cell.decay[h].double() + cell.decay_bias[h].double())
             s = decay * state[b, h].double()
             for i in range(9):
-                key = cell.address[h].double() @ k[b, i, h].double()
-                key /= key.norm()
+                phase = cell.waves[h].double() @ torch.cat([rays[b, i, :3], rays[b, i, 6:9]]).double()
+                key = torch.cat([phase.cos(), phase.sin()]) / 48**0.5
                 strength = torch.sigmoid(k[b, i, h].double() @ cell.strength[h].double() + cell.strength_bias[h].double())
                 s = s + strength * torch.outer(v[b, i, h].double() - s @ key, key)
             expected[b, h] = s
-    torch.testing.assert_close(cell.write(state, k, v).double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(cell.write(state, rays, k, v).double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_warp_of_true_depth_shows_what_the_ray_caster_shows():

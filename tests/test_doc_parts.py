@@ -2,6 +2,7 @@
 
 import pytest
 
+from harness.reporting.audited import audit_table
 from harness.reporting.crossed import cell_of, crossed_table
 from harness.reporting.documents import ALIKE, added
 
@@ -58,3 +59,25 @@ def test_arms_are_compared_with_the_control_arm_under_the_same_policy():
     assert rows[2:] == [["base", "", "30.04 (-1.00*)"], ["control", "20.04", "31.04"], ["retrieved", "36.04 (+16.00*)", "33.04 (+2.00*)"]]
     with pytest.raises(ValueError, match="has no run with values of recall/psnr"):
         crossed_table("recall/psnr", table)
+
+
+def test_an_audit_says_whose_gain_is_memory():
+    """Right pages over wrong ones, where there are any, else over those of another trajectory."""
+
+    def rows(**gains: float) -> dict:
+        return {
+            f"t{i}": {"recall/psnr": gains["recall"] + 0.1 * i} | {f"audit/psnr_{k}": v + 0.1 * i for k, v in gains.items() if k != "recall"} for i in range(8)
+        }
+
+    values = {"low": rows(recall=20.0, none=3.0, wrong=-0.35), "high": rows(recall=30.0, none=9.0, wrong=8.0), "state": rows(recall=25.0, none=2.0, other=1.0)}
+    table = {"values": values, "trajectories": 8, "world": "houses", "protocol": "guided", "seed": 0, "device": "one"}
+    lines = [line for line in audit_table(table, str, "c.md").splitlines() if line.startswith("|")]
+    cells = [[cell.strip().partition(" [")[0] for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == ["policy", "PSNR recall", "over `none`", "over `wrong`", "over `other`", "is it memory"]
+    assert cells[2:] == [
+        ["high", "30.35", "+9.35*", "+8.35*", "-", "yes"],
+        ["state", "25.35", "+2.35*", "-", "+1.35*", "yes"],
+        ["low", "20.35", "+3.35*", "+0.00", "-", "not shown"],
+    ]
+    with pytest.raises(ValueError, match="was audited; give probes.audit"):
+        audit_table(table | {"values": {"low": {"t0": {"recall/psnr": 1.0}}}}, str, "c.md")

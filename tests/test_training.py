@@ -16,6 +16,7 @@ from harness.settings.check import check_object
 from harness.training.clips import Batches, Phase, Scenery, collate, make_clip
 from harness.training.codec import CodecTraining, Terms, texture_error
 from harness.training.modules import DenoiserTraining, pixels, schedule
+from harness.training.stage import precision_of
 from harness.training.teacher import attention
 from harness.training.train import train
 from harness.training.walks import CHUNK, KINDS, choose
@@ -247,3 +248,10 @@ def test_the_network_learns_to_copy_from_memory():
             optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize(("fast", "expected"), [(torch.bfloat16, "bf16-mixed"), (torch.float32, "32-true")])
+def test_the_precision_is_what_the_machine_multiplies_fastest(monkeypatch, fast, expected):
+    monkeypatch.setattr("harness.training.stage._multiplying", lambda dtype, device: 0.1 if dtype == fast else 1.0)
+    assert precision_of(OmegaConf.create({"precision": "auto", "device": "cpu"})) == expected
+    assert precision_of(OmegaConf.create({"precision": "bf16-true", "device": "cpu"})) == "bf16-true"

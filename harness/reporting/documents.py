@@ -19,6 +19,9 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 
+from harness.reporting.audited import KEYS as AUDITED
+from harness.reporting.audited import NAMES as AUDITS
+from harness.reporting.audited import audit_table
 from harness.reporting.columns import columns_of
 from harness.reporting.crossed import KEYS, crossed_table
 from harness.reporting.crossed import NAME as CROSSED
@@ -39,6 +42,7 @@ BLOCK = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.S)
 CONCEPTS = ROOT / "docs" / "concepts.md"
 HERO = ("full", "worldkv", "sliding")
 ALIKE = ("world", "protocol", "seed", "trajectories", "noise", "comparable", "metrics")  # of the parts of a table
+VALUES = {CROSSED: tuple(KEYS.values())} | dict.fromkeys(AUDITS, AUDITED)  # columns of which every trajectory's value is kept, by table
 SAME_DB = 0.05  # between two machines' runs of the policy that the others are compared with; float sums differ
 ENDURANCE = "endurance"  # one long rollout a policy: a picture and no table
 
@@ -81,8 +85,8 @@ def collect(experiment: Path, add: bool = False) -> None:
         }
         for r in runs
     }
-    if experiment.name == CROSSED:  # differences between any two of its runs
-        table["values"] = {r.label: {name: {k: row[k] for k in KEYS.values() if k in row} for name, row in r.values.items()} for r in runs}
+    if kept := VALUES.get(experiment.name):
+        table["values"] = {r.label: {name: {k: row[k] for k in kept if k in row} for name, row in r.values.items()} for r in runs}
     file = RESULTS / f"{experiment.name}.json"
     if add and file.is_file():
         table = added(table, json.loads(file.read_text()), base.label if base else "", str(experiment))
@@ -128,6 +132,8 @@ def render(page: Path, text: str) -> str:
             body = method_index(methods())
         elif name in KEYS:
             body = crossed_table(KEYS[name], _results(CROSSED))
+        elif name in AUDITS:
+            body = audit_table(_results(name), _links(page), os.path.relpath(CONCEPTS, page.parent))
         else:
             body = results_table(name, _results(source(name)), _links(page), os.path.relpath(CONCEPTS, page.parent))
         return f"<!-- {name} -->\n{body}\n<!-- end -->"

@@ -24,16 +24,22 @@ class ArmTraining(DenoiserTraining):
 
     share: of clips whose windows are the policy's; in the others every chunk sees its whole past. own: of the context's chunks that are the
     model's own predictions (one pass, from noise, instead of a chunk's four) at the end of training; their share rises from nothing over
-    the last third. Clips, their order and all noise are functions of seed and step, so that arms differ by their memory alone.
+    the last third. lr_memory: highest learning rate of the memory's own weights, which are new and learn faster than those that were trained
+    before. Clips, their order and all noise are functions of seed and step, so that arms differ by their memory alone.
     """
 
-    def __init__(self, network: RoomsNetwork, codec: ConvCodec, memory: Memory, policy: CachePolicy, share: float, own: float, **training) -> None:
+    def __init__(
+        self, network: RoomsNetwork, codec: ConvCodec, memory: Memory, policy: CachePolicy, share: float, own: float, lr_memory: float, **training
+    ) -> None:
         super().__init__(network, codec, **training)
-        self.memory, self.policy, self.share, self.own = memory, policy, share, own
+        self.memory, self.policy, self.share, self.own, self.lr_memory = memory, policy, share, own, lr_memory
         self.trained = nn.ModuleDict({"network": network, "memory": memory})  # the same modules, as one
 
     def learned(self) -> dict[str, nn.Parameter]:
         return super().learned() | {f"memory.{k}": p for k, p in self.memory.named_parameters() if p.requires_grad}
+
+    def rate(self, name: str) -> float:
+        return self.lr_memory if name.startswith("memory.") else super().rate(name)
 
     def predict(self, clip: Clip, past: Tensor, noisy: Tensor, level: Tensor, features: Tensor, positions: Tensor) -> Float[Tensor, "b f s c"]:
         draws = torch.Generator().manual_seed(DRAWS + int(self.step))
@@ -67,7 +73,7 @@ class ArmTraining(DenoiserTraining):
     def _x0(
         self, clip: Clip, seen: list[list[Window]], past: Tensor, noisy: Tensor, level: Tensor, features: Tensor, positions: Tensor
     ) -> Float[Tensor, "b f s c"]:
-        seam = PlannedForcing(seen, positions, CHUNK, self.memory)
+        seam = PlannedForcing(seen, positions, features, CHUNK, self.memory)
         extra = self.memory.forced(self.codec, past, clip.c2w, clip.intrinsics)
         both = None if extra is None else _both(extra)
         x0 = self.network(torch.cat([past, noisy], 1), torch.cat([torch.zeros_like(level), level], 1), _both(features), seam, both)

@@ -97,10 +97,10 @@ class DenoiserTraining(L.LightningModule):
         factor = schedule(step, self.steps, self.warmup, self.decay)
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
-        for optimizer, lr in zip(optimizers, (self.lr_muon, self.lr_adam), strict=True):
+        for optimizer in optimizers:
             optimizer.zero_grad()
             for group in optimizer.param_groups:
-                group["lr"] = lr * factor
+                group["lr"] = group["peak"] * factor
         self.manual_backward(loss)
         torch.nn.utils.clip_grad_norm_(self.learned().values(), 1.0)
         for optimizer in optimizers:
@@ -120,6 +120,13 @@ class DenoiserTraining(L.LightningModule):
         linear = (".qkv.weight", ".out.weight", ".up.weight", ".down.weight")
         learned = self.learned()
         matrices = [p for name, p in learned.items() if name.endswith(linear)]
-        rest = [p for name, p in learned.items() if not name.endswith(linear)]
-        muon = torch.optim.Muon(matrices, lr=self.lr_muon, momentum=0.95, weight_decay=0.01)
-        return [muon, torch.optim.AdamW(rest, lr=self.lr_adam, betas=(0.9, 0.98), weight_decay=0.0)]
+        rest: dict[float, list[nn.Parameter]] = {}
+        for name, p in learned.items():
+            if not name.endswith(linear):
+                rest.setdefault(self.rate(name), []).append(p)
+        muon = torch.optim.Muon([{"params": matrices, "peak": self.lr_muon}], lr=self.lr_muon, momentum=0.95, weight_decay=0.01)
+        return [muon, torch.optim.AdamW([{"params": ps, "lr": lr, "peak": lr} for lr, ps in rest.items()], betas=(0.9, 0.98), weight_decay=0.0)]
+
+    def rate(self, name: str) -> float:
+        """The highest learning rate of a parameter that Muon does not train."""
+        return self.lr_adam

@@ -80,13 +80,15 @@ class DepthStage:
 @dataclass(frozen=True)
 class ArmStage:
     """An arm: `denoiser` holds its training. policy: which it is trained for. share: of the clips whose windows the policy makes; in the others a
-    chunk sees its whole past. own: of the context's chunks that are the model's own predictions at the end. palindromes: share of the clips."""
+    chunk sees its whole past. own: of the context's chunks that are the model's own predictions at the end. palindromes: share of the clips.
+    lr_memory: learning rate of the weights that the arm adds."""
 
     name: Annotated[str, Rule(lambda name: name in TRAINED, " or ".join(TRAINED))]
     policy: CachePolicy
     share: Share
     own: Share
     palindromes: Share
+    lr_memory: Positive
     depth: DepthStage
 
 
@@ -106,7 +108,7 @@ class TrainSettings:
     start: str | None
     seed: Annotated[Seed, Le(99)]  # scenes of a seed are a million of the hundred million of the split
     device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["bf16-mixed", "32-true", "16-mixed", "bf16-true"]
+    precision: Literal["auto", "bf16-mixed", "32-true", "16-mixed", "bf16-true"]
     compile: bool
     threads: Annotated[int, Ge(1), Le(512)] | None
     workers: Annotated[int, Ge(0), Le(256)]

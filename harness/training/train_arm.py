@@ -38,7 +38,7 @@ def train_arm(cfg: DictConfig, settings: dict) -> Path:
     keys = ("levels", "level_weights", "context_noise", "warmup", "decay", "lr_muon", "lr_adam")
     training = {k: settings["denoiser"][k] for k in keys} | {"steps": length(cfg.denoiser)}
     policy = build(arm["policy"], "arm.policy", CachePolicy)
-    module = ArmTraining(network, codec, memory, policy, arm["share"], arm["own"], **training)
+    module = ArmTraining(network, codec, memory, policy, arm["share"], arm["own"], arm["lr_memory"], **training)
     shown = build(arm["policy"], "arm.policy", CachePolicy)
     recall = RecallCurve(
         out / "samples", Scenery(**cfg.world), partial(_model, config, codec, network, arm["name"], memory), shown, **settings["recall"], seen=0

@@ -33,10 +33,6 @@ class Window:
     def rows(self) -> int:
         return len(self.positions)
 
-    def to(self, device: torch.device) -> "Window":
-        weight, mass = (x if x is None else x.to(device) for x in (self.weight, self.mass))
-        return Window(self.plan, self.source.to(device), self.target.to(device), weight, self.positions.to(device), mass)
-
 
 @torch.autocast("cpu", enabled=False)  # a rollout plans in float32, whatever the training's precision
 def windows(policy: CachePolicy, g: Geometry, c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"], positions: Float[Tensor, "f s 3"]) -> list[Window]:
