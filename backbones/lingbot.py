@@ -1,10 +1,10 @@
 """LingBot-World-Fast: the causal Wan transformer, steered by camera poses (and keys) that modulate every block."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -89,13 +89,13 @@ class LingBotBackbone(WanBackbone):
 
     def control(self, trajectory: Trajectory, chunk: Chunk) -> tuple[Tensor, Tensor]:
         at = slice(chunk.start, chunk.start + self.geometry.chunk)
-        return self.camera(self.ray_maps(trajectory)[None, :, at].to(self.geometry.device))
+        return self.camera(self.ray_maps(trajectory, at)[None].to(self.geometry.device))
 
     def controls(self, inputs: Sequence[Tensor]) -> list[Control]:
         return [partial(_modulate, scale=a, shift=b) for a, b in zip(*inputs, strict=True)]
 
-    def ray_maps(self, trajectory: Trajectory) -> Float[Tensor, "c f y x"]:
-        """Rays of every pixel in latent cells, for a whole rollout (channels: ray, then row and column in the cell).
+    def ray_maps(self, trajectory: Trajectory, at: slice = slice(None)) -> Float[Tensor, "c f y x"]:
+        """Rays of every pixel in latent cells, for latent frames `at` of a rollout (channels: ray, then row and column in the cell).
 
         A frame's pose is relative to the frame before it (frame 0: itself), and the largest step of the rollout is 1 long:
         the scale of a world needs its whole path.
@@ -106,12 +106,13 @@ class LingBotBackbone(WanBackbone):
         longest = c2w[:, :3, 3].norm(dim=-1).max()
         if longest > 0:
             c2w[:, :3, 3] /= longest
-        origin, direction = rays(c2w, trajectory.intrinsics[:1].expand(frames, 4), self.size, scale)
+        c2w = c2w[at]
+        origin, direction = rays(c2w, trajectory.intrinsics[:1].expand(len(c2w), 4), self.size, scale)
         direction = F.normalize(direction, dim=-1)
         if self.variant == "cam":
             maps = torch.cat([origin[:, None].expand_as(direction), direction], -1)
         else:
-            keys = trajectory.actions[:: self.geometry.stride_px, :4][:frames]
+            keys = trajectory.actions[:: self.geometry.stride_px, :4][:frames][at]
             maps = torch.cat([direction, keys[:, None].expand(-1, direction.shape[1], -1)], -1)
         cells = maps.unflatten(1, (self.grid[0], CELL, self.grid[1], CELL)).permute(5, 2, 4, 0, 1, 3)  # c, row, column, f, y, x
         return cells.flatten(0, 2)
@@ -186,3 +187,8 @@ def schedule(shift: float = 10.0, indices: Sequence[int] = INDICES) -> Schedule:
         tuple(float(sigma[e[0]]) for e in equals),
         tuple(float(sigma[e[1] if len(e) > 1 else e[0]]) for e in equals),
     )
+
+
+def weight_files(settings: Mapping[str, Any]) -> dict[str, Path]:
+    """The checkpoint that settings name; random weights have none."""
+    return {} if settings.get("weights") == "random" else {"weights": Path(settings.get("weights") or FOLDER)}

@@ -1,10 +1,10 @@
 """Matrix-Game-2.0: the causal Wan transformer, steered by keyboard and mouse through an action module in its first blocks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -202,3 +202,8 @@ def schedule(steps: Sequence[int] = (1000, 666, 333), shift: float = 5.0) -> Sch
 
 def _identity(x: Tensor) -> Tensor:
     return x
+
+
+def weight_files(settings: Mapping[str, Any]) -> dict[str, Path]:
+    """The checkpoint that settings name; random weights have none."""
+    return {} if settings.get("weights") == "random" else {"weights": Path(settings.get("weights") or FOLDER)}

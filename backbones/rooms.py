@@ -1,11 +1,11 @@
 """The `rooms` backbone: the small world model that this project trains and ships. Runs on a CPU."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -187,6 +187,12 @@ class TinyRoomsBackbone(RoomsBackbone):
 
     def _find_depth_head(self) -> DepthHead | None:
         return self._depth
+
+
+def weight_files(settings: Mapping[str, Any]) -> dict[str, Path]:
+    """The files that settings of `RoomsBackbone` name, by setting."""
+    base = Path(settings.get("weights") or WEIGHTS)
+    return {"weights": base} | ({"arm": arm_file(arm, base)[1]} if (arm := settings.get("arm")) else {})
 
 
 def pack(codec: ConvCodec, network: RoomsNetwork) -> dict[str, Tensor]:

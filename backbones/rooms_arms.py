@@ -52,7 +52,7 @@ def memory_of(arm: str, config: dict) -> Memory:
 
 
 def arm_file(arm: str, base: Path) -> tuple[str, Path]:
-    """The name of an arm and its file. arm: a name, whose file lies beside the base's, or a file, whose name ends in `_NAME.safetensors`.
+    """The name of an arm and its file. arm: a name, whose file lies beside the base's, or a file, whose name ends in `NAME.safetensors`.
 
     Raises ValueError for a file that is called otherwise.
     """

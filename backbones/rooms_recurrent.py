@@ -9,6 +9,7 @@ from backbones.rooms_network import DIRECTION, ORIGIN
 from harness.backbone import KVSeam
 
 OPEN = 6.0  # logit of how much of a state a chunk leaves, before training: 99.8 %
+GATE = 0.3
 WAVES = 48  # frequencies a head, so that a key has 96 numbers
 ACROSS, ALONG = 3.0, 2.0  # their spread before training: radians a unit of direction, and a metre of the camera's place
 
@@ -23,16 +24,17 @@ class DeltaCell(nn.Module):
 
         S_0 = a S,  S_i = S_(i-1) + b_i (v_i - S_(i-1) k_i) k_i^T
 
-    What is read along a ray of key k is tanh(gate) S k, gates starting at zero: the network is then what it was without it.
+    What is read along a ray of key k is tanh(gate) S k. Gates start open: from zero they never opened (docs/trained.md).
+    seed: of the frequencies, another for each layer.
     """
 
-    def __init__(self, heads: int, dim: int) -> None:
+    def __init__(self, heads: int, dim: int, seed: int) -> None:
         super().__init__()
         spread = torch.tensor([ACROSS] * 3 + [ALONG] * 3)
-        self.waves = nn.Parameter(torch.randn(heads, WAVES, 6, generator=torch.Generator().manual_seed(0)) * spread)
+        self.waves = nn.Parameter(torch.randn(heads, WAVES, 6, generator=torch.Generator().manual_seed(seed)) * spread)
         self.strength, self.decay = (nn.Parameter(torch.zeros(heads, dim)) for _ in range(2))
         self.strength_bias, self.decay_bias = nn.Parameter(torch.zeros(heads)), nn.Parameter(torch.full((heads,), OPEN))
-        self.gate = nn.Parameter(torch.zeros(heads))
+        self.gate = nn.Parameter(torch.full((heads,), GATE))
 
     def keys(self, rays: Float[Tensor, "b m r"]) -> Float[Tensor, "b h m e"]:
         """rays: the network's features of them."""
@@ -71,7 +73,7 @@ class RecurrentMemory(Memory):
     def __init__(self, layers: int, heads: int, dim: int) -> None:
         super().__init__()
         self.layers, self._shape = tuple(range(1, layers, 2)), (heads, dim, 2 * WAVES)
-        self.cells = nn.ModuleDict({str(layer): DeltaCell(heads, dim) for layer in self.layers})
+        self.cells = nn.ModuleDict({str(layer): DeltaCell(heads, dim, layer) for layer in self.layers})
         self._states: dict[int, Tensor] = {}
 
     def begin(self) -> None:

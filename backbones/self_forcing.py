@@ -1,7 +1,7 @@
 """Self-Forcing's Wan 2.1 1.3B (arXiv 2506.08009): the causal Wan transformer with a prompt and no control, for measurements
 beside its descendants. It takes no camera path, so a revisit means nothing to it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -87,3 +87,8 @@ def load(
         prompts = cache(lambda prompt: shared_tokens(partial(encoded, prompt), ranks, where))
 
     return SelfForcingBackbone(network, codec, prompts, schedule(STEPS), (size[0], size[1]), where)
+
+
+def weight_files(settings: Mapping[str, Any]) -> dict[str, Path]:
+    """The checkpoint that settings name; random weights have none."""
+    return {} if settings.get("weights") == "random" else {"weights": Path(settings.get("weights") or FOLDER)}

@@ -174,9 +174,9 @@ class WanBackbone(Backbone):
         return self.codec.encode(pixels.to(self.geometry.device))[0]
 
     def latent_frames(self, trajectory: Trajectory) -> int:
-        """Latent frames of a rollout: whole chunks only."""
+        """Latent frames of a rollout: whole chunks only, and one at least (of a path that is led on from its first image)."""
         frames = (len(trajectory.c2w) - 1) // STRIDE + 1
-        return frames - frames % self.geometry.chunk
+        return max(self.geometry.chunk, frames - frames % self.geometry.chunk)
 
     def condition(self, trajectory: Trajectory, chunk: Chunk) -> Condition:
         g = self.geometry

@@ -73,6 +73,7 @@ class Session:
         policy.reset(g)
         check_arm(policy, backbone)
         _leave(backbone, None)
+        backbone.user = None  # a path that is refused half-way leaves the backbone with nobody's state
         backbone.begin(path)
         cache = KVCache(backbone, store, policy.raw_keys, policy.codec, frames * g.tokens if frames else maxsize)
         session = cls(backbone, policy, cache, path, seed, torch.empty(0) if forced is None else forced, frames)

@@ -25,4 +25,4 @@ def drift(rollout: Rollout, trajectory: Trajectory) -> dict[str, float]:
         return {}
     mine = local_contrast(rollout.frames[rollout.generated]).mean()
     true = local_contrast(trajectory.reference[: len(rollout.frames)][rollout.generated]).mean()
-    return {"quality/contrast": (mine / true).item()}
+    return {"quality/contrast": (mine / true).item()} if true > 0 else {}  # true frames of one colour have no contrast to keep

@@ -1,5 +1,7 @@
 """The metrics of a run: those of pairs of frames, those of whole rollouts, and the columns that they give."""
 
+import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -8,13 +10,16 @@ from torch import Tensor
 
 from harness.datatypes import Rollout, Trajectory
 from metrics import cost, drift, revisit
-from metrics.column import Column
+from metrics.column import ARMS, Column
 from metrics.fid import FID
 from metrics.frame import LPIPS, PSNR, SSIM, FrameMetric
 from metrics.novelty import kind_columns
 from metrics.recall import audit_columns, recall_columns
 from metrics.retention import retention_columns
 from metrics.rollout import RolloutMetric
+
+log = logging.getLogger(__name__)
+ENDS = (*ARMS, "true", "revisit", "reference")  # of names of columns that are made of a metric's
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,10 @@ class MetricSet:
         if twice := {n for n in names if names.count(n) > 1}:
             raise ValueError(
                 f"metric: {len(names)} metrics have {len(set(names))} names; {', '.join(sorted(twice))} is there twice: give each a `name` of its own"
+            )
+        if taken := next((n for n in names if n.startswith("gap_") or n.rpartition("_")[2] in ENDS), None):
+            raise ValueError(
+                f"metric: `{taken}` reads as another column; use a `name` that begins otherwise than gap_ and ends otherwise than {', '.join(ENDS)}"
             )
         return MetricSet(frame, tuple(m for m in rollout if not m.missing), {m.name: m.missing for m in rollout if m.missing})
 
@@ -70,8 +79,10 @@ class MetricSet:
         entries = {}
         for metric in self.rollout:
             value = metric.compute(features[metric.name]) if features.get(metric.name) else None
-            if value is not None:
-                entries[f"quality/{metric.name}"] = {"mean": float(torch.as_tensor(value)), "ci95": None, "n": trajectories}
+            if value is not None and not math.isfinite(value := float(torch.as_tensor(value))):
+                log.warning("%s is %s over %s trajectories, and left out", metric.name, value, trajectories)
+            elif value is not None:
+                entries[f"quality/{metric.name}"] = {"mean": value, "ci95": None, "n": trajectories}
         return entries
 
 

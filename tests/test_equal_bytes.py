@@ -9,6 +9,7 @@ from harness.cache.disk import DiskStore
 from harness.cache.stores import GpuStore
 from harness.policy import PolicyWrapper
 from harness.rollout import Snapshot, rollout
+from harness.session import Session
 from metrics.cost import cost, held
 from policies.wrappers.capped import CappedPolicy
 from tests.conftest import ROOT, make_policy, make_world, with_arm
@@ -67,7 +68,7 @@ def test_no_chunk_stores_more_than_the_limit(name, frames, roll, path, backbone)
 
 
 def test_state_counts(trajectory):
-    """What a trained memory keeps beside K/V leaves less for the bank: a limit that nothing breaks before chunk 9, and one that is smaller by the state."""
+    """What a trained memory keeps beside K/V leaves less for the bank: a limit that nothing breaks before chunk 9, and one less a third of the state."""
     backbone = with_arm("recurrent")
     given = backbone.encode(trajectory.images)[:3]
 
@@ -77,7 +78,7 @@ def test_state_counts(trajectory):
     free = roll(make_policy("worldkv"))
     limit, state = max(held(s)["stored_bytes"] for s in free[:9]), free[-1].state_bytes
     assert state > 0
-    for less, forgotten in ((0, False), (state, True)):
+    for less, forgotten in ((0, False), (state // 3, True)):
         stats = roll(CappedPolicy(make_policy("worldkv"), (limit - less) / backbone.geometry.frame_bytes))
         assert (stats[9].unreachable_frames > 0) == forgotten
         assert stats[10].unreachable_frames > 0 and max(held(s)["stored_bytes"] for s in stats) <= limit - less
@@ -122,3 +123,20 @@ def test_claims_of_a_ratio_of_bytes_name_dtype_and_window():
     claims = [part for part in parts if RATIO.search(part)]
     assert len(claims) > 3
     assert not [claim for claim in claims if not ("window" in claim and "bf16" in claim)]
+
+
+def test_a_plan_that_is_thrown_away_protects_nothing(backbone, path):
+    """Recall probes fork a session that has planned ahead, and plan anew for another view: only the plan that is kept counts as use."""
+    policy = CappedPolicy(make_policy("worldkv"), 33)
+    session = Session.begin(backbone, policy, GpuStore(), path, 0, backbone.encode(path.images)[:3])
+    for chunk in range(session.known):
+        session.step()
+        if chunk > 10:
+            session.fork().revisit(range(3))
+
+
+def test_pages_that_a_pool_is_taken_from_are_in_use(roll, path):
+    """Quest's plan names one page and takes its rows from many; and what is forgotten leaves its scratch."""
+    policy = CappedPolicy(make_policy("quest"), 45)
+    roll(policy, path=path)
+    assert len(policy.inner.scorer._ends) < 60

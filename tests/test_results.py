@@ -3,13 +3,17 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from harness.results.run_folder import Record, RunFolder
+from backbones.rooms import WEIGHTS
+from harness.evaluation.weights import digest, weights_of
+from harness.results.ownership import check_same_weights
+from harness.results.run_folder import Record, RunFolder, sound
 from harness.results.statistics import interval, paired, summarise
-from harness.system.files import atomic_path, unsummed, write_atomic
+from harness.system.files import atomic_folder, atomic_path, put_back, unsummed, write_atomic
 
 
 def test_records_survive_and_damage_is_run_again(tmp_path):
@@ -98,3 +102,68 @@ def test_intervals_cover_and_pair():
     assert entry["ci95"] == pytest.approx([1.0, 1.0]), "paired: the spread between trajectories cancels"
     assert paired(a, {}, "x") is None
     assert summarise([{"x": 1.0}, {"y": 2.0}])["y"]["n"] == 1
+
+
+def test_a_score_that_is_no_number_is_a_failure():
+    """It could not be read back, and the run would never finish."""
+    assert sound(Record("a", {"quality/x": 1.0})).values == {"quality/x": 1.0}
+    failed = sound(Record("a", {"quality/x": float("nan")}, pairs=[{"psnr_revisit": 1.0}]))
+    assert failed.name == "a" and not failed.values and "values has nan for a number" in failed.error
+
+
+def test_a_folder_of_somebody_else_is_not_cleared(tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "holidays.mp4").write_text("")
+    (tmp_path / "config.yaml").write_text("mine: 1")
+    with pytest.raises(ValueError, match="is no run folder, and overwrite=true would remove files"):
+        RunFolder(tmp_path).clear()
+    assert (tmp_path / "videos" / "holidays.mp4").exists()
+
+
+def test_results_are_of_the_trajectories_that_they_name(tmp_path):
+    """One that has left the world since lies there still, and is in no difference."""
+    folder = RunFolder(tmp_path)
+    folder.create()
+    for name in ("a", "b"):
+        folder.write(Record(name, {"quality/x": 1.0}))
+    results = folder.finish({}, ["a"])
+    assert folder.values(results) == {"a": {"quality/x": 1.0}} and set(folder.values()) == {"a", "b"}
+
+
+def test_rollouts_of_other_weights_are_kept_apart(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    check_same_weights(folder, {"weights": "1"})
+    folder.create()
+    folder.write_weights({"weights": "1", "arm": "2"})
+    check_same_weights(folder, {"weights": "1", "arm": "2"})
+    with pytest.raises(ValueError, match=r"the file of backbone\.arm has changed since; choose another name, or overwrite=true"):
+        check_same_weights(folder, {"weights": "1", "arm": "3"})
+
+
+def test_a_digest_is_of_what_is_in_files(tmp_path):
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(bytes(3 * 2**20))
+    first, again = digest(file), digest(file)
+    file.write_bytes(bytes(3 * 2**20 - 1) + b"x")
+    assert first == again != digest(file) and digest(tmp_path) != digest(file)
+    shipped = weights_of({"_target_": "backbones.rooms.RoomsBackbone", "weights": None, "arm": "control"})
+    assert shipped.keys() == {"weights", "arm"} and shipped["weights"] == digest(WEIGHTS)
+    assert weights_of({"_target_": "backbones.lingbot.load", "weights": "random"}) == {}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_of_two_folders_one_is_always_there(tmp_path, monkeypatch, fails):
+    """Also when a kill or an error comes between the two renames of an exchange."""
+    place = tmp_path / "walk"
+    for text in ("old", "new"):
+        with atomic_folder(place) as folder:
+            (folder / "x").write_text(text)
+    if fails:
+        rename = Path.replace
+        monkeypatch.setattr(Path, "replace", lambda self, to: rename(self, to) if ".partial" not in self.name else (_ for _ in ()).throw(OSError("full")))
+        with pytest.raises(OSError, match="full"), atomic_folder(place) as folder:
+            (folder / "x").write_text("newest")
+    else:
+        place.replace(tmp_path / ".walk.old")  # as a kill leaves it
+        put_back(place)
+    assert (place / "x").read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["walk"]

@@ -93,7 +93,7 @@ def test_tables_star_what_is_significant_and_say_among_how_many(experiment):
 def test_a_difference_within_the_noise_band_is_marked(experiment):
     """full under another seed differs by about 0.3 dB: h2o, 0.02 dB from it, cannot be told from noise, worldkv can."""
     runs, _ = read_runs(experiment)
-    assert not any(n.startswith("~") for n in text.notes(runs, "full")) and text.noise_band(runs, text.shown(runs)[0]) is None
+    assert not any(n.startswith("~") for n in text.notes(runs, "full")) and text.noise_band(runs, runs, text.shown(runs)[0]) is None
     make_run(experiment, "full", quality=30.3, names=EIGHT, seed=1, noise="other")
     runs, _ = read_runs(experiment)
     cells = {row["run"]: row["PSNR revisit to full"] for row in text.table(runs, "full")}

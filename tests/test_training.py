@@ -252,6 +252,27 @@ def test_the_network_learns_to_copy_from_memory():
 
 @pytest.mark.parametrize(("fast", "expected"), [(torch.bfloat16, "bf16-mixed"), (torch.float32, "32-true")])
 def test_the_precision_is_what_the_machine_multiplies_fastest(monkeypatch, fast, expected):
-    monkeypatch.setattr("harness.training.stage._multiplying", lambda dtype, device: 0.1 if dtype == fast else 1.0)
+    monkeypatch.setattr("harness.training.stage._multiplying", lambda dtype: 0.1 if dtype == fast else 1.0)
     assert precision_of(OmegaConf.create({"precision": "auto", "device": "cpu"})) == expected
     assert precision_of(OmegaConf.create({"precision": "bf16-true", "device": "cpu"})) == "bf16-true"
+
+
+def test_a_kill_in_the_last_validation_changes_nothing(whole, tmp_path, monkeypatch):
+    """All steps are done then, and Lightning does nothing more: what is written is the average of the weights all the same."""
+    original = DenoiserTraining.validation_step
+
+    def crash(self, clip, index):
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(DenoiserTraining, "validation_step", crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(config(tmp_path / "cut"))
+    monkeypatch.setattr(DenoiserTraining, "validation_step", original)
+    assert train(config(tmp_path / "cut")).read_bytes() == whole.read_bytes()
+
+
+def test_a_folder_holds_one_training(whole):
+    """Other settings would go on from its checkpoint, or take its result for theirs."""
+    for changes, named in (({"seed": 1}, "seed is 0 there and 1 here"), ({"denoiser": {"lr_adam": 1e-3}}, "stage.lr_adam is 0.002 there and 0.001 here")):
+        with pytest.raises(ValueError, match=f"holds a training of other settings .*{named}"):
+            train(config(whole.parent, **changes))

@@ -5,6 +5,8 @@ import pytest
 from harness.datatypes import Geometry
 from policies.parts.likeness import ViewLikeness
 from policies.parts.place.base import Rebased
+from policies.parts.place.slot import Slot
+from policies.wrappers.annsa import AnnSaPolicy
 from policies.wrappers.cachecraft import CacheCraftPolicy
 from policies.wrappers.capped import CappedPolicy
 from policies.wrappers.heads import HeadsPolicy
@@ -28,6 +30,13 @@ REFUSED = [
     (lambda: ReencodePolicy(make_policy("tempcache")), "reencode: TempCachePolicy cuts or joins the pages"),
     (lambda: ReencodePolicy(make_policy("ema")), "reencode: EmaPolicy cuts or joins the pages"),
     (lambda: PlacedPolicy(make_policy("h2o"), Rebased()), "placed: TokenBudgetPolicy keeps rows of many frames in one page"),
+    (lambda: PlacedPolicy(make_policy("sliding"), Slot(order="similarity")), "placed: plans name what was retrieved in the order of time"),
+    (lambda: AnnSaPolicy(make_policy("oracle_quality")), "annsa: RetrievalPolicy tries windows before it plans"),
+    (lambda: HeadsPolicy(make_policy("worldkv"), share=0.0, labels=None), "heads: share=0.0 leaves no head that looks back"),
+    (
+        lambda: make_policy("oracle", "policy/selector=lookahead", "policy/selector@policy.selector.inner=oracle"),
+        "what OracleSelector looks at is not known ahead",
+    ),
     (lambda: PlacedPolicy(CappedPolicy(make_policy("snapkv")), Rebased()), "placed: CappedPolicy keeps rows of many frames in one page"),
 ]
 
@@ -45,3 +54,27 @@ def test_a_place_whose_chunks_were_forgotten_is_founded_anew(roll):
     stats = roll(policy, path=path).stats
     held = [{f // 3 for f, n in enumerate(s.stored) if n} for s in stats]
     assert all(any(9 <= c <= s.chunk - 4 for c in chunks) for s, chunks in zip(stats, held, strict=True) if s.chunk > 16), held
+
+
+@pytest.mark.parametrize("name", ["worldkv_cake", "attention"])
+def test_a_policy_says_what_it_needs_after_its_first_reset(name):
+    """Of its parts, too, which say it when they are reset themselves."""
+    policy = make_policy(name)
+    policy.reset(G)
+    once = policy.needs_attention_scores
+    policy.reset(G)
+    assert once is policy.needs_attention_scores is True
+
+
+def test_a_seed_of_any_size_is_a_seed(roll):
+    for name in ("random", "random_rows"):
+        roll(make_policy(name, f"policy.{'selector' if name == 'random' else 'compressor'}.seed={10**15}"))
+
+
+def test_rows_are_named_of_frames_in_the_window_alone(roll):
+    """Chosen at retrieval, from a chunk that recent or blind frames reach into: once a ValueError of the plan, or a recent frame cut."""
+    for recent, blind in ((3, 1), (4, 0)):
+        out = roll(make_policy("worldkv", "policy.compress=retrieve", f"policy.recent={recent}", f"policy.blind={blind}"))
+        for s in out.stats[4:]:
+            taken = dict(zip(s.attended, s.taken, strict=True))
+            assert all(taken[f] == 6 for f in range(s.start - recent, s.start)), "recent frames are whole"

@@ -1,20 +1,16 @@
-"""What is checked of an evaluation before it runs: its settings as a whole, and that its folder is its own."""
+"""What is checked of an evaluation before it runs: its settings as a whole."""
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 from omegaconf import DictConfig
 
 from harness.backbone import Backbone
 from harness.cache.stores import PackedStore
 from harness.policy import CachePolicy
-from harness.results.identity import DECIDES, deciding
-from harness.results.run_folder import RunFolder
 from harness.settings.build import plain
 from harness.settings.check import check, check_fields, check_object
 from harness.settings.main_job import GROUPS, MainSettings
@@ -24,7 +20,6 @@ from harness.worlds.base import World
 if TYPE_CHECKING:
     from metrics.metric_set import MetricSet
 
-log = logging.getLogger(__name__)
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -66,21 +61,3 @@ def device_of(settings: dict) -> torch.device:
     if str(wanted).startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"backbone.device={wanted}, but PyTorch sees no GPU here; use backbone.device=cpu, or install a CUDA build of PyTorch")
     return torch.device(wanted)
-
-
-def check_same_settings(folder: RunFolder, settings: dict, chosen: bool) -> None:
-    """A run folder holds one evaluation: refuse to mix another one into it. chosen: by run_dir."""
-    file = folder.path / "config.yaml"
-    if file.exists():
-        try:
-            old = yaml.safe_load(file.read_text())
-            if not isinstance(old, dict) or not old.keys() >= set(DECIDES):
-                raise ValueError("it holds no settings")
-            theirs = deciding(old)
-        except (ValueError, yaml.YAMLError, AttributeError) as error:
-            if chosen:  # a folder whose name says nothing of its settings
-                raise ValueError(f"{file} is damaged ({error}), so nobody knows whose records lie there; choose another run_dir, or overwrite=true") from error
-            log.warning("%s is damaged (%s) and written anew", file, error)
-            return
-        if differ := [k for k in sorted(settings.keys() | theirs.keys()) if theirs.get(k) != settings.get(k)]:
-            raise ValueError(f"{folder.path} holds a run with other settings of {', '.join(differ)}; choose another run_dir, or overwrite=true to replace it")

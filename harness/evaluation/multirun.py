@@ -153,7 +153,7 @@ def conclude(jobs: Sequence[Job]) -> int:
             missing.append(job)
         if results is not None and job.path:
             run = results["run"]
-            last[job.path.parent, run["comparable"]] = Run(run["label"], job.path, results, folder.values())
+            last[job.path.parent, run["comparable"]] = Run(run["label"], job.path, results, folder.values(results))
     for (experiment, _), current in last.items():
         out.print(comparison(experiment, current.path, out.width), highlight=False)
     for experiment in {e for e, _ in last}:

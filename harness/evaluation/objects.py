@@ -70,7 +70,7 @@ def _fingerprint(value: Any, name: str) -> str:
         value = {"class": type(value).__qualname__, "state": dict(value.state_dict())}
     if is_dataclass(value) and not isinstance(value, type | Geometry):
         value = settings_of(value)
-    if isinstance(value, Geometry | torch.dtype | torch.device):
+    if isinstance(value, Geometry | torch.dtype | torch.device | Path):
         value = str(value)
     tensors: dict[str, Tensor] = {}
     try:

@@ -40,7 +40,7 @@ class Parts(NamedTuple):
 
 def parts_of(cfg: DictConfig, settings: dict, given: Mapping[str, Any], packages: Sequence[str]) -> Parts:
     """Build them where they are not given, so that what cannot work is said before the imports that take seconds. Raises ValueError."""
-    snapshot = _snapshot(settings)
+    snapshot = snapshot_of(settings)
     store, policy = build(cfg.store, "store", PackedStore, packages), given.get("policy") or build(cfg.policy, "policy", CachePolicy, packages)
     make_backbone = partial(_build, settings["backbone"], packages)
     if cfg.devices == 1:
@@ -79,7 +79,7 @@ def predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, work: Wor
     callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos, live), progress]
     trainer = L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=processes,
+        devices=[device.index] if alone and device.index is not None else processes,
         strategy="auto" if alone else "ddp_spawn",
         plugins=[LightningEnvironment()],  # processes are ours to start, also where Slurm or others have set variables
         callbacks=callbacks,
@@ -102,7 +102,7 @@ def predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, work: Wor
     return module.rollout_seconds
 
 
-def _snapshot(settings: dict) -> Snapshot:
+def snapshot_of(settings: dict) -> Snapshot:
     """What `snapshot` asks for. It belongs to a policy, a backbone on its device, and the form of its pages."""
     snapshot = settings["snapshot"]
     backbone = {k: v for k, v in plain_backbone(settings["backbone"]).items() if k != "device"}

@@ -85,9 +85,12 @@ def check_ranks(settings: dict, given: Mapping[str, Any]) -> None:
 
 
 def place(settings: dict, rank: int) -> str:
-    """The device of a rank."""
-    if device_of(settings).type != "cuda":
+    """The device of a rank. Alone, a rank has the one that was asked for (`cuda:1`)."""
+    wanted = device_of(settings)
+    if wanted.type != "cuda":
         return "cpu"
+    if wanted.index is not None and ranks_of(settings) == 1:
+        return str(wanted)
     local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", rank)) if outer_rank(ranks_of(settings)) is not None else rank
     return f"cuda:{local}"
 

@@ -26,7 +26,7 @@ def audit_table(table: dict, link: Callable[[str], str], concepts: str) -> str:
         raise ValueError("no run of this table was audited; give probes.audit=[wrong,other,none]")
     q = dict(zip(gains, adjusted([p_value(tuple(values)) for values in gains.values()]), strict=True))
     sure = {cell for cell, p in q.items() if p is not None and p < LEVEL}
-    recall = {label: interval([row[RECALL] for row in rows.values() if RECALL in row]) for label, rows in table["values"].items()}
+    recall = {label: interval(found) for label, rows in table["values"].items() if (found := [row[RECALL] for row in rows.values() if RECALL in row])}
     arms = [arm for arm in ("none", "wrong", "other", "mean") if any(arm == mine for _, mine in gains)]
 
     def cell(label: str, arm: str) -> str:

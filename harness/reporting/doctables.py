@@ -62,6 +62,7 @@ BENCHES = {
     "codecs": Bench("worldkv codec=none"),
     "houses_changing": Bench("worldkv"),
     "trained": Bench("worldkv", "arm", "none"),
+    "trained_bytes": Bench("capped frames=45", "frames", "45"),
 }
 
 
@@ -140,7 +141,7 @@ def _quality_columns(known: Sequence[Column], base: str, runs: dict[str, dict]) 
     """Every quality that has room for it (an added metric too), differences to the base, and what the memory costs. Of recall probes those that are compared,
     against the first visit, and of the main metric the mean against the true view."""
     columns: dict[str, Cell] = {}
-    for c in (c for c in known if c.group == "quality" and c.rank < 5 and c.key != "quality/pairs"):
+    for c in (c for c in known if c.group == "quality" and c.rank < 5 and c.key != "pairs"):
         probed = c.key.startswith("recall/")
         if probed and c.key.endswith("_true"):
             if (main := leading(known)) and c.key.split("/")[1].removesuffix("_true") == main.key.split("/")[1].removesuffix("_revisit"):
@@ -192,11 +193,11 @@ def _mean(c: Column) -> Cell:
 
 
 def _interval(c: Column) -> Cell:
-    return lambda run: f"{_mean(c)(run)}{_between(c, run['summary'][c.key])}"
+    return lambda run: f"{_mean(c)(run)}{_between(c, run['summary'].get(c.key, {}))}"
 
 
 def _between(c: Column, entry: dict, sign: bool = False) -> str:
-    return f" [{', '.join(c.show(v, sign=sign) for v in entry['ci95'])}]" if entry["ci95"] else ""
+    return f" [{', '.join(c.show(v, sign=sign) for v in entry['ci95'])}]" if entry.get("ci95") else ""
 
 
 def _difference(c: Column, runs: dict[str, dict]) -> Cell:

@@ -41,7 +41,7 @@ RESULTS = ROOT / "docs" / "results"
 BLOCK = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.S)
 CONCEPTS = ROOT / "docs" / "concepts.md"
 HERO = ("full", "worldkv", "sliding")
-ALIKE = ("world", "protocol", "seed", "trajectories", "noise", "comparable", "metrics")  # of the parts of a table
+ALIKE = ("world", "protocol", "seed", "trajectories", "noise", "comparable", "metrics", "weights", "probes")  # of the parts of a table
 VALUES = {CROSSED: tuple(KEYS.values())} | dict.fromkeys(AUDITS, AUDITED)  # columns of which every trajectory's value is kept, by table
 SAME_DB = 0.05  # between two machines' runs of the policy that the others are compared with; float sums differ
 ENDURANCE = "endurance"  # one long rollout a policy: a picture and no table
@@ -65,13 +65,12 @@ def collect(experiment: Path, add: bool = False) -> None:
     runs = finished_runs(experiment)
     if not runs:
         raise ValueError(f"{experiment} has no finished runs; run harness/run.py name={experiment.name} first")
-    if len({r.results["run"]["comparable"] for r in runs}) > 1:
-        raise ValueError(f"{experiment} mixes worlds, seeds or backbones; collect experiments whose runs differ by the policy alone")
+    _check_one_table(experiment, runs)
     bench = BENCHES.get(experiment.name)
     base = next((r for r in runs if r.label == (bench.base if bench else BASELINE)), None)
     first = runs[0].results["run"]
     table = {k: first[k] for k in ("world", "protocol", "seed", "trajectories", "device", "noise", "metrics", "fps_includes", "comparable")}
-    table["versions"] = first["versions"]
+    table |= {"versions": first["versions"], "weights": first.get("weights", {}).get("weights"), "probes": _probes(first)}
     table["commits"] = sorted({r.results["run"]["git"]["commit"] for r in runs})
     table["columns"] = [asdict(c) for c in columns_of(r.results for r in runs)]
     for run in runs:
@@ -91,7 +90,8 @@ def collect(experiment: Path, add: bool = False) -> None:
     if add and file.is_file():
         table = added(table, json.loads(file.read_text()), base.label if base else "", str(experiment))
     RESULTS.mkdir(parents=True, exist_ok=True)
-    if not bench and {r.label for r in runs} >= set(HERO) and table["protocol"] == "guided":
+    filmed = {r.label for r in runs if any((r.path / "videos").glob("*_true.png"))}  # not with videos=0
+    if not bench and filmed >= set(HERO) and table["protocol"] == "guided":
         hero(runs)
     if experiment.name in PICTURES:
         shutil.copy(experiment / "cost.png", ROOT / "docs" / PICTURES[experiment.name])
@@ -99,6 +99,27 @@ def collect(experiment: Path, add: bool = False) -> None:
         probes = {r.label: [record.probes for record in RunFolder(r.path).records() if not record.error] for r in runs if r.label in CURVES}
         recall_plot(ROOT / "docs" / "recall.png", probes, f"{table['trajectories']} houses: an earlier view asked for again, mean and 95 % intervals")
     write_atomic(file, json.dumps(table, indent=None if bench else 1, allow_nan=False) + "\n")
+
+
+def _check_one_table(experiment: Path, runs: list[Run]) -> None:
+    """Raises ValueError, with the folders, for runs that differ by more than the policy, or that a table by labels would mix up."""
+    for what, said in (("comparable", "worlds, seeds or backbones"), ("trajectories", "numbers of trajectories"), ("noise", "trajectories or noise")):
+        if len({r.results["run"][what] for r in runs}) > 1:
+            raise ValueError(f"{experiment} mixes {said}; collect experiments whose runs differ by the policy alone")
+    if failed := next((r for r in runs if r.results["run"]["failed"]), None):
+        raise ValueError(f"{failed.path}: {len(failed.results['run']['failed'])} trajectories failed; run it again, or leave that run out")
+    if len({(r.results["run"].get("weights", {}).get("weights"), json.dumps(_probes(r.results["run"]))) for r in runs}) > 1:
+        raise ValueError(f"{experiment} mixes weights or recall probes; collect experiments whose runs differ by the policy alone")
+    by_label: dict[str, Path] = {}
+    for run in runs:
+        if (other := by_label.setdefault(run.label, run.path)) != run.path:
+            raise ValueError(f"{other} and {run.path} are both called `{run.label}`; move one of them to another experiment (name=)")
+
+
+def _probes(about: dict) -> dict | None:
+    """What recall probes a run had; None without any."""
+    probes = about["config"].get("probes") or {}
+    return probes if probes.get("count") else None
 
 
 def added(new: dict, known: dict, base: str, folder: str) -> dict:

@@ -67,7 +67,7 @@ def read_run(path: Path) -> Run | None:
     settings = flatten({k: about["config"][k] for k in DECIDES if about["config"].get(k) is not None})
     settings = {k: v for k, v in settings.items() if not k.endswith("_target_")}
     settings |= {k: about[k] for k in ("policy", "backbone", "world", "store")}
-    return Run(path, results, [r for r in folder.records() if not r.error], settings)
+    return Run(path, results, folder.good(results), settings)
 
 
 def grouped(runs: list[Run]) -> list[Run]:
@@ -98,7 +98,20 @@ def reasons(mine: Run, other: Run) -> list[str]:
     differ = [k for k in keys if k.split(".")[0] in SHARED and mine.settings.get(k) != other.settings.get(k)]
     found = [f"{k}: {_short(mine.settings.get(k))} / {_short(other.settings.get(k))}" for k in differ]
     found += [f"metric {k}: version {v} / {w}" for k, v in mine.about["metrics"].items() if (w := other.about["metrics"].get(k)) != v]
+    found += ["other weights under the same name"] if _base(mine) != _base(other) else []
+    probes = [{r.name: probed(r) for r in run.records if r.probes} for run in (mine, other)]
+    found += ["other recall probes"] if any(probes[1].get(name, views) != views for name, views in probes[0].items()) else []
     return found or ["other noise"]
+
+
+def probed(record: Record) -> str:
+    """Which views a trajectory's recall probes asked for, and from where."""
+    return json.dumps([[row.get(k) for k in ("chunk", "target", "aside_metres", "aside_degrees")] for row in record.probes])
+
+
+def _base(run: Run) -> str | None:
+    """The digest of the base's weights; an arm's are compared with it."""
+    return run.about.get("weights", {}).get("weights")
 
 
 def groups_of(runs: Sequence[Run]) -> list[list[Run]]:
@@ -115,11 +128,12 @@ def other_weights(runs: Sequence[Run]) -> str:
 
 
 def _group(runs: Sequence[Run]) -> None:
-    """Number the groups, the largest first. Settings and metric versions must agree, and the noise of every trajectory that two runs share."""
+    """Number the groups, the largest first. Settings, the base's weights and metric versions must agree, and of every trajectory that two runs share
+    the noise, and which views were probed."""
     noise: list[tuple[tuple, dict[str, str]]] = []
     for run in runs:
-        key = (run.about["comparable"], run.about["backbone"], json.dumps(run.about["metrics"], sort_keys=True))
-        mine = {r.name: r.noise for r in run.records}
+        key = (run.about["comparable"], run.about["backbone"], json.dumps(run.about["metrics"], sort_keys=True), _base(run))
+        mine = {r.name: r.noise for r in run.records} | {f"probes of {r.name}": probed(r) for r in run.records if r.probes}
         for number, (known, theirs) in enumerate(noise):
             if known == key and all(theirs[n] == mine[n] for n in mine.keys() & theirs.keys()):
                 run.group = number

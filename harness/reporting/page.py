@@ -25,7 +25,7 @@ def write_page(folder: Path, experiment: Path, data: dict, films: int | None = N
     Nothing of an earlier report is left behind; nothing else in the folder is touched.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    media = folder / "media"
+    media, before = folder / "media", _copied(folder / "data.js")
     wanted = set()
     for run in data["runs"]:
         shown, run["films"] = [f for f in run["films"][:films] if f["frames_px"]], []
@@ -41,9 +41,8 @@ def write_page(folder: Path, experiment: Path, data: dict, films: int | None = N
             film["video"] = f"media/{run['id']}/{source.name}"
             film["stills"] = f"media/{run['id']}/{source.stem}.jpg"
             wanted |= {video, video.with_suffix(".jpg")}
-    for old in media.rglob("*"):
-        if old.is_file() and old not in wanted:
-            old.unlink()
+    for old in {folder / name for name in before} - wanted:
+        old.unlink(missing_ok=True)
     for file in sorted(STATIC.iterdir()):
         if file.suffix in (".html", ".css", ".js"):
             write_atomic(folder / file.name, file.read_text())
@@ -54,6 +53,16 @@ def write_page(folder: Path, experiment: Path, data: dict, films: int | None = N
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     write_atomic(folder / "data.js", f"const REPORT = {text};\n")
     return folder / "index.html"
+
+
+def _copied(file: Path) -> set[str]:
+    """The videos and stills of the report that lies here, as its data name them. Nothing where it is damaged."""
+    try:
+        data = json.loads(file.read_text().removeprefix("const REPORT = ").strip().removesuffix(";"))
+        found = {film[k] for run in data["runs"] for film in run["films"] for k in ("video", "stills")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {name for name in found if isinstance(name, str) and name.startswith("media/") and ".." not in Path(name).parts}
 
 
 def _copy(source: Path, video: Path, film: dict) -> list[int]:

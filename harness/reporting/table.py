@@ -25,7 +25,7 @@ def finished_runs(experiment: Path) -> list[Run]:
     for path in sorted(experiment.glob("*/results.json")):
         folder = RunFolder(path.parent)
         if results := folder.results():
-            runs.append(Run(results["run"]["label"], path.parent, results, folder.values()))
+            runs.append(Run(results["run"]["label"], path.parent, results, folder.values(results)))
     return runs
 
 

@@ -34,7 +34,7 @@ def rows(runs: list[Run], columns: list[Column], baseline: str) -> list[Row]:
     found, main = [], leading(columns)
     for group in groups_of(runs):
         base = next((r for r in group if r.label == baseline), None)
-        bands = {c.key: noise_band(runs, c) for c in columns if c.difference}
+        bands = {c.key: noise_band(runs, group, c) for c in columns if c.difference}
         stars = {c.key: {path for path, (_, q) in corrected(group, base, c).items() if q < LEVEL} for c in columns if c.difference}
         tops = {c.key: top for c in columns if (top := _best(group, c)) is not None}
         for run in sorted(group, key=lambda r: (-_quality(r, main), r.name)):
@@ -73,7 +73,7 @@ def notes(runs: list[Run], baseline: str) -> list[str]:
         found.append(f"{', '.join(r.name for r in runs if r.about.get('external') == said)}: {said}")
     failed = {r.name: len(r.about["failed"]) for r in runs if r.about["failed"]}
     found += [f"{name}: {count} trajectories failed and are missing" for name, count in failed.items()]
-    return found + significance(home, baseline) + _band(runs) + audit_notes(home)
+    return found + significance(home, baseline) + _band(runs, home) + audit_notes(home)
 
 
 def significance(group: list[Run], baseline: str) -> list[str]:
@@ -90,9 +90,9 @@ def significance(group: list[Run], baseline: str) -> list[str]:
     return [f"{said}; {middle['n']} trajectories find a difference of {least} {main.unit} in {main.heading} in 8 of 10 cases (median run)"]
 
 
-def _band(runs: list[Run]) -> list[str]:
+def _band(runs: list[Run], group: list[Run]) -> list[str]:
     main = leading(shown(runs))
-    band = noise_band(runs, main) if main else None
+    band = noise_band(runs, group, main) if main else None
     if main is None or band is None:
         return []
     return [f"~ lies within the noise band: the same policy under another seed differs by up to {main.show(band)} {main.unit} in {main.heading}"]
@@ -205,13 +205,16 @@ def corrected(runs: list[Run], base: Run | None, c: Column) -> dict[Path, tuple[
     return {path: (p, q) for (path, p), q in zip(found.items(), adjusted(list(found.values())), strict=True) if q is not None}
 
 
-def noise_band(runs: list[Run], c: Column) -> float | None:
-    """How far the same policy under another noise seed is from itself, at most: the largest difference of means over trajectories that
-    both seeds have. None where no policy was run with two seeds."""
+def noise_band(runs: list[Run], group: list[Run], c: Column) -> float | None:
+    """How far a policy of this group is from itself under another noise seed, at most: the largest difference of means over trajectories that
+    both seeds have. None where none was run with two seeds."""
     families: dict[str, list[Run]] = {}
     for run in runs:
         families.setdefault(json.dumps({k: v for k, v in run.settings.items() if k != "seed"}, sort_keys=True), []).append(run)
-    found = [abs(entry["mean"]) for family in families.values() for a, b in combinations(family, 2) if (entry := paired(a.values, b.values, c.key))]
+    seeds = [
+        (a, b) for family in families.values() if any(r in group for r in family) for a, b in combinations(family, 2) if a.about["seed"] != b.about["seed"]
+    ]
+    found = [abs(entry["mean"]) for a, b in seeds if (entry := paired(a.values, b.values, c.key))]
     return max(found, default=None)
 
 

@@ -11,7 +11,8 @@ SHARED = ("backbone", "world", "metric", "seed")  # runs that share these differ
 def run_path(settings: dict, policy: str) -> Path:
     """Where an evaluation's results lie: the same settings find them again. policy: its config's name."""
     if settings["run_dir"]:
-        return Path(str(settings["run_dir"]))
+        path = Path(str(settings["run_dir"]))
+        return path if path.name not in ("", "..") else path.resolve()  # `.` has no parent of its own
     return Path("outputs") / str(settings["name"]) / f"{policy}-{config_hash(deciding(settings))}"
 
 

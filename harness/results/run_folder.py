@@ -23,6 +23,7 @@ from harness.system.files import FREE_SPACE, file_name, remove_stale, summed, un
 log = logging.getLogger(__name__)
 SCHEMA = 1
 OWED = "afterwards.txt"  # what is still to be done for a finished run, a word a line
+WEIGHTS = "weights.json"  # digests of the files of weights, by setting
 ID = "wandb_id.txt"  # stays when the folder is cleared: the same run, made again
 
 
@@ -44,10 +45,32 @@ class Record:
     unaudited: dict[str, str] = field(default_factory=dict)
 
 
+def sound(record: Record) -> Record:
+    """The record, or, where a metric gave what is no number, the failure that says so: NaN cannot be read back, nor averaged."""
+    try:
+        check_record(asdict(record))
+    except ValueError as error:
+        return Record(record.name, {}, error=f"{error}: see the metric that gave it")
+    return record
+
+
 class RunFolder:
     """All paths and files of one run. Nothing here is ever half-written: files appear whole, by rename."""
 
-    FILES = ("config.yaml", "results.json", LIVE, OWED, "pairs.csv", "chunks.csv", "probes.csv", "trajectories.jsonl", "frames.png", "chunks.png", "error.txt")
+    FILES = (
+        "config.yaml",
+        "results.json",
+        LIVE,
+        OWED,
+        WEIGHTS,
+        "pairs.csv",
+        "chunks.csv",
+        "probes.csv",
+        "trajectories.jsonl",
+        "frames.png",
+        "chunks.png",
+        "error.txt",
+    )
     FOLDERS = ("trajectories", "videos", "wandb", "bank")
 
     def __init__(self, path: Path) -> None:
@@ -59,11 +82,25 @@ class RunFolder:
             (self.path / name).mkdir(parents=True, exist_ok=True)
 
     def clear(self) -> None:
-        """Remove what a run wrote, and nothing else that may lie there."""
+        """Remove what a run wrote, and nothing else that may lie there. Raises ValueError for a folder that no run has written."""
+        own = (self._records, *(self.path / name for name in ("results.json", LIVE, WEIGHTS, "error.txt")))
+        if self.path.is_dir() and any(self.path.iterdir()) and not any(map(Path.exists, own)):
+            raise ValueError(f"{self.path} is no run folder, and overwrite=true would remove files of these names there; choose another run_dir")
         for name in self.FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in self.FILES:
             (self.path / name).unlink(missing_ok=True)
+
+    def weights(self) -> dict[str, str] | None:
+        """The digests that `write_weights` wrote; None in folders from before there were any, and where they are damaged."""
+        try:
+            found = json.loads((self.path / WEIGHTS).read_text())
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def write_weights(self, weights: Mapping[str, str]) -> None:
+        write_atomic(self.path / WEIGHTS, json.dumps(dict(weights)))
 
     def begun(self) -> bool:
         """Whether an earlier process began this run, and did not end it."""
@@ -88,6 +125,20 @@ class RunFolder:
             kept = _read(target)
             if kept is None or kept.error:  # damaged
                 write_atomic(target, text)
+
+    def is_newer(self, name: str, files: Iterable[Path]) -> bool:
+        """Whether a trajectory's record is newer than all of these files, as far as they are there."""
+        record = self._records / f"{file_name(name)}.json"
+        if not record.exists():
+            return False
+        stats = [f.stat() for f in files if f.exists()]
+        return all(max(s.st_mtime_ns, s.st_ctime_ns) <= record.stat().st_mtime_ns for s in stats)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Remove the records of these trajectories, so that they are made again."""
+        for name in names:
+            for end in (".json", ".failed.json", ".npz"):
+                (self._records / f"{file_name(name)}{end}").unlink(missing_ok=True)
 
     def write_features(self, name: str, features: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         """What rollout metrics keep of a trajectory, by metric and array (n, ...), so that a run that goes on has them all."""
@@ -133,7 +184,7 @@ class RunFolder:
             return None
         if "columns" in results:
             return results
-        return results | {"summary": completed_summary(summarise(list(self.values().values())) | results["summary"])}
+        return results | {"summary": completed_summary(summarise(list(self.values(results).values())) | results["summary"])}
 
     def finish(self, run: dict, expected: Sequence[str], extra: dict[str, dict] | None = None, columns: Sequence[dict] = (), owed: Sequence[str] = ()) -> dict:
         """Aggregate the records of `expected` trajectories into results.json, pairs.csv, chunks.csv, trajectories.jsonl.
@@ -149,6 +200,7 @@ class RunFolder:
         good = [r for r in records if not r.error]
         run = run | {
             "trajectories": len(good),
+            "names": list(expected),
             "failed": {r.name: r.error for r in records if r.error},
             **({"unaudited": unaudited} if (unaudited := _nowhere(good)) else {}),
             **({"no_pairs": missed} if (missed := {r.name: r.no_pairs for r in good if r.no_pairs}) else {}),
@@ -183,9 +235,14 @@ class RunFolder:
         except OSError:
             return []
 
-    def values(self) -> dict[str, dict[str, float]]:
+    def good(self, results: dict | None = None) -> list[Record]:
+        """The records that these results are of (of trajectories that have left the world since, some may lie here still); None: all."""
+        names = results["run"].get("names") if results else None
+        return [r for r in self.records() if not r.error and (names is None or r.name in names)]
+
+    def values(self, results: dict | None = None) -> dict[str, dict[str, float]]:
         """Columns by trajectory, for paired comparisons."""
-        return {r.name: r.values for r in self.records() if not r.error}
+        return {r.name: r.values for r in self.good(results)}
 
 
 def _nowhere(records: Sequence[Record]) -> dict[str, str]:

@@ -13,9 +13,11 @@ from harness.datatypes import Rollout
 from harness.reporting.media import films, save_image, strips, to_uint8
 from harness.reporting.pictures import run_pictures
 from harness.reporting.terminal import comparison, console
-from harness.results.identity import config_hash
+from harness.results.identity import config_hash, deciding
+from harness.results.ownership import check_same_settings
 from harness.results.provenance import provenance
-from harness.results.run_folder import Record, RunFolder, without_result
+from harness.results.run_folder import Record, RunFolder, sound, without_result
+from harness.scoring.cost_file import FILE as COSTS
 from harness.scoring.cost_file import Costs, read_costs
 from harness.system.files import file_name, write_atomic
 from harness.worlds.base import check_names
@@ -43,14 +45,16 @@ def score(settings: dict, make: Callable[[dict], object], system: str, folder: P
     out = console()
     if settings["overwrite"]:
         run.clear()
+    check_same_settings(run, deciding(config), bool(settings["run_dir"]))
     run.create()
     write_atomic(run.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
     for line in (*world.about(), *(f"{name} is left out: {why}" for name, why in metrics.left_out.items()), costs.about):
         out.print(line, markup=False, highlight=False, soft_wrap=True)
-    done = run.done()
+    done = {name for index, name in enumerate(world.names) if run.is_newer(name, [*world.files(index), folder / COSTS])} & run.done()
+    run.forget(set(world.names) - done)
     for index, name in enumerate(world.names):
         if name not in done:
-            record = _record(world, index, metrics, costs, run, index < settings["videos"])
+            record = sound(_record(world, index, metrics, costs, run, index < settings["videos"]))
             run.write(record)
             said = record.error or record.no_pairs or f"{len(record.pairs)} revisit pairs"
             out.print(f"{name}: {'failed: ' if record.error else ''}{said}", markup=False, highlight=False, soft_wrap=True)

@@ -12,7 +12,8 @@ from harness.settings.command_line import CONF
 
 
 def policy_line(name: str, places: Sequence[Path] = (CONF,)) -> str:
-    """The first comment of policy/NAME.yaml, or the first paragraph of its class's docstring, read and not imported. Empty where there is neither.
+    """The first comment of policy/NAME.yaml, or the first paragraph of its class's docstring, read and not imported. Empty where there is neither, as
+    in a file that only takes others together.
 
     places: folders with settings, ours and those of plugins.
     """
@@ -20,11 +21,13 @@ def policy_line(name: str, places: Sequence[Path] = (CONF,)) -> str:
     if file is None:  # a config of the user's own folder, or of an older checkout
         return ""
     text = file.read_text()
-    if text.startswith("# "):
-        return text.splitlines()[0].removeprefix("# ")
-    module, _, wanted = yaml.safe_load(text)["_target_"].rpartition(".")
+    said = next((line for line in text.splitlines() if not line.startswith("# @package")), "")
+    if said.startswith("# "):
+        return said.removeprefix("# ")
+    settings = yaml.safe_load(text)
+    module, _, wanted = str(settings.get("_target_", "") if isinstance(settings, dict) else "").rpartition(".")
     try:
-        source = find_spec(module)
+        source = find_spec(module) if module else None
     except ImportError:
         source = None
     if source is None or not source.origin:

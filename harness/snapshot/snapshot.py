@@ -21,7 +21,7 @@ from harness.datatypes import Geometry, Trajectory
 from harness.settings.nested import flatten
 from harness.snapshot.plain_values import decode, encode
 from harness.snapshot.saved_state import check_state
-from harness.system.files import atomic_folder, file_name, summed, unsummed, write_bytes
+from harness.system.files import atomic_folder, file_name, put_back, summed, unsummed, write_bytes
 
 SCHEMA = 3
 SUMMED = 3  # from this schema on every file has a checksum; older snapshots are read without
@@ -29,6 +29,7 @@ READ = (2, 3)
 TENSORS = "tensors.safetensors"
 FULL = "the old snapshot, if there was one, is still there: free some space, or choose another snapshot.save"
 DAMAGED = "save that snapshot again, or choose another snapshot.load"
+UNWRITTEN = ("columns", "ranks", "model_heads")  # how tokens lie, and who shares a rollout: a saved session's alone
 PATH = ("c2w", "intrinsics", "actions")
 
 
@@ -110,6 +111,7 @@ def find_snapshot(load_from: Path, name: str, setting: str = "snapshot.load", re
     """The folder of a trajectory's snapshot: `load_from` itself, or the one of that name in it. Raises ValueError without any. setting, remedy:
     what one typed, and what to do."""
     for folder in (load_from, load_from / file_name(name)):
+        put_back(folder)
         if (folder / "session.json").is_file():
             return folder
     have = sorted(p.parent.name for p in load_from.glob("*/session.json")) if load_from.is_dir() else []
@@ -117,8 +119,20 @@ def find_snapshot(load_from: Path, name: str, setting: str = "snapshot.load", re
     raise ValueError(f"{setting}={load_from} has no snapshot of {name}: {what}; name one of them ({setting}=FOLDER/NAME), or {remedy}")
 
 
-def is_saved(folder: Path, name: str) -> bool:
-    return (folder / file_name(name) / "session.json").is_file()
+def is_saved(folder: Path, name: str, about: Mapping[str, object], seed: int) -> bool:
+    """Whether a trajectory's snapshot of these settings is there; a damaged one is not. Raises ValueError where another's is, which would be lost."""
+    place = folder / file_name(name)
+    put_back(place)
+    try:
+        record = json.loads((place / "session.json").read_bytes())
+        theirs = flatten({k: record["about"][k] for k in about} | {"seed": record["state"]["seed"]})
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    mine = flatten(json.loads(json.dumps(dict(about) | {"seed": seed})))
+    if differ := [k for k in dict.fromkeys([*theirs, *mine]) if theirs.get(k) != mine.get(k)]:
+        named = "; ".join(f"{k} is {theirs.get(k, 'absent')} there and {mine.get(k, 'absent')} here" for k in differ[:4])
+        raise ValueError(f"{place} is a snapshot of other settings ({named}), and would be replaced; choose another snapshot.save")
+    return True
 
 
 def check_same_path(folder: Path, saved: Trajectory, path: Trajectory) -> None:
@@ -135,8 +149,8 @@ def check_same_path(folder: Path, saved: Trajectory, path: Trajectory) -> None:
 
 
 def _about(about: Mapping[str, object], g: Geometry) -> dict[str, object]:
-    """The settings that a snapshot belongs to: the given ones, and the network's sizes (how the tokens lie, older ones did not write)."""
-    sizes = {k: v if isinstance(v, int) else str(v) for k, v in asdict(g).items() if k not in ("device", "columns")}
+    """The settings that a snapshot belongs to: the given ones, and the network's sizes (what older ones did not write left out)."""
+    sizes = {k: v if isinstance(v, int) else str(v) for k, v in asdict(g).items() if k not in ("device", *UNWRITTEN)}
     return dict(about) | {"geometry": sizes | {"device": g.device.type}}
 
 

@@ -36,18 +36,36 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new empty folder beside `path` to fill; takes its place afterwards, and is removed after an error, when an older one stays."""
-    temporary = _beside(path)
+    """A new empty folder beside `path` to fill; takes its place afterwards, and is removed after an error, when an older one stays.
+
+    Folders cannot be exchanged at once: what a kill between the two renames leaves is put back by `put_back`.
+    """
+    temporary, old = _beside(path), _old(path)
+    put_back(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        old = temporary.with_suffix(".old")
+        shutil.rmtree(old, ignore_errors=True)
         if path.exists():
             path.replace(old)
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError:
+            put_back(path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_back(path: Path) -> None:
+    """Where a kill left the older of two folders aside and none in its place, it is in its place again."""
+    if not path.exists() and _old(path).exists():
+        _old(path).replace(path)
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
 
 
 def write_atomic(path: Path, text: str) -> None:

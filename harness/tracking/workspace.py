@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from harness.reporting.columns import columns_of, revisits, shipped
+from harness.reporting.columns import columns_of, leading, revisits, shipped
 from harness.results.run_folder import RunFolder
 from harness.settings.command_line import ROOT
 from harness.settings.entry_point import entry_point, usage
@@ -96,7 +96,9 @@ def sections(parameters: Sequence[str], shown: Sequence[Column]) -> dict[str, li
 
     from harness.tracking.wandb_run import PAIRS, setting
 
-    qualities = [c for c in revisits(shown) if c.rank < ROOM - 1]
+    qualities = [c for c in revisits(shown) if c.rank < ROOM - 1] or [c for c in [leading(shown)] if c]
+    if not qualities:
+        raise ValueError("the runs of this experiment have no score to show: neither revisit pairs nor recall probes")
     costs = [c for c in shown if c.group != "quality" and c.better and c.rank < 4]
     main = wr.SummaryMetric(qualities[0].key)
     pareto = [

@@ -12,7 +12,7 @@ from harness.policy import CachePolicy
 from harness.training.clips import CHUNK, Clip
 from harness.training.modules import DenoiserTraining
 from harness.training.planned import PlannedForcing
-from harness.training.windows import Window, windows
+from harness.training.windows import Window, check_by_place, windows
 from policies.full import FullPolicy
 
 OWN_FROM = 2 / 3  # of the steps; from here on the model's own predictions are context, more and more of them
@@ -25,7 +25,7 @@ class ArmTraining(DenoiserTraining):
     share: of clips whose windows are the policy's; in the others every chunk sees its whole past. own: of the context's chunks that are the
     model's own predictions (one pass, from noise, instead of a chunk's four) at the end of training; their share rises from nothing over
     the last third. lr_memory: highest learning rate of the memory's own weights, which are new and learn faster than those that were trained
-    before. Clips, their order and all noise are functions of seed and step, so that arms differ by their memory alone.
+    before. Clips and their order are functions of the seed, noise of the step, so that arms differ by their memory alone.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class ArmTraining(DenoiserTraining):
     ) -> None:
         super().__init__(network, codec, **training)
         self.memory, self.policy, self.share, self.own, self.lr_memory = memory, policy, share, own, lr_memory
+        self._checked = False  # whether the policy's windows are those of a rollout
         self.trained = nn.ModuleDict({"network": network, "memory": memory})  # the same modules, as one
 
     def learned(self) -> dict[str, nn.Parameter]:
@@ -61,6 +62,9 @@ class ArmTraining(DenoiserTraining):
     def windows(self, clip: Clip, positions: Float[Tensor, "b f s 3"], draws: torch.Generator) -> list[list[Window]]:
         """By clip and chunk. Validation is all of it within the policy's windows."""
         g = self.geometry(positions.shape[2], clip.frames.shape[-1] / clip.frames.shape[-2])
+        if not self._checked:
+            check_by_place(self.policy, g, clip.c2w[0], clip.intrinsics[0], positions[0])
+            self._checked = True
         own = torch.rand(len(clip.times), generator=draws) < (self.share if self.training else 1.0)
         chosen = [self.policy if mine else FullPolicy() for mine in own.tolist()]
         return [windows(policy, g, *one) for policy, *one in zip(chosen, clip.c2w, clip.intrinsics, positions, strict=True)]

@@ -55,6 +55,7 @@ class DenoiserTraining(L.LightningModule):
         self.levels, self.level_weights, self.context_noise = levels, level_weights, context_noise
         self.steps, self.warmup, self.decay = steps, warmup, decay
         self.lr_muon, self.lr_adam = lr_muon, lr_adam
+        self.peaks: tuple[list[float], list[float]] = ([], [])
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def inputs(self, clip: Clip) -> tuple[Float[Tensor, "b f s c"], Float[Tensor, "b f s r"], Float[Tensor, "b f s 3"]]:
@@ -97,11 +98,12 @@ class DenoiserTraining(L.LightningModule):
         factor = schedule(step, self.steps, self.warmup, self.decay)
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
-        for optimizer in optimizers:
+        for optimizer, peaks in zip(optimizers, self.peaks, strict=True):
             optimizer.zero_grad()
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
-        self.manual_backward(loss)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+        with torch.autocast(loss.device.type, enabled=False):  # gradients of what was computed in float32 stay in float32
+            self.manual_backward(loss)
         torch.nn.utils.clip_grad_norm_(self.learned().values(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -124,8 +126,9 @@ class DenoiserTraining(L.LightningModule):
         for name, p in learned.items():
             if not name.endswith(linear):
                 rest.setdefault(self.rate(name), []).append(p)
-        muon = torch.optim.Muon([{"params": matrices, "peak": self.lr_muon}], lr=self.lr_muon, momentum=0.95, weight_decay=0.01)
-        return [muon, torch.optim.AdamW([{"params": ps, "lr": lr, "peak": lr} for lr, ps in rest.items()], betas=(0.9, 0.98), weight_decay=0.0)]
+        self.peaks = ([self.lr_muon], list(rest))  # highest learning rates by optimizer and group
+        muon = torch.optim.Muon(matrices, lr=self.lr_muon, momentum=0.95, weight_decay=0.01)
+        return [muon, torch.optim.AdamW([{"params": ps, "lr": lr} for lr, ps in rest.items()], betas=(0.9, 0.98), weight_decay=0.0)]
 
     def rate(self, name: str) -> float:
         """The highest learning rate of a parameter that Muon does not train."""

@@ -45,7 +45,8 @@ class PlannedForcing:
         self._clips = [_placed(ws, p.split(size), size) for ws, p in zip(windows, positions, strict=True)]
 
     def __call__(self, layer: int, q: Float[Tensor, "b n h d"], k: Float[Tensor, "b n h d"], v: Float[Tensor, "b n h d"]) -> Float[Tensor, "b n h d"]:
-        out = torch.cat([self._attend(clip, *one) for clip, *one in zip(self._clips, q.split(1), k.split(1), v.split(1), strict=True)])
+        by_clip = zip(self._clips, q.split(1), k.split(1), v.split(1), strict=True)
+        out = torch.cat([self._attend(clip, q_, k_, v_) for clip, q_, k_, v_ in by_clip])
         if isinstance(self._memory, RecurrentMemory) and layer in self._memory.layers:
             out = out + recalled(self._memory, self._rows, layer, self._rays, k, v).to(out.dtype)
         return out

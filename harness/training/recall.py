@@ -14,6 +14,7 @@ from harness.cache.stores import GpuStore
 from harness.datatypes import Trajectory
 from harness.policy import CachePolicy
 from harness.rollout import rollout
+from harness.system.files import write_atomic
 from harness.training.clips import Scenery
 from harness.training.modules import DenoiserTraining, decibel
 from harness.training.walks import CHUNK, house_walk, room_walk
@@ -65,9 +66,8 @@ class RecallCurve(L.Callback):
             module.log(f"val/recall_{gap:02d}", sum(values.values()) / len(values))
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "recall.csv"
-        known = [r for r in csv.reader(file.open()) if r[0] != str(step)] if file.exists() else [["step", "scenes", "gap", "psnr"]]
-        with file.open("w", newline="") as out:
-            csv.writer(out).writerows(known + rows)
+        known = [r for r in csv.reader(file.read_text().splitlines()) if r and r != HEAD and r[0] != str(step)] if file.exists() else []
+        write_atomic(file, "".join(",".join(map(str, r)) + "\n" for r in [HEAD, *known, *rows]))
         draw(file, self.folder / "recall.png")
 
     def _recall(self, backbone: RoomsBackbone, house: bool, gap: int) -> float:
@@ -80,6 +80,9 @@ class RecallCurve(L.Callback):
             assert trajectory.reference is not None
             values.append(decibel((out.frames - trajectory.reference)[-CHUNK:].square().mean((1, 2, 3))).mean())
         return torch.stack(values).mean().item()
+
+
+HEAD = ["step", "scenes", "gap", "psnr"]  # of recall.csv
 
 
 def draw(file: Path, picture: Path) -> None:

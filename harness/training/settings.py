@@ -108,7 +108,7 @@ class TrainSettings:
     start: str | None
     seed: Annotated[Seed, Le(99)]  # scenes of a seed are a million of the hundred million of the split
     device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "bf16-mixed", "32-true", "16-mixed", "bf16-true"]
+    precision: Literal["auto", "bf16-mixed", "32-true"]
     compile: bool
     threads: Annotated[int, Ge(1), Le(512)] | None
     workers: Annotated[int, Ge(0), Le(256)]

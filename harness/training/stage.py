@@ -1,22 +1,28 @@
 """One stage of a training: run to its end, and go on from where it was left."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from time import perf_counter
+from types import MappingProxyType
+from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch.utils.data import DataLoader, Dataset
 
-from harness.system.files import write_bytes
+from harness.settings.nested import flatten
+from harness.system.files import write_atomic, write_bytes
 from harness.training.clips import Batches, Clips, Phase, Scenery, collate
 from harness.worlds.rooms import SEEDS
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def length(stage: DictConfig) -> int:
@@ -25,16 +31,17 @@ def length(stage: DictConfig) -> int:
 
 
 def precision_of(cfg: DictConfig) -> str:
-    """The precision of a training; `auto` is measured, since a CPU without instructions for bfloat16 is 50 times slower in it."""
+    """The precision of a training. `auto` is measured on a CPU: one without instructions for bfloat16 is 50 times slower in it."""
     if cfg.precision != "auto":
         return cfg.precision
-    device = torch.device("cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu")
-    return "bf16-mixed" if _multiplying(torch.bfloat16, device) < _multiplying(torch.float32, device) else "32-true"
+    if cfg.device != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "bf16-mixed" if _multiplying(torch.bfloat16) < _multiplying(torch.float32) else "32-true"
 
 
-def _multiplying(dtype: torch.dtype, device: torch.device) -> float:
+def _multiplying(dtype: torch.dtype) -> float:
     """Seconds of a product of two matrices, the fastest of three."""
-    x = torch.ones(256, 256, dtype=dtype, device=device)
+    x = torch.ones(512, 512, dtype=dtype)
 
     def once() -> float:
         start = perf_counter()
@@ -53,12 +60,15 @@ def fit(
     callbacks: list[L.Callback],
     result: torch.nn.Module,
     clips: Callable[[range, int, list[Phase], Scenery], Dataset] = Clips,
+    more: Mapping[str, Any] = NOTHING,
 ) -> None:
     """Run one stage to its end, from its last checkpoint if there is one. What was learned is in `result`, and in a file of the stage's name.
-    clips: what it learns from, by seeds, how many of them, phases and scenery.
+    clips: what it learns from, by seeds, how many of them, phases and scenery. more: settings that decide what it learns besides the stage's own.
+    Raises ValueError where `out` holds this stage under other settings.
 
     Lightning counts every optimizer's step, so its step is `optimizers` times ours.
     """
+    precision = _begun(Path(cfg.out) / f"{name}.json", stage, cfg, more)
     finished = Path(cfg.out) / f"{name}.safetensors"
     if finished.exists():
         try:
@@ -87,7 +97,7 @@ def fit(
     trainer = L.Trainer(
         accelerator={"auto": "auto", "cuda": "gpu", "cpu": "cpu"}[cfg.device],
         devices=1,
-        precision=precision_of(cfg),
+        precision=precision,  # pyright: ignore[reportArgumentType]
         max_epochs=1,
         max_steps=steps * optimizers,
         val_check_interval=min(stage.validate_every, steps),
@@ -104,7 +114,29 @@ def fit(
         if "PytorchStreamWriter" not in str(error):
             raise
         raise OSError(f"could not write a checkpoint in {folder}: is the disk full? Free some space, and the same command goes on") from error
+    for average in (c for c in callbacks if isinstance(c, WeightAveraging) and done >= steps):
+        average.on_train_end(trainer, module)  # killed in the last validation: Lightning finds nothing left to do, and would leave the last weights
     write_bytes(finished, save({k: v.contiguous() for k, v in result.state_dict().items()}), "free some space, and the same command goes on", flush=True)
+
+
+def _begun(file: Path, stage: DictConfig, cfg: DictConfig, more: Mapping[str, Any]) -> str:
+    """Note which settings a stage was begun with, or check that they are these. Returns the precision, which stays what it was."""
+    mine = {"stage": OmegaConf.to_container(stage, resolve=True), "world": OmegaConf.to_container(cfg.world), "seed": cfg.seed, "start": cfg.start, **more}
+    mine = json.loads(json.dumps(mine))
+    try:
+        said = json.loads(file.read_text())
+        theirs, precision = flatten(said["settings"]), str(said["precision"])
+    except FileNotFoundError:
+        precision = precision_of(cfg)
+        write_atomic(file, json.dumps({"settings": mine, "precision": precision}, indent=1))
+        return precision
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged ({error}), so nobody knows what was begun in {cfg.out}; give another out") from error
+    now = flatten(mine)
+    if differ := [k for k in dict.fromkeys([*theirs, *now]) if theirs.get(k) != now.get(k)]:
+        named = "; ".join(f"{k} is {theirs.get(k, 'absent')} there and {now.get(k, 'absent')} here" for k in differ[:4])
+        raise ValueError(f"{cfg.out} holds a training of other settings ({named}); give another out, or delete that folder")
+    return precision if cfg.precision == "auto" else cfg.precision
 
 
 def _steps(checkpoint: Path) -> int:

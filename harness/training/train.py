@@ -31,11 +31,16 @@ def checked(cfg: DictConfig) -> dict:
     settings = plain(cfg)
     check_fields(settings, TrainSettings)
     check(settings["samples"], "samples", World)
-    for stage in ("codec", "denoiser"):
-        for phase in (*settings[stage]["phases"], settings[stage]["validation"]):
+    if settings["device"] == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda, but PyTorch sees no GPU here; use device=cpu, or install a CUDA build of PyTorch")
+    stages = {name: settings[name] for name in ("codec", "denoiser")} | ({"arm.depth": settings["arm"]["depth"]} if settings["arm"] else {})
+    for name, stage in stages.items():
+        for phase in (*stage["phases"], stage["validation"]):
+            if name == "denoiser" and phase["chunks"] < 2:
+                raise ValueError(f"denoiser: a clip of {phase['chunks']} chunk has nothing to learn from the chunk before it; give chunks=2 or more")
             if phase["walk_chunks"] < phase["chunks"]:
                 raise ValueError(
-                    f"{stage}: a clip of {phase['chunks']} chunks does not fit a walk of {phase['walk_chunks']}; give walk_chunks={phase['chunks']} or more"
+                    f"{name}: a clip of {phase['chunks']} chunks does not fit a walk of {phase['walk_chunks']}; give walk_chunks={phase['chunks']} or more"
                 )
     return settings
 
@@ -57,7 +62,16 @@ def train(cfg: DictConfig) -> Path:
     seen = begin(Path(cfg.start), codec, network) if cfg.start else 0
     terms = Terms(**settings["terms"])
     if cfg.codec.phases:
-        fit("codec", CodecTraining(codec, length(cfg.codec), cfg.codec.lr, terms, cfg.codec.frozen), cfg.codec, cfg, 1, [], codec)
+        fit(
+            "codec",
+            CodecTraining(codec, length(cfg.codec), cfg.codec.lr, terms, cfg.codec.frozen),
+            cfg.codec,
+            cfg,
+            1,
+            [],
+            codec,
+            more={"terms": settings["terms"]},
+        )
     if cfg.compile:
         network.compile()
     model = {"grid": [side, side], "chunk": CHUNK, "levels": settings["denoiser"]["levels"], "codec": codec_sizes, "network": settings["network"]}
@@ -67,7 +81,16 @@ def train(cfg: DictConfig) -> Path:
         samples = SampleGrid(out / "samples", build(settings["samples"], "samples", World), model, seen)
         shown = partial(_model, model, codec, network)
         recall = RecallCurve(out / "samples", Scenery(**cfg.world), shown, FullPolicy(), **settings["recall"], seen=seen)
-        fit("denoiser", module, cfg.denoiser, cfg, 2, [samples, recall, EMAWeightAveraging(decay=cfg.denoiser.ema)], network)
+        fit(
+            "denoiser",
+            module,
+            cfg.denoiser,
+            cfg,
+            2,
+            [samples, recall, EMAWeightAveraging(decay=cfg.denoiser.ema)],
+            network,
+            more={"network": settings["network"]},
+        )
     save_weights(out / "rooms.safetensors", model | {"steps": seen + module.steps}, pack(codec, network))
     return out / "rooms.safetensors"
 

@@ -33,7 +33,7 @@ def train_arm(cfg: DictConfig, settings: dict) -> Path:
     memory = memory_of(arm["name"], config)
     if isinstance(memory, GeometryMemory):
         head = DepthTraining(memory.depth, codec, length(cfg.arm.depth), cfg.arm.depth.lr)
-        fit("depth", head, cfg.arm.depth, cfg, 1, [], memory.depth, DepthClips)
+        fit("depth", head, cfg.arm.depth, cfg, 1, [], memory.depth, DepthClips)  # the same for whatever arm
         memory.depth.requires_grad_(False)
     keys = ("levels", "level_weights", "context_noise", "warmup", "decay", "lr_muon", "lr_adam")
     training = {k: settings["denoiser"][k] for k in keys} | {"steps": length(cfg.denoiser)}
@@ -44,7 +44,7 @@ def train_arm(cfg: DictConfig, settings: dict) -> Path:
         out / "samples", Scenery(**cfg.world), partial(_model, config, codec, network, arm["name"], memory), shown, **settings["recall"], seen=0
     )
     clips = partial(SessionClips, palindromes=arm["palindromes"])
-    fit("arm", module, cfg.denoiser, cfg, 2, [recall, EMAWeightAveraging(decay=cfg.denoiser.ema)], module.trained, clips)
+    fit("arm", module, cfg.denoiser, cfg, 2, [recall, EMAWeightAveraging(decay=cfg.denoiser.ema)], module.trained, clips, {"arm": settings["arm"]})
     about = {"arm": arm["name"], "steps": module.steps, "seed": cfg.seed, "base_steps": config.get("steps", 0)}
     result = out / file_name(arm["name"], path)
     save_arm(result, about, tensors, network.state_dict(), memory)

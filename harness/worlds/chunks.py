@@ -83,7 +83,9 @@ def led_on(
     if c2w is None:
         if actions is None or not path.metres:
             raise ValueError(f"step: actions of {path.name} say nothing of the pose; give c2w too, or start the path with `metres` (a key moves a frame)")
-        c2w = onward(path.c2w[start - 1], actions, path.metres)
+        c2w = onward(path.c2w[max(start - 1, 0)], actions, path.metres)
+    if start == 0 and intrinsics is None:
+        intrinsics = path.intrinsics[:1].expand(count, 4)
     ahead = {
         "c2w": c2w,
         "actions": torch.zeros(count, 6) if actions is None else actions,

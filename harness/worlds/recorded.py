@@ -1,9 +1,8 @@
 """`world=recorded`: camera paths from files, with an image to start from."""
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -79,9 +78,21 @@ class RecordedWorld(World):
         self.tolerance = Tolerance(min_gap, overlap, metres_tolerance, degrees_tolerance, depth, recorded=True)
         self.chunk_px, self.stride_px, self.rate = chunk_px, check_stride(stride_px, chunk_px), frame_rate(path_fps, fps)
         self.convention, self.direction = convention, direction
-        self._read, self._found = cache(self._path), cache(self._returns)
+        self._paths: dict[int, Any] = {}
+        self._pairs: dict[int, Any] = {}
         for index in range(len(self.folders)):
             self._read(index)
+
+    def _read(self, index: int):
+        """Of one trajectory, read once. Plain dictionaries: they travel to other processes (`devices=2`)."""
+        if index not in self._paths:
+            self._paths[index] = self._path(index)
+        return self._paths[index]
+
+    def _found(self, index: int):
+        if index not in self._pairs:
+            self._pairs[index] = self._returns(index)
+        return self._pairs[index]
 
     @property
     def names(self) -> tuple[str, ...]:

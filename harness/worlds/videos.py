@@ -88,6 +88,13 @@ class VideosWorld(World):
         lines = [f"{len(self.clips)} videos, laid out as {self.layout}"]
         return lines + ([f"{len(missing)} of {len(self.clips)} videos are missing: {', '.join(missing[:5])}{', ...' * (len(missing) > 5)}"] if missing else [])
 
+    def files(self, index: int) -> Sequence[Path]:
+        """What a video's scores depend on: its own files and the true film's, and whatever lies beside it, its poses among it."""
+        clip = self.clips[index]
+        own = [path for path in (clip.video, clip.truth) if path is not None]
+        pictures = [p for path in own if path.is_dir() for p in path.iterdir()]
+        return [*own, *pictures, *(p for path in own for p in path.parent.iterdir() if p.is_file())]
+
     def trajectory(self, index: int) -> Trajectory:
         """The path of a video, from its first frame on: what another model may be sent along."""
         return self.scored(index).task

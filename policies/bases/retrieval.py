@@ -43,9 +43,9 @@ class RetrievalPolicy(CachePolicy):
 
     def reset(self, geometry: Geometry) -> None:
         self._geometry, self._kept, self._into, self._observed = geometry, {}, {}, set[int]()
-        self.raw_keys, self.needs_attention_scores = self.placement.moves, self.selector.needs_attention_scores or self.compressor.needs_attention_scores
         self.selector.reset(geometry)
-        self.compressor.reset(geometry)
+        self.compressor.reset(geometry)  # what the parts need is known now
+        self.raw_keys, self.needs_attention_scores = self.placement.moves, self.selector.needs_attention_scores or self.compressor.needs_attention_scores
         self.probes, self.tries = self.selector.probes, self.selector.tries
         if self.compress == "store" and self.compressor.slots > 1:
             raise ValueError("retrieval: compressor.rotate follows the order of retrieval; it needs compress=retrieve")
@@ -69,13 +69,15 @@ class RetrievalPolicy(CachePolicy):
         takers = self.selector.takers(candidates, len(chosen))
         chosen = list(takers) or chosen
         pages = {c: window.pages(c, chunk.start, bank) for c in chosen}
-        rows = {f: r for slot, c in enumerate(chosen) for f, r in self._parts(c, slot).items()}
+        rows = {f: r for slot, c in enumerate(chosen) for f, r in self._parts(c, slot).items() if f in pages[c]}
         seen = {f: heads for c, heads in takers.items() for f in pages[c]}
         retrieved = [pages[c] for c in (chosen if self.placement.by_similarity else sorted(chosen))]
         times = self.placement.times(sink, retrieved, recent, chunk.start, size)
         flat = tuple(f for group in retrieved for f in group)
         past, able = window.past(chunk.start), set(candidates)
         reachable = frozenset(past) if len(able) == len(window.chunks(chunk.start)) else frozenset(f for f in past if f // size in able)
+        if candidates and not chosen:  # the budget brings none of them back
+            reachable = frozenset()
         soon = tuple(f for c in self.selector.soon(len(chosen)) if c not in chosen for f in window.pages(c, chunk.start, bank))
         return Plan((*sink, *flat, *recent), times, rows=rows, seen=seen, candidates=reachable, retrieved=flat, soon=soon)
 

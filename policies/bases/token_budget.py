@@ -89,6 +89,8 @@ class TokenBudgetPolicy(CachePolicy):
         if self._budget == 0:
             for frame in pool:
                 bank.drop(frame)
+                self._born.pop(frame)
+                self.scorer.keep((frame,), torch.zeros(g.layers, 0, g.heads, dtype=torch.long, device=g.device))
             return
         rows = self._best(pool, bank)
         page = Page.joined([bank.page(f) for f in pool]).keep(rows)

@@ -1,6 +1,7 @@
 """Approximate nearest neighbours by sign random projections: rows that fall into one bucket are neighbours."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 import torch
@@ -10,6 +11,11 @@ from torch import Tensor
 from harness.datatypes import Geometry
 from harness.settings.ranges import Ge, Le, Seed
 from policies.parts.concatenated import own_channels
+
+
+@lru_cache(8)  # the same for every layer, pass and block of queries
+def _planes(width: int, count: int, seed: int, device: torch.device) -> Float[Tensor, "d p"]:
+    return torch.randn(width, count, generator=torch.Generator().manual_seed(seed)).to(device)
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Hashing:
         """On which side of every hyperplane a row lies; the share of equal sides falls linearly with the angle. over: of a network whose heads
         are concatenated in a row, this rank's of them."""
         width = x.shape[-1] if over is None else (over.model_heads or over.heads) * over.head_dim
-        planes = torch.randn(width, self.tables * self.bits, generator=torch.Generator().manual_seed(self.seed)).to(x.device)
+        planes = _planes(width, self.tables * self.bits, self.seed, x.device)
         along = x.float() @ planes if over is None else over.ranks.sum(x.float() @ own_channels(planes, x.shape[-1], over.ranks))
         return (along > 0).unflatten(-1, (self.tables, self.bits))
 

@@ -41,13 +41,15 @@ class AnnSaPolicy(PolicyWrapper):
         geometry.check_alone("annsa")
         if self.needs_attention_scores:
             raise ValueError(f"annsa: {type(self.inner).__name__} keeps scores of whole attention calls, which this would cut short; wrap another policy")
+        if self.tries:
+            raise ValueError(f"annsa: {type(self.inner).__name__} tries windows before it plans, and hash bits are those of one window; wrap another policy")
         self._size, self._tokens, self._now = geometry.chunk, geometry.tokens, (-1, False)
         self._sides: dict[tuple[int, int], Tensor] = {}  # layer, group of heads -> hash bits of the context's keys in this chunk
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         if site.cross or site.context_rows == 0 or self.density == 1:
             return super().attend(q, k, v, site)
-        own = self._own(k.shape[1], site)
+        own = self._own(k.shape[1], site).to(k.device)
         if not site.groups:
             return self._sparse(q, k, v, own, site.bias, site, 0)
         out = torch.empty_like(q)
@@ -69,7 +71,6 @@ class AnnSaPolicy(PolicyWrapper):
 
     def _sparse(self, q: Tensor, k: Tensor, v: Tensor, own: Tensor, bias: Tensor | None, site: Site, group: int) -> Tensor:
         """Attention of heads that see the same rows."""
-        own = own.to(k.device)
         past, always = (~own).nonzero()[:, 0], own.nonzero()[:, 0]
         if not len(past):
             return dense(q, k, v, bias)

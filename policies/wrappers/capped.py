@@ -21,8 +21,9 @@ class CappedPolicy(PolicyWrapper):
     and bank alike.
 
     forget: `lru` (the chunk that no plan has used for longest; the rule of KV caches on servers, LMCache's too) or `oldest`. The
-    frames of the last plan and of the chunk itself stay; if they alone are too many, reset the limit: ValueError. Forgotten
-    chunks are unreachable. Pages that stand for many frames (tempcache's) are one: such policies have limits of their own.
+    frames of the last plan and of the chunk itself stay; if they alone are too many, reset the limit: ValueError. Pages of which a plan
+    takes single rows (Quest's) are used too, and go last. Forgotten chunks are unreachable. Pages that stand for many frames (tempcache's)
+    are one: such policies have limits of their own.
 
     While a chunk is made, frames that have just left the window lie in the bank too, until it is done. Copies that a store fetches ahead
     (`store=cpu` on a GPU, `store=disk`) have a limit of their own and are not counted here.
@@ -39,18 +40,21 @@ class CappedPolicy(PolicyWrapper):
         self._size, self._limit = geometry.chunk, self.frames * geometry.frame_bytes
         self._frame_bytes = geometry.frame_bytes
         self._used: dict[int, int] = {}  # chunk -> the last chunk whose plan named it
+        self._planned, self._pooled = set[int](), set[int]()  # chunks that the newest plan names, or takes rows of; a plan that a fork replaces uses nothing
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         plan = super().plan(chunk, bank)
-        self._used |= {f // self._size: chunk.index for f in plan.frames}
+        self._planned = {f // self._size for f in plan.frames}
+        self._pooled = {f // self._size for frames in plan.pools.values() for f in frames}
         return plan
 
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
         super().commit(chunk, kv, bank)
-        self._used[chunk.index] = chunk.index
+        used = self._planned | {chunk.index}
+        self._used |= dict.fromkeys(used | self._pooled, chunk.index)
         if self.frames == inf or self._fits(bank):
             return
-        idle = {f // self._size for f in bank.frames} - {c for c, last in self._used.items() if last == chunk.index}
+        idle = {f // self._size for f in bank.frames} - used
         for victim in sorted(idle, key=lambda c: (self._used.get(c, -1) if self.forget == "lru" else 0, c)):
             for frame in filter(bank.rows, range(victim * self._size, (victim + 1) * self._size)):
                 bank.drop(frame)

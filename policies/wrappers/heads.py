@@ -23,7 +23,7 @@ class HeadsPolicy(PolicyWrapper):
     to a view; `auto`: the shipped file of a network of these sizes, where there is one; null: none. Without a file the heads are
     calibrated online, over the first `calibrate` chunks that have frames between sink and recent; until then every head keeps
     everything, and these clean passes cost a second attention. Online calibration sees a place for the first time, when nothing
-    needs to be remembered: reaches of 0.08 where returns have 0.29.
+    needs to be remembered: reaches of 0.08 where returns had 0.29, with the model before the shipped one.
     Sources: Forcing-KV (arXiv 2605.09681) calls a head static if at least 80 % of its non-sink attention falls on the 4 newest
     latents (threshold=0.2; 37 to 43 % of the heads, hence a share of 0.6), Dummy Forcing (arXiv 2601.20499) ranks heads online
     at the 2nd chunk, RazorAttention (arXiv 2407.15891) and DuoAttention (arXiv 2410.10819) keep a full cache for retrieval heads
@@ -56,6 +56,8 @@ class HeadsPolicy(PolicyWrapper):
         if self.compensate and (self.inner.raw_keys or not self.sink):
             found = f"{type(self.inner).__name__} places its rows anew" if self.inner.raw_keys else "sink=0 leaves no page that is always attended to"
             raise ValueError(f"heads: {found}, so a mean row has no place; use compensate=false, or an inner policy with absolute placement and a sink")
+        if self.threshold is None:
+            self._chosen(torch.zeros(geometry.layers, geometry.heads))  # refuses a share that leaves no head
         self.rewritable = False
         self._lost = Lost()
         self._lost.reset(geometry)
@@ -99,8 +101,13 @@ class HeadsPolicy(PolicyWrapper):
             bank.write(0, self._lost.beside(bank.page(0)))
 
     def _chosen(self, reach: Tensor) -> Tensor:
-        if self.threshold is not None:
-            return reach >= self.threshold
+        far = reach >= self.threshold if self.threshold is not None else self._farthest(reach)
+        if not far.any():
+            setting = f"share={self.share}" if self.threshold is None else f"threshold={self.threshold}"
+            raise ValueError(f"heads: {setting} leaves no head that looks back; give more, or policy=sink_recent, which remembers nothing either")
+        return far
+
+    def _farthest(self, reach: Tensor) -> Tensor:
         far = torch.zeros(reach.numel(), dtype=torch.bool, device=reach.device)
         far[reach.flatten().argsort(dim=0, descending=True, stable=True)[: round(self.share * reach.numel())]] = True
         return far.view_as(reach)

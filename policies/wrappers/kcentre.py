@@ -17,9 +17,9 @@ class KCentrePolicy(PolicyWrapper):
     (arXiv 2610.06588).
 
     A chunk is settled once all its frames are candidates of the inner policy. When `chunks` are held and one more is settled, one
-    goes. rule: `kcentre` keeps views spread: of the two chunks with the greatest likeness l(a, b) (mutual view overlap, see
-    `policies.parts.likeness`; ties to the older pair) the newer goes, which is the one whose loss leaves every view that was
-    held nearest to one that still is. `fifo`: the oldest goes. Evicted chunks are unreachable, and reported so.
+    goes; until then, that is for one plan, it is a candidate beside them. Evicted chunks are unreachable, and reported so.
+    rule: `kcentre` keeps views spread: of the two chunks with the greatest likeness l(a, b) (mutual view overlap, see
+    `policies.parts.likeness`; ties to the older pair) the newer goes. `fifo`: the oldest goes.
 
     Uncertain: Keepsake's own rule is not public as far as we know, so that only its controls are here; whether its k-centre is
     greedy over poses (as here) or over features.
@@ -45,6 +45,8 @@ class KCentrePolicy(PolicyWrapper):
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
         super().commit(chunk, kv, bank)
         self.likeness.observe(chunk, kv)
+        for gone in [c for c in self._near if not any(map(bank.rows, range(c * self._size, (c + 1) * self._size)))]:  # an outer wrapper dropped it
+            self._evict(gone, bank)
         for fresh in self._fresh:
             held = list(self._near)
             self._near[fresh] = dict(zip(held, self.likeness.to(fresh, held), strict=True))

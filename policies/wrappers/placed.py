@@ -23,6 +23,10 @@ class PlacedPolicy(PolicyWrapper):
             raise ValueError(f"placed: {type(self.inner).__name__} places its rows itself; set that policy's own placement instead of wrapping it")
         if self.pooled:
             raise ValueError(f"placed: {type(self.inner).__name__} keeps rows of many frames in one page, which no one time can place; use its realign")
+        if self.placement.by_similarity:
+            raise ValueError(
+                "placed: plans name what was retrieved in the order of time, so no order by similarity can be kept; use policy.placement.order=time"
+            )
         self.raw_keys, self._size = self.placement.moves, geometry.chunk
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:

@@ -69,6 +69,8 @@ def _track(file: Path, size: tuple[int, int]) -> Track:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: it has the poses of this video")
     rows = _about(file)["data"]
+    if not rows:
+        raise ValueError(f"{file} has no poses (data is empty)")
     who = "camera" if "camera_pos" in rows[0] else "actor"
     try:
         place, turn = (torch.tensor([[row[f"{who}_{what}"][axis] for axis in "xyz"] for row in rows], dtype=torch.float64) for what in ("pos", "rpy"))

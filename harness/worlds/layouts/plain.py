@@ -29,9 +29,9 @@ def clips(root: Path, truth: Path | None, reading: Reading) -> Sequence[Clip]:
     """Every video below `root`, and every folder of poses that has none. truth: a folder laid out alike, with true films."""
     found = []
     for folder in folders_below(root):
-        if folder.name in ("frames", "images") or "sparse" in folder.parts:
-            continue
         place = folder.relative_to(root)
+        if place.name in ("frames", "images") or "sparse" in place.parts:
+            continue
         films = [f for f in films_in(folder) if not _is_true(f)]
         for film in films:
             alone = len(films) == 1

@@ -60,6 +60,8 @@ def _track(video: Path, size: tuple[int, int]) -> Track:
     shares = None
     if said.get("intrinsics"):
         k = np.array(said["intrinsics"], dtype=np.float64)  # about a principal point in the picture's middle, or shares of the picture
+        if k.ndim != 3 or k.shape[1:] != (3, 3):
+            raise ValueError(f"{about}: intrinsics have the shape {k.shape}; give one 3 x 3 matrix a pose")
         own = SHARES if k[0, 0, 2] <= 1 else (round(2 * k[0, 1, 2]), round(2 * k[0, 0, 2]))
         shares = check_intrinsics(k, about, len(c2w), own, (1, 1))
     return Track(file, c2w, shares, said.get("fps"))

@@ -29,7 +29,7 @@ class BlindCompressor(Compressor):
         kept: Kept = []
         for frame in chunk.frames[1:] if self.anchor else chunk.frames:
             if self.rows == "random":
-                g = torch.Generator().manual_seed(self.seed * 100_003 + frame)
+                g = torch.Generator().manual_seed((self.seed * 100_003 + frame) % 2**63)
                 rows = torch.randperm(self._tokens, generator=g)[:n].sort().values
             else:
                 rows = (torch.arange(n) + 0.5).mul(self._tokens / max(n, 1)).long()

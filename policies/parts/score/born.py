@@ -45,5 +45,5 @@ class RandomScorer(BornScorer):
     seed: Seed = 0
 
     def worth(self, chunk: Chunk, kv: KV) -> Tensor:
-        rngs = [torch.Generator().manual_seed(self.seed * 100_003 + frame) for frame in chunk.frames]
+        rngs = [torch.Generator().manual_seed((self.seed * 100_003 + frame) % 2**63) for frame in chunk.frames]
         return torch.stack([torch.rand(self._geometry.tokens, generator=rng) for rng in rngs])

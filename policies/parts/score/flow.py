@@ -18,8 +18,9 @@ from policies.parts.score.mass import Kernel, MassScorer, Pool
 class FlowScorer(MassScorer):
     """FlowCache (arXiv 2602.10825): mix * maxpool7(share) - (1 - mix) * softmax_i(mean_j cos(k_i, k_j)), head by head.
 
-    Both terms sum to 1 over a pool (the first before pooling), so they compare; the chunk's own rows take no part in the
-    softmax of the shares, as in the released code. mean_j cos(k_i, k_j) = u_i . mean_j u_j with unit keys u: no n x n matrix.
+    The second term sums to 1 over a pool; the first, before pooling, to what the softmax leaves it beside sink and recent rows (0.3 to 0.5,
+    measured). The chunk's own rows take no part in the softmax of the shares, as in the released code.
+    mean_j cos(k_i, k_j) = u_i . mean_j u_j with unit keys u: no n x n matrix.
     keys: raw (before RoPE: content alone, for rows that are far apart in time; the bank then keeps un-rotated keys) or rotated.
     The rows that are scored are read from the bank, and counted as moved.
     Uncertain: which form of keys the released caches hold; its weighting by age (a choice of six, none a default) is left out;

@@ -53,9 +53,12 @@ class MassScorer(Scorer):
         if not site.clean:
             return
         bias = site.bias if self.own else past_only(k, site, self._size)
+        self._slots = site.slots
+        if not self.own and not site.context_rows:  # nothing is past yet: no row receives anything
+            self._shares[site.layer] = k.new_zeros(k.shape[2], k.shape[1], dtype=torch.float32)
+            return
         chosen = torch.linspace(0, q.shape[1] - 1, self.queries or q.shape[1], device=q.device).long()
         self._shares[site.layer] = self._share(q[:, chosen], k, bias, site)
-        self._slots = site.slots
 
     def _share(self, q: Tensor, k: Tensor, bias: Tensor | None, site: Site) -> Float[Tensor, "h n"]:
         if not self.spread:

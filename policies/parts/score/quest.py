@@ -51,6 +51,8 @@ class QuestScorer(Scorer):
             self._sizes[frame] = [p.shape[2] for p in pages]
 
     def score(self, frames: tuple[int, ...], bank: KVBank) -> Tensor:
+        for gone in self._ends.keys() - set(bank.frames):  # that a wrapper has dropped
+            del self._ends[gone], self._sizes[gone]
         q = torch.stack([self._queries[layer] for layer in range(self._layers)])
         ends = torch.cat([self._ends[f] for f in frames], 2)
         bound = torch.einsum("lqhd,lphd->lqph", q.clamp(max=0), ends[:, 0]) + torch.einsum("lqhd,lphd->lqph", q.clamp(min=0), ends[:, 1])

@@ -33,10 +33,10 @@ class AttentionSelector(Selector):
 
     def look(self, q: Tensor, site: Site) -> None:
         if site.probe if self.probes else site.clean:
-            self._queries[site.layer] = q.mean((0, 1))
+            self._queries[site.layer] = q.float().mean((0, 1))  # in bfloat16 scores would tie
 
     def observe(self, chunk: Chunk, kv: KV) -> None:
-        self._keys.put(chunk.index, kv.k.unflatten(2, (self._chunk, -1)).mean((1, 3)))
+        self._keys.put(chunk.index, kv.k.float().unflatten(2, (self._chunk, -1)).mean((1, 3)))
 
     def forget(self, chunk: int) -> None:
         self._keys.forget(chunk)

@@ -17,7 +17,7 @@ class RandomSelector(Selector):
     seed: Seed = 0
 
     def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
-        g = torch.Generator().manual_seed(self.seed * 100_003 + chunk.index)
+        g = torch.Generator().manual_seed((self.seed * 100_003 + chunk.index) % 2**63)
         return [candidates[i] for i in torch.randperm(len(candidates), generator=g).tolist()]
 
 

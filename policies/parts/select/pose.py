@@ -11,11 +11,13 @@ from policies.parts.select.base import Selector
 
 @dataclass
 class PoseSelector(Selector):
-    """Distance between views: translation (L2) and rotation (geodesic), as WorldKV section 4.1 weighs them.
+    """Distance between views: translation (L2) plus rotation (geodesic), the two terms of WorldKV section 4.1.
 
     The distance of two chunks is the mean, over the frames of the next one, of the distance to the nearest frame of the
     other. Scales are fixed, so that one far candidate does not reweigh the rest: `metres` of translation count as much
     as `degrees` of rotation.
+    Uncertain: how the paper scales its terms. Its released code gives each half the weight, divided by its greatest value among
+    the candidates, on mean poses of chunks: that is the selector `release_pose`. The scales here are ours.
     """
 
     metres: Positive = 1.0
