@@ -14,7 +14,7 @@ MB = 1e-6
 COLUMNS = (
     Column("cost/fps_mean", "fps", "FPS", "cost", 1, 1, "video frames over seconds of generated chunks", unit="1/s", rank=2, timed=True),
     Column("cost/fps_last", "fps_last", "FPS last", "cost", 1, 1, "the last chunk's, the figure that papers quote", unit="1/s", rank=6, timed=True),
-    Column("cost/latency_p95_ms", "p95", "p95 latency", "cost", 0, -1, "seconds of a chunk, 95th percentile", unit="ms", rank=6, timed=True),
+    Column("cost/latency_p95_ms", "p95", "p95 latency", "cost", 0, -1, "time of a chunk, 95th percentile", unit="ms", rank=6, timed=True),
     Column("cost/bytes_moved", "moved", "moved a chunk", "cost", 2, -1, "bytes between window, tiers and devices", MB, "MB", 6),
     Column("cost/attended_tokens", "tokens", "tokens attended", "memory", 0, -1, "rows of the window, the chunk included, mean over the generated chunks"),
     Column("cost/window_bytes", "window", "window", "memory", 2, -1, "context buffer in use, all layers, largest of the rollout", MB, "MB", 5),

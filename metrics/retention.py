@@ -10,7 +10,7 @@ PRICES = {"mb": ("cost/stored_bytes", 1e6, "MB", "MB stored"), "ktokens": ("cost
 
 def retention(values: Mapping[str, float], metrics: Sequence[FrameMetric]) -> dict[str, float]:
     """retention/<metric>_mb and _ktokens of one trajectory: the recall that a policy's pages add to its window without them (`audit/..._none`), as
-    an improvement, over all bytes stored (window, bank and scratch) and over the tokens that a chunk attends to.
+    an improvement, over all bytes stored (window, bank, state and scratch) and over the tokens that a chunk attends to.
 
     The floor is the policy's own: same noise, same views, first and newest chunks as they are. An unrelated view would be lower, and would
     count as memory what any window shows. Against the first visit; of probes from beside, against the true view.

@@ -1,10 +1,16 @@
 """A table of the docs that is made in parts: rows stay where both parts were made alike, and nowhere else."""
 
+from pathlib import Path
+
 import pytest
 
 from harness.reporting.audited import audit_table
 from harness.reporting.crossed import cell_of, crossed_table
-from harness.reporting.documents import ALIKE, added
+from harness.reporting.documents import ALIKE, _check_one_table, added
+from harness.reporting.groups import Run, grouped, reasons
+from harness.reporting.table import finished_runs
+from harness.results.run_folder import Record
+from tests.made_runs import NAMES, make_run
 
 KEY = "quality/psnr_revisit"
 
@@ -81,3 +87,33 @@ def test_an_audit_says_whose_gain_is_memory():
     ]
     with pytest.raises(ValueError, match="was audited; give probes.audit"):
         audit_table(table | {"values": {"low": {"t0": {"recall/psnr": 1.0}}}}, str, "c.md")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (dict(policy="full", device="another"), "are both called `full`; move one of them to another experiment"),
+        (dict(policy="worldkv", names=NAMES[:3]), "mixes numbers of trajectories"),
+        (dict(policy="worldkv", noise="other"), "mixes trajectories or noise"),
+    ],
+)
+def test_a_table_is_of_runs_that_differ_by_the_policy_alone(tmp_path, more, said):
+    make_run(tmp_path, "full")
+    make_run(tmp_path, "sliding")
+    _check_one_table(tmp_path, finished_runs(tmp_path))
+    make_run(tmp_path, **more)
+    with pytest.raises(ValueError, match=said):
+        _check_one_table(tmp_path, finished_runs(tmp_path))
+
+
+def run_of(weights: str, target: int | None) -> Run:
+    about = {"comparable": "x", "backbone": "rooms", "metrics": {}, "label": "full", "policy": "full", "weights": {"weights": weights}}
+    record = Record("t", {}, noise="n", probes=[] if target is None else [{"chunk": 9, "target": target, "psnr": 1.0}])
+    return Run(Path(f"{weights}-{target}"), {"run": about, "summary": {}}, [record], {})
+
+
+def test_runs_of_other_weights_or_probes_are_not_compared():
+    """Also where settings are the same: a weights file can change under its name, and probes are no part of a rollout."""
+    plain, probed, other, newer = grouped([run_of("1", None), run_of("1", 2), run_of("1", 5), run_of("2", None)])
+    assert plain.group == probed.group and len({plain.group, other.group, newer.group}) == 3
+    assert reasons(probed, other) == ["other recall probes"] and reasons(newer, plain) == ["other weights under the same name"]

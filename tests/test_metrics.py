@@ -11,6 +11,7 @@ from harness.datatypes import ChunkStats, RevisitPair, Rollout, Trajectory
 from metrics.cost import cost
 from metrics.drift import drift, local_contrast
 from metrics.frame import LPIPS, LPIPS_WEIGHTS, PSNR, SSIM
+from metrics.metric_set import MetricSet
 from metrics.revisit import mean_scores, score_pairs
 from tests.tolerances import HALF, SKIMAGE
 
@@ -145,3 +146,11 @@ def test_images_are_looked_at_once_and_nothing_changes(images, monkeypatch):
     monkeypatch.setattr("metrics.frame.FEATURES", 42 * 64 * 64 * 4)
     assert torch.allclose(metric.compare(everything, a, b), whole, rtol=1e-6, atol=1e-6)
     assert passed[1:] and max(passed[1:]) <= 4, "no more than fit"
+
+
+@pytest.mark.parametrize("name", ["gap_x", "color_mean", "color_true", "color_none"])
+def test_a_name_that_reads_as_another_column_is_refused(name):
+    metric = PSNR()
+    metric.name = name
+    with pytest.raises(ValueError, match=f"`{name}` reads as another column"):
+        MetricSet.of([metric])

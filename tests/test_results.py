@@ -13,6 +13,7 @@ from harness.evaluation.weights import digest, weights_of
 from harness.results.ownership import check_same_weights
 from harness.results.run_folder import Record, RunFolder, sound
 from harness.results.statistics import interval, paired, summarise
+from harness.snapshot.snapshot import is_saved
 from harness.system.files import atomic_folder, atomic_path, put_back, unsummed, write_atomic
 
 
@@ -167,3 +168,29 @@ def test_of_two_folders_one_is_always_there(tmp_path, monkeypatch, fails):
         place.replace(tmp_path / ".walk.old")  # as a kill leaves it
         put_back(place)
     assert (place / "x").read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["walk"]
+
+
+def test_what_changed_since_is_made_again(tmp_path):
+    """A record is of the files that it was made from: a video that was replaced, costs that came later."""
+    folder, video = RunFolder(tmp_path / "run"), tmp_path / "a.mp4"
+    video.write_text("1")
+    folder.create()
+    folder.write(Record("a", {"quality/x": 1.0}))
+    assert folder.is_newer("a", [video, tmp_path / "cost.json"]) and not folder.is_newer("b", [video])
+    os.utime(video, (2e9, 2e9))
+    assert not folder.is_newer("a", [video])
+    folder.forget(["a", "b"])
+    assert not folder.done()
+
+
+def test_a_snapshot_of_other_settings_is_not_replaced(tmp_path):
+    place = tmp_path / "t"
+    place.mkdir()
+    about = {"policy": {"retrieved": 9}, "codec": "none"}
+    (place / "session.json").write_text(json.dumps({"about": about | {"geometry": {}}, "state": {"seed": 0}}))
+    assert is_saved(tmp_path, "t", about, 0) and not is_saved(tmp_path, "u", about, 0)
+    for other, seed, named in ((about | {"codec": "int8"}, 0, "codec is none there and int8 here"), (about, 1, "seed is 0 there and 1 here")):
+        with pytest.raises(ValueError, match=f"is a snapshot of other settings .{named}.*choose another snapshot.save"):
+            is_saved(tmp_path, "t", other, seed)
+    (place / "session.json").write_text("{")
+    assert not is_saved(tmp_path, "t", about, 0)

@@ -67,7 +67,7 @@ class ArmTraining(DenoiserTraining):
             self._checked = True
         own = torch.rand(len(clip.times), generator=draws) < (self.share if self.training else 1.0)
         chosen = [self.policy if mine else FullPolicy() for mine in own.tolist()]
-        return [windows(policy, g, *one) for policy, *one in zip(chosen, clip.c2w, clip.intrinsics, positions, strict=True)]
+        return [windows(policy, g, *one) for policy, one in zip(chosen, zip(clip.c2w, clip.intrinsics, positions, strict=True), strict=True)]
 
     def geometry(self, tokens: int, aspect: float) -> Geometry:
         """aspect: width over height of the pictures, which tokens part into squares."""

@@ -58,7 +58,7 @@ class PlannedForcing:
         outs = []
         for at, (own_q, own_k, own_v) in zip([*range(chunks - 1), *range(1, chunks)], own, strict=True):
             keys, values = torch.cat([past_k[at], own_k], 1), torch.cat([past_v[at], own_v], 1)
-            outs.append(attention(*(x.transpose(1, 2) for x in (own_q, keys, values)), clip.biases[at]).transpose(1, 2))
+            outs.append(attention(own_q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), clip.biases[at]).transpose(1, 2))
         return torch.cat(outs, 1)
 
 
