@@ -190,7 +190,9 @@ class TinyRoomsBackbone(RoomsBackbone):
 
 
 def weight_files(settings: Mapping[str, Any]) -> dict[str, Path]:
-    """The files that settings of `RoomsBackbone` name, by setting."""
+    """The files that a backbone's settings name, by setting; the tiny one has none."""
+    if str(settings.get("_target_")).endswith(TinyRoomsBackbone.__name__):
+        return {}
     base = Path(settings.get("weights") or WEIGHTS)
     return {"weights": base} | ({"arm": arm_file(arm, base)[1]} if (arm := settings.get("arm")) else {})
 

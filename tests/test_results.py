@@ -149,7 +149,7 @@ def test_a_digest_is_of_what_is_in_files(tmp_path):
     assert first == again != digest(file) and digest(tmp_path) != digest(file)
     shipped = weights_of({"_target_": "backbones.rooms.RoomsBackbone", "weights": None, "arm": "control"})
     assert shipped.keys() == {"weights", "arm"} and shipped["weights"] == digest(WEIGHTS)
-    assert weights_of({"_target_": "backbones.lingbot.load", "weights": "random"}) == {}
+    assert weights_of({"_target_": "backbones.lingbot.load", "weights": "random"}) == {} == weights_of({"_target_": "backbones.rooms.TinyRoomsBackbone"})
 
 
 @pytest.mark.parametrize("fails", [False, True])

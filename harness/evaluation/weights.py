@@ -13,8 +13,7 @@ def weights_of(backbone: dict) -> dict[str, str]:
     module = import_module(str(backbone["_target_"]).rpartition(".")[0])
     if not hasattr(module, "weight_files"):
         return {}
-    settings = {k: v for k, v in backbone.items() if k != "_target_"}
-    return {name: digest(path) for name, path in module.weight_files(settings).items() if path.exists()}
+    return {name: digest(path) for name, path in module.weight_files(backbone).items() if path.exists()}
 
 
 def digest(path: Path) -> str:
