@@ -281,11 +281,12 @@ def test_own_predictions_come_in_the_last_third(base, monkeypatch):
 def test_what_an_arm_adds_learns_faster(arm, base):
     """Its own weights reach `lr_memory`, all others the rates of every arm."""
     module = module_for(arm, base)
-    peaks = {}
-    for optimizer in module.configure_optimizers():
-        for group in optimizer.param_groups:
-            assert group["lr"] == group["peak"]
-            peaks |= {id(p): group["peak"] for p in group["params"]}
+    peaks, optimizers = {}, module.configure_optimizers()
+    rates = iter(module.peaks)
+    for optimizer in optimizers:
+        for group, rate in zip(optimizer.param_groups, next(rates), strict=True):
+            assert group["lr"] == rate
+            peaks |= {id(p): rate for p in group["params"]}
     own = {peaks.pop(id(p)) for p in module.memory.parameters() if p.requires_grad}
     assert own == (set() if arm == "control" else {2e-3}) and set(peaks.values()) == {0.005, 5e-4}
 
@@ -426,7 +427,7 @@ def test_state_is_counted_saved_opened_and_forked_to_the_bit(arm, trajectory, tm
     whole = rollout(backbone, policy, GpuStore(), trajectory, 0, forced)
     held = [s.state_bytes for s in whole.stats]
     frame = 3 * 16 * 24 + 2 * 8 * 12 + 4 * 20  # colours, depths in 16 bits, pose and intrinsics
-    assert held == ([4 * 2 * 32 * 32] * 11 if arm == "recurrent" else [3 * frame * (i + 1) for i in range(11)])
+    assert held == ([4 * 2 * 32 * 96] * 11 if arm == "recurrent" else [3 * frame * (i + 1) for i in range(11)])
     rollout(backbone, policy, GpuStore(), trajectory, 0, forced, snapshot=Snapshot(save=tmp_path, chunks=6))
     again = rollout(backbone, policy, GpuStore(), trajectory, 0, forced, snapshot=Snapshot(load=tmp_path))
     assert torch.equal(again.latents, whole.latents)

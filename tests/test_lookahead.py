@@ -109,5 +109,5 @@ def test_pages_of_later_chunks_are_fetched_early_and_nothing_changes(backbone, w
 
 
 def test_true_co_visibility_is_not_known_ahead(roll):
-    with pytest.raises(ValueError, match="the oracle needs true co-visibility"):
+    with pytest.raises(ValueError, match="what OracleSelector looks at is not known ahead; use another selector.inner"):
         roll(make_policy("lookahead", "policy/selector@policy.selector.inner=oracle"))

@@ -32,7 +32,6 @@ REFUSED = [
     (lambda: PlacedPolicy(make_policy("h2o"), Rebased()), "placed: TokenBudgetPolicy keeps rows of many frames in one page"),
     (lambda: PlacedPolicy(make_policy("sliding"), Slot(order="similarity")), "placed: plans name what was retrieved in the order of time"),
     (lambda: AnnSaPolicy(make_policy("oracle_quality")), "annsa: RetrievalPolicy tries windows before it plans"),
-    (lambda: HeadsPolicy(make_policy("worldkv"), share=0.0, labels=None), "heads: share=0.0 leaves no head that looks back"),
     (
         lambda: make_policy("oracle", "policy/selector=lookahead", "policy/selector@policy.selector.inner=oracle"),
         "what OracleSelector looks at is not known ahead",

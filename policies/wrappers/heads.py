@@ -56,8 +56,6 @@ class HeadsPolicy(PolicyWrapper):
         if self.compensate and (self.inner.raw_keys or not self.sink):
             found = f"{type(self.inner).__name__} places its rows anew" if self.inner.raw_keys else "sink=0 leaves no page that is always attended to"
             raise ValueError(f"heads: {found}, so a mean row has no place; use compensate=false, or an inner policy with absolute placement and a sink")
-        if self.threshold is None:
-            self._chosen(torch.zeros(geometry.layers, geometry.heads))  # refuses a share that leaves no head
         self.rewritable = False
         self._lost = Lost()
         self._lost.reset(geometry)
@@ -101,13 +99,8 @@ class HeadsPolicy(PolicyWrapper):
             bank.write(0, self._lost.beside(bank.page(0)))
 
     def _chosen(self, reach: Tensor) -> Tensor:
-        far = reach >= self.threshold if self.threshold is not None else self._farthest(reach)
-        if not far.any():
-            setting = f"share={self.share}" if self.threshold is None else f"threshold={self.threshold}"
-            raise ValueError(f"heads: {setting} leaves no head that looks back; give more, or policy=sink_recent, which remembers nothing either")
-        return far
-
-    def _farthest(self, reach: Tensor) -> Tensor:
+        if self.threshold is not None:
+            return reach >= self.threshold
         far = torch.zeros(reach.numel(), dtype=torch.bool, device=reach.device)
         far[reach.flatten().argsort(dim=0, descending=True, stable=True)[: round(self.share * reach.numel())]] = True
         return far.view_as(reach)
