@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -273,3 +274,8 @@ def read_config(path: Path, defaults: Mapping[str, Value], fixed: Collection[str
         if type(value) is not type(defaults[key]) and (type(value), type(defaults[key])) != (int, float):
             raise ValueError(f"{file}: {key}={value!r} should be like {defaults[key]!r}; correct it, or delete the file to use the defaults")
     return config
+
+
+def files_at(folder: str) -> Callable[[Mapping[str, Any]], dict[str, Path]]:
+    """A backbone's `weight_files`: the checkpoint that its settings name, by setting (folder: where weights=null looks); random weights have none."""
+    return lambda settings: {} if settings.get("weights") == "random" else {"weights": Path(settings.get("weights") or folder)}

@@ -1,10 +1,10 @@
 """LingBot-World-Fast: the causal Wan transformer, steered by camera poses (and keys) that modulate every block."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from backbones.checkpoints import LINGBOT_WORLD_FAST, load_into, read_config, require
+from backbones.checkpoints import LINGBOT_WORLD_FAST, files_at, load_into, read_config, require
 from backbones.codecs import PreviewCodec
 from backbones.wan_causal import CELL, Codec, Precision, Schedule, Sizes, WanBackbone, checked, chosen_device, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork, fold
@@ -189,6 +189,4 @@ def schedule(shift: float = 10.0, indices: Sequence[int] = INDICES) -> Schedule:
     )
 
 
-def weight_files(settings: Mapping[str, Any]) -> dict[str, Path]:
-    """The checkpoint that settings name; random weights have none."""
-    return {} if settings.get("weights") == "random" else {"weights": Path(settings.get("weights") or FOLDER)}
+weight_files = files_at(FOLDER)

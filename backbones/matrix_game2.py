@@ -1,10 +1,10 @@
 """Matrix-Game-2.0: the causal Wan transformer, steered by keyboard and mouse through an action module in its first blocks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from backbones.actions import ActionCache, ActionConfig, ActionModule, history, rotation
-from backbones.checkpoints import MATRIX_GAME_2, load_into, require
+from backbones.checkpoints import MATRIX_GAME_2, files_at, load_into, require
 from backbones.codecs import PreviewCodec
 from backbones.wan_causal import Codec, Precision, Schedule, Sizes, WanBackbone, checked, chosen_device, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork
@@ -204,6 +204,4 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
-def weight_files(settings: Mapping[str, Any]) -> dict[str, Path]:
-    """The checkpoint that settings name; random weights have none."""
-    return {} if settings.get("weights") == "random" else {"weights": Path(settings.get("weights") or FOLDER)}
+weight_files = files_at(FOLDER)

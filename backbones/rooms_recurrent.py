@@ -9,7 +9,7 @@ from backbones.rooms_network import DIRECTION, ORIGIN
 from harness.backbone import KVSeam
 
 OPEN = 6.0  # logit of how much of a state a chunk leaves, before training: 99.8 %
-GATE = 0.3
+GATE = 0.3  # before training
 WAVES = 48  # frequencies a head, so that a key has 96 numbers
 ACROSS, ALONG = 3.0, 2.0  # their spread before training: radians a unit of direction, and a metre of the camera's place
 
@@ -18,13 +18,13 @@ class DeltaCell(nn.Module):
     """A state of `dim` x `keys` numbers a head under the gated delta rule (arXiv 2412.06464), one gate a chunk.
 
     A key says where a token looks: the cosines and sines of its ray's direction and origin at learned frequencies (random Fourier features,
-    arXiv 2006.10739, of unit length), so that a state is a map from rays to values. The attention's own keys were tried for it and are not
-    addresses: without their rotation they do not tell one place from another.
+    arXiv 2006.10739, of unit length), so that a state is a map from rays to values. With the attention's own
+    un-rotated keys in their place nothing was learned (docs/trained.md).
     A chunk's keys k_i and values v_i are written in the order of its tokens, with strengths b_i in (0, 1) and a decay a:
 
         S_0 = a S,  S_i = S_(i-1) + b_i (v_i - S_(i-1) k_i) k_i^T
 
-    What is read along a ray of key k is tanh(gate) S k. Gates start open: from zero they never opened (docs/trained.md).
+    What is read along a ray of key k is tanh(gate) S k. Gates start open: in two trainings from zero they stayed there.
     seed: of the frequencies, another for each layer.
     """
 

@@ -1,18 +1,17 @@
 """Self-Forcing's Wan 2.1 1.3B (arXiv 2506.08009): the causal Wan transformer with a prompt and no control, for measurements
 beside its descendants. It takes no camera path, so a revisit means nothing to it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from backbones.checkpoints import SELF_FORCING, load_into, require
+from backbones.checkpoints import SELF_FORCING, files_at, load_into, require
 from backbones.codecs import PreviewCodec
 from backbones.matrix_game2 import schedule
 from backbones.wan_causal import Codec, Precision, Schedule, Sizes, WanBackbone, checked, chosen_device, fill_randomly, precision, refuse_too_large
@@ -90,6 +89,4 @@ def load(
     return SelfForcingBackbone(network, codec, prompts, schedule(STEPS), (size[0], size[1]), where)
 
 
-def weight_files(settings: Mapping[str, Any]) -> dict[str, Path]:
-    """The checkpoint that settings name; random weights have none."""
-    return {} if settings.get("weights") == "random" else {"weights": Path(settings.get("weights") or FOLDER)}
+weight_files = files_at(FOLDER)

@@ -148,3 +148,16 @@ def test_the_package_offers_them_and_nothing_heavy_is_imported_for_it():
     assert {"evaluate", "compare", "Session"} <= set(dir(harness)) and Session.begin
     with pytest.raises(AttributeError, match="nothing"):
         harness.nothing  # noqa: B018
+
+
+class Broken(Loudness):
+    name = "broken"
+
+    def score(self, a, b):
+        return torch.full((len(a),), torch.nan)
+
+
+def test_a_metric_that_gives_no_number_fails_its_trajectory(here):
+    """Not the run, which would never end: a record with NaN cannot be read back."""
+    made = evaluate("sliding", *TINY, metrics=[Broken()])
+    assert made.failed and all("for a number: see the metric that gave it" in why for why in made.failed.values())

@@ -11,7 +11,7 @@ import pytest
 from backbones.rooms import WEIGHTS
 from harness.evaluation.weights import digest, weights_of
 from harness.results.ownership import check_same_weights
-from harness.results.run_folder import Record, RunFolder, sound
+from harness.results.run_folder import ID, Record, RunFolder, sound
 from harness.results.statistics import interval, paired, summarise
 from harness.snapshot.snapshot import is_saved
 from harness.system.files import atomic_folder, atomic_path, put_back, unsummed, write_atomic
@@ -119,6 +119,11 @@ def test_a_folder_of_somebody_else_is_not_cleared(tmp_path):
     with pytest.raises(ValueError, match="is no run folder, and overwrite=true would remove files"):
         RunFolder(tmp_path).clear()
     assert (tmp_path / "videos" / "holidays.mp4").exists()
+    cleared = RunFolder(tmp_path / "cleared")  # and killed: what stays is the number of its W&B run
+    cleared.create()
+    (cleared.path / ID).write_text("abc")
+    cleared.clear()
+    cleared.clear()
 
 
 def test_results_are_of_the_trajectories_that_they_name(tmp_path):

@@ -16,7 +16,7 @@ from harness.evaluation.novelty import kinds
 from harness.evaluation.probes import NO_PROBES, Probes
 from harness.evaluation.rolling import ALIKE, Rolled, Roller
 from harness.policy import CachePolicy
-from harness.results.run_folder import Record
+from harness.results.run_folder import Record, sound
 from harness.rollout import NO_SNAPSHOT, Snapshot
 from harness.system.stopping import exit_on_signals
 from harness.worlds.base import World
@@ -132,6 +132,9 @@ class EvalModule(L.LightningModule):
         missed = "" if pairs else trajectory.no_pairs or unscored(trajectory, len(out.frames))
         unaudited = {arm: why for v in views for arm, why in v.unaudited.items() if not any(arm in w.audit for w in views)}
         record = Record(trajectory.name, values, pairs, chunks, out.noise, camera=camera, probes=probed, no_pairs=missed, unaudited=unaudited)
+        record = sound(record)
+        if record.error:
+            return Outcome(record)
         return Outcome(record, trajectory, out, self.metrics.features(out, trajectory))
 
 
