@@ -32,6 +32,7 @@ from harness.training.arm_clips import SessionClips, as_session, goes_back, pali
 from harness.training.clips import CHUNK, Clip, Phase, Scenery, collate, make_clip, make_shot
 from harness.training.command import use_of
 from harness.training.depth import DepthClips, DepthTraining
+from harness.training.modules import DRAWS, NOISE
 from harness.training.train import train
 from harness.training.windows import Window, check_by_place, windows
 from harness.worlds.covisibility import CoVisibility
@@ -102,7 +103,7 @@ class Noted(PolicyWrapper):
         return self.plans[-1]
 
 
-def module_for(arm: str, path, steps: int = 6, own: float = 1.0) -> ArmTraining:
+def module_for(arm: str, path, steps: int = 6, own: float = 1.0, seed: int = 0) -> ArmTraining:
     config, tensors = load_weights(path)
     codec, network = ConvCodec(**config["codec"]), RoomsNetwork(4, tokens=4, **config["network"])
     for prefix, part in (("codec.", codec), ("network.", network)):
@@ -113,7 +114,7 @@ def module_for(arm: str, path, steps: int = 6, own: float = 1.0) -> ArmTraining:
         if not weights.any():
             torch.nn.init.normal_(weights, std=0.3)
     settings = dict(levels=(1.0, 0.7), level_weights=(0.6, 0.4), context_noise=0.0, steps=steps, warmup=2, decay=0.4, lr_muon=0.005, lr_adam=5e-4)
-    return ArmTraining(network, codec, memory, make_policy(f"trained_{arm}"), 0.8, own, 2e-3, **settings)
+    return ArmTraining(network, codec, memory, make_policy(f"trained_{arm}"), 0.8, own, 2e-3, **settings, seed=seed)
 
 
 @pytest.mark.parametrize("arm", TRAINED)
@@ -233,17 +234,20 @@ def test_a_crash_changes_nothing(arm, base, trained, tmp_path, monkeypatch):
 
 
 def test_arms_see_the_same_clips_with_the_same_noise(base, monkeypatch):
-    """In whatever they differ, it is not what they learn from: latents, levels and noise are the same to the bit."""
+    """In whatever they differ, it is not what they learn from: latents, levels and noise are the same to the bit. Another seed is other noise."""
     seen = {}
-    for arm in ("control", "recurrent"):
-        module = module_for(arm, base)
+    for arm, seed in (("control", 4), ("recurrent", 4), ("control", 5)):
+        module = module_for(arm, base, seed=seed)
         module.step += 3
         given = []
         monkeypatch.setattr(module, "predict", lambda clip, past, noisy, level, *more: given.extend((past, noisy, level)) or noisy)  # noqa: B023
         clips = SessionClips(range(0, 10), 10, [Phase(6, 8, 2, 1)], SCENERY, 0.5)
-        module.loss(collate([clips[0, i] for i in range(4)]), torch.Generator().manual_seed(10**6 + 3))
-        seen[arm] = given
-    assert all(torch.equal(a, b) for a, b in zip(*seen.values(), strict=True))
+        module.loss(collate([clips[0, i] for i in range(4)]), module.drawn(NOISE))
+        seen[arm, seed] = given
+    mine, same, other = seen.values()
+    assert all(torch.equal(a, b) for a, b in zip(mine, same, strict=True))
+    assert torch.equal(mine[0], other[0]) and not torch.equal(mine[1], other[1])  # the clips here are the same, what hides them is not
+    assert not torch.equal(module.drawn(NOISE).get_state(), module.drawn(DRAWS).get_state())
 
 
 def test_own_predictions_come_in_the_last_third(base, monkeypatch):
@@ -267,7 +271,7 @@ def test_own_predictions_come_in_the_last_third(base, monkeypatch):
     with torch.no_grad():
         first = inner(
             batch,
-            module.windows(batch, positions, torch.Generator().manual_seed(2 * 10**6 + 8)),
+            module.windows(batch, positions, module.drawn(DRAWS)),
             latents[:, :-CHUNK],
             noisy,
             torch.ones(1, 9),

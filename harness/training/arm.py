@@ -10,13 +10,12 @@ from backbones.rooms_network import RoomsNetwork
 from harness.datatypes import Geometry
 from harness.policy import CachePolicy
 from harness.training.clips import CHUNK, Clip
-from harness.training.modules import DenoiserTraining
+from harness.training.modules import DRAWS, DenoiserTraining
 from harness.training.planned import PlannedForcing
 from harness.training.windows import Window, check_by_place, windows
 from policies.full import FullPolicy
 
 OWN_FROM = 2 / 3  # of the steps; from here on the model's own predictions are context, more and more of them
-DRAWS = 2 * 10**6  # of choices; of noise, which all arms share, are others
 
 
 class ArmTraining(DenoiserTraining):
@@ -25,7 +24,7 @@ class ArmTraining(DenoiserTraining):
     share: of clips whose windows are the policy's; in the others every chunk sees its whole past. own: of the context's chunks that are the
     model's own predictions (one pass, from noise, instead of a chunk's four) at the end of training; their share rises from nothing over
     the last third. lr_memory: highest learning rate of the memory's own weights, which are new and learn faster than those that were trained
-    before. Clips and their order are functions of the seed, noise of the step, so that arms differ by their memory alone.
+    before. Clips and their order are functions of the seed, noise of seed and step, so that arms of one seed differ by their memory alone.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class ArmTraining(DenoiserTraining):
         return self.lr_memory if name.startswith("memory.") else super().rate(name)
 
     def predict(self, clip: Clip, past: Tensor, noisy: Tensor, level: Tensor, features: Tensor, positions: Tensor) -> Float[Tensor, "b f s c"]:
-        draws = torch.Generator().manual_seed(DRAWS + int(self.step))
+        draws = self.drawn(DRAWS)
         seen = self.windows(clip, positions, draws)
         share = self.own_share(int(self.step)) if self.training else 0.0
         if share:

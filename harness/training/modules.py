@@ -33,8 +33,11 @@ def schedule(step: int, steps: int, warmup: int, decay: float) -> float:
     return min(1.0, (step + 1) / max(1, warmup), (steps - step) / max(1.0, decay * steps))
 
 
+NOISE, DRAWS = 10**6, 2 * 10**6  # of the numbers drawn at a step: noise, and what an arm chooses; a training has ten million of them
+
+
 class DenoiserTraining(L.LightningModule):
-    """x0-prediction at the noise levels that sampling uses, with Muon for the block matrices and AdamW for the rest."""
+    """x0-prediction at the noise levels that sampling uses, with Muon for the block matrices and AdamW for the rest. seed: of noise, with the step."""
 
     def __init__(
         self,
@@ -48,13 +51,14 @@ class DenoiserTraining(L.LightningModule):
         decay: float,
         lr_muon: float,
         lr_adam: float,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.network, self.codec = network, codec.eval().requires_grad_(False)
         self.levels, self.level_weights, self.context_noise = levels, level_weights, context_noise
         self.steps, self.warmup, self.decay = steps, warmup, decay
-        self.lr_muon, self.lr_adam = lr_muon, lr_adam
+        self.lr_muon, self.lr_adam, self.seed = lr_muon, lr_adam, seed
         self.peaks: tuple[list[float], list[float]] = ([], [])
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
@@ -94,7 +98,7 @@ class DenoiserTraining(L.LightningModule):
 
     def training_step(self, clip: Clip, index: int) -> None:
         step = int(self.step)
-        loss, top = self.loss(clip, torch.Generator().manual_seed(10**6 + step))
+        loss, top = self.loss(clip, self.drawn(NOISE))
         factor = schedule(step, self.steps, self.warmup, self.decay)
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
@@ -109,6 +113,10 @@ class DenoiserTraining(L.LightningModule):
             optimizer.step()
         self.step += 1
         self.log_dict({"train/loss": loss, **{f"train/{k}": v for k, v in top.items()}}, prog_bar=True)
+
+    def drawn(self, what: int) -> torch.Generator:
+        """Of the step, NOISE or DRAWS: trainings of one seed draw the same, those of two seeds nothing alike."""
+        return torch.Generator().manual_seed(10**7 * self.seed + what + int(self.step))
 
     def learned(self) -> dict[str, nn.Parameter]:
         """What the optimizers change."""

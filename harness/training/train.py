@@ -76,7 +76,7 @@ def train(cfg: DictConfig) -> Path:
         network.compile()
     model = {"grid": [side, side], "chunk": CHUNK, "levels": settings["denoiser"]["levels"], "codec": codec_sizes, "network": settings["network"]}
     keys = ("levels", "level_weights", "context_noise", "warmup", "decay", "lr_muon", "lr_adam")
-    module = DenoiserTraining(network, codec, steps=length(cfg.denoiser), **{k: settings["denoiser"][k] for k in keys})
+    module = DenoiserTraining(network, codec, steps=length(cfg.denoiser), seed=cfg.seed, **{k: settings["denoiser"][k] for k in keys})
     if module.steps:
         samples = SampleGrid(out / "samples", build(settings["samples"], "samples", World), model, seen)
         shown = partial(_model, model, codec, network)

@@ -36,7 +36,7 @@ def train_arm(cfg: DictConfig, settings: dict) -> Path:
         fit("depth", head, cfg.arm.depth, cfg, 1, [], memory.depth, DepthClips)  # the same for whatever arm
         memory.depth.requires_grad_(False)
     keys = ("levels", "level_weights", "context_noise", "warmup", "decay", "lr_muon", "lr_adam")
-    training = {k: settings["denoiser"][k] for k in keys} | {"steps": length(cfg.denoiser)}
+    training = {k: settings["denoiser"][k] for k in keys} | {"steps": length(cfg.denoiser), "seed": cfg.seed}
     policy = build(arm["policy"], "arm.policy", CachePolicy)
     module = ArmTraining(network, codec, memory, policy, arm["share"], arm["own"], arm["lr_memory"], **training)
     shown = build(arm["policy"], "arm.policy", CachePolicy)
