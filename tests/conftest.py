@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 LONG = (  # files that start processes or wait, and those with a minute of rollouts
     "report_browser", "entry_points", "live", "sweep", "run", "wandb_sweep", "policies", "packaging", "startup", "recipe", "playing_browser", "budgets",
-    "snapshot", "tracking", "training", "arms", "compile", "speed",
+    "snapshot", "tracking", "training", "arm_training", "arms", "compile", "speed",
 )  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """Keep the tables of README and docs true: python harness/docs.py [--add] [EXPERIMENT_FOLDER ...]
 
 With folders (outputs/NAME), their comparisons are first collected into docs/results/NAME.json (outputs/endurance becomes
-docs/endurance.png). --add: rows of policies that a folder has no run of stay as they are, if they were made alike: a long table
-can be made in parts, each with a run of the policy that the others are compared with.
+docs/endurance.png; trainings of arms become rows of docs/results/trainings.json). --add: rows of policies that a folder has no
+run of stay as they are, if they were made alike: a long table can be made in parts, each with a run of the policy that the others
+are compared with.
 
 Then every block between `<!-- NAME -->` and `<!-- end -->` in README.md and docs/ is written anew from docs/results, and
 docs/methods from the policies. A test compares.
@@ -31,6 +32,8 @@ from harness.reporting.media import filmstrips
 from harness.reporting.methods import FOLDER, PLAIN, method_index, method_page, methods
 from harness.reporting.recall_plot import recall_plot
 from harness.reporting.table import BASELINE, Run, finished_runs
+from harness.reporting.trainings import NAME as TRAININGS
+from harness.reporting.trainings import is_training, trained, trainings_table
 from harness.results.run_folder import RunFolder
 from harness.results.statistics import paired
 from harness.settings.command_line import ROOT
@@ -153,6 +156,8 @@ def render(page: Path, text: str) -> str:
             body = method_index(methods())
         elif name in KEYS:
             body = crossed_table(KEYS[name], _results(CROSSED))
+        elif name == TRAININGS:
+            body = trainings_table(_results(name))
         elif name in AUDITS:
             body = audit_table(_results(name), _links(page), os.path.relpath(CONCEPTS, page.parent))
         else:
@@ -201,6 +206,11 @@ def main() -> None:
         if experiment.name == ENDURANCE:
             rows = {r.label: RunFolder(r.path).records()[0].chunks for r in finished_runs(experiment) if r.values}
             print(endurance(ROOT / "docs" / "endurance.png", rows))
+        elif is_training(experiment):
+            name, entry = trained(experiment)
+            file = RESULTS / f"{TRAININGS}.json"
+            known = json.loads(file.read_text()) if file.is_file() else {}
+            write_atomic(file, json.dumps(dict(sorted((known | {name: entry}).items())), indent=1, allow_nan=False) + "\n")
         else:
             collect(experiment, add)
     for page in pages():

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from harness.settings.nested import flatten
 from harness.system.files import write_atomic, write_bytes
 from harness.training.clips import Batches, Clips, Phase, Scenery, collate
+from harness.training.cpu import CpuHours
 from harness.worlds.rooms import SEEDS
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -104,7 +105,7 @@ def fit(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
-        callbacks=[saving, *callbacks],
+        callbacks=[saving, CpuHours(), *callbacks],
         logger=_logger(name, cfg, done),
         enable_model_summary=False,
     )

@@ -1,0 +1,60 @@
+"""Arms of a toy model for the tests: its weights, and the settings and clips of a training in seconds."""
+
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from backbones.codecs import ConvCodec
+from backbones.rooms import pack, save_weights
+from backbones.rooms_network import RoomsNetwork
+from harness.datatypes import Trajectory
+from harness.training.arm_clips import as_session
+from harness.training.clips import CHUNK, Clip, Scenery, make_clip
+from tests.conftest import CONF
+
+TRAINED = ("control", "retrieved", "compressed", "recurrent", "geometry")
+BASE = {
+    "grid": [2, 2],
+    "chunk": CHUNK,
+    "levels": [1.0, 0.7],
+    "codec": {"channels": 4, "width": 4, "blocks": 1},
+    "network": {"width": 64, "layers": 3, "heads": 2, "mlp": 2},
+}
+SCENERY = Scenery(16, 80.0, 0.12, 0.5)
+
+
+def config(base, out, name, **changes) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("experiment/train_rooms", [f"arm={name}"])
+    few = {"chunks": 3, "walk_chunks": 4, "batch": 1, "steps": 1}
+    small = {
+        "start": str(base), "out": str(out), "workers": 0, "device": "cpu", "precision": "32-true", "checkpoint_steps": 2, "world": {"size": 16},
+        "denoiser": {"levels": [1.0, 0.7], "level_weights": [0.6, 0.4], "unique": 4, "validate_every": 6, "warmup": 2, "validation": few, "rounds": 1,
+                     "phases": [{"chunks": 8, "walk_chunks": 9, "batch": 2, "steps": 4}, {"chunks": 9, "walk_chunks": 12, "batch": 1, "steps": 2}]},
+        "recall": {"gaps": [2], "scenes": 1},
+        "arm": {"depth": {"unique": 4, "validate_every": 2, "validation": few, "phases": [{"chunks": 2, "walk_chunks": 3, "batch": 2, "steps": 2}]}},
+    }  # fmt: skip
+    return OmegaConf.merge(cfg, small, changes)
+
+
+def clip_of(chunks: int, seed: int = 5) -> Clip:
+    return as_session(make_clip(seed, chunks, chunks + 4, SCENERY))
+
+
+def path_of(clip: Clip) -> Trajectory:
+    frames = clip.frames.float() / 255
+    return Trajectory("clip", clip.c2w, clip.intrinsics, torch.zeros(len(frames), 6), frames, ())
+
+
+def toy_base(folder: Path) -> Path:
+    """Weights of a toy model, in a file: random, and open enough that what a window shows is noticed."""
+    torch.manual_seed(0)
+    codec, network = ConvCodec(**BASE["codec"]), RoomsNetwork(4, tokens=4, **BASE["network"])
+    codec(torch.rand(8, 3, 16, 16))  # statistics for the norm
+    for module in (network.modulation, network.head_modulation, network.head):
+        torch.nn.init.normal_(module.weight, std=0.3)
+    path = folder / "toy.safetensors"
+    save_weights(path, BASE, pack(codec, network))
+    return path
