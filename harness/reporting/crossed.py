@@ -2,13 +2,14 @@
 
 import re
 
+from harness.reporting.doctables import TRAINED
 from harness.results.statistics import LEVEL, adjusted, paired
 
 NAME = "trained"  # docs/results/trained.json, from outputs/trained
 KEYS = {"crossed_recall": "recall/psnr", "crossed_revisit": "quality/psnr_revisit"}  # of blocks
 OWN = "its own memory"
 BASE, AGAINST = "base", "control"
-WEIGHTS = (BASE, AGAINST, "retrieved", "compressed", "recurrent", "geometry")
+WEIGHTS = (BASE, *TRAINED)
 COLUMNS = (OWN, "full", "sliding", "worldkv", "retrieval_rebased", "reencode")
 LABEL = re.compile(r"(?P<policy>\w+)(?: arm=(?P<arm>\S+))?")
 SEED = re.compile(r"(?P<arm>\w+)_(?P<seed>\d+)/rooms_(?P=arm)")  # an arm of another training seed: outputs/ARM_SEED/rooms_ARM.safetensors

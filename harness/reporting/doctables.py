@@ -18,6 +18,7 @@ BENCH_KEPT = (  # benches have many runs
     *("cost/attended_tokens", "cost/window", "cost/bank", "cost/stored", "cost/fps_mean", "cost/unreach"),
 )
 SPEED = ("long",)  # tables that show speed, which only a run with the machine to itself may
+TRAINED = ("control", "retrieved", "compressed", "recurrent", "geometry")  # arms, in the order of the docs
 MAIN = "houses_guided"  # the table of all policies
 SHORT = "short"  # the README's
 VIEWS = {  # blocks that show these rows of MAIN
@@ -30,18 +31,22 @@ VIEWS = {  # blocks that show these rows of MAIN
 SHORT_COLUMNS = ("PSNR revisit", "LPIPS revisit", "PSNR true view", "PSNR recall", "PSNR recall true view")
 ENDS = {"floor": "floor: an unrelated view", "ceiling": "ceiling: the codec's round trip"}
 PICTURES = {"long": "cost.png", "novelty": "novelty.png"}  # experiment: what its cost.png is called in docs/
-CURVES = ("full", "reencode", "worldkv", "oracle", "random", "sliding")  # of docs/recall.png, from the runs of MAIN
+CURVES = {  # pictures of recall against the gap: the experiment, its picture in docs/, and whose curves
+    MAIN: ("recall.png", ("full", "reencode", "worldkv", "oracle", "random", "sliding")),
+    "trained": ("recall_trained.png", ("retrieval_rebased", "worldkv", *(f"trained_{arm}" for arm in TRAINED))),
+}
 
 
 @dataclass(frozen=True)
 class Bench:
     """A table of policies against one of them. key: what points differ in besides the policy; a row shows its first value, and
-    the PSNR at the `others`."""
+    the PSNR at the `others`. more: columns that its rows have besides."""
 
     base: str
     key: str = ""
     first: str = ""
     others: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
 
     def leads(self, label: str) -> bool:
         return not self.key or f" {self.key}=" not in label or f" {self.key}={self.first}" in label
@@ -61,7 +66,7 @@ BENCHES = {
     "houses_bytes": Bench("capped", "frames", "30", ("45", "60")),
     "codecs": Bench("worldkv codec=none"),
     "houses_changing": Bench("worldkv"),
-    "trained": Bench("worldkv", "arm", "none"),
+    "trained": Bench("worldkv", "arm", "none", more=("novel/psnr", "cost/stored_bytes")),
     "trained_bytes": Bench("capped frames=45", "frames", "45"),
 }
 
@@ -179,7 +184,7 @@ def _bench_columns(bench: Bench, runs: dict[str, dict], known: Sequence[Column])
         return cell
 
     leads = {label: run for label, run in runs.items() if bench.leads(label)}
-    columns = _quality_columns(known, bench.name(bench.base), leads)
+    columns = _quality_columns(known, bench.name(bench.base), leads) | _columns(known, *bench.more)
     return columns | {f"{main.heading}, {bench.key}={value}": at(value) for value in bench.others if any(bench.other(label, value) in runs for label in runs)}
 
 

@@ -82,7 +82,7 @@ def collect(experiment: Path, add: bool = False) -> None:
                 raise ValueError(f"{run.path}: {key} is not finite ({entry['mean']}); the docs take no such number: leave that run out")
     table["runs"] = {
         r.label: {
-            "summary": {k: v for k, v in r.results["summary"].items() if k.startswith(BENCH_KEPT if bench else KEPT)},
+            "summary": {k: v for k, v in r.results["summary"].items() if k.startswith((*BENCH_KEPT, *bench.more) if bench else KEPT)},
             "difference": {k: paired(r.values, base.values, k) for k in [c["key"] for c in table["columns"] if c["difference"]]} if base else {},
         }
         for r in runs
@@ -98,9 +98,10 @@ def collect(experiment: Path, add: bool = False) -> None:
         hero(runs)
     if experiment.name in PICTURES:
         shutil.copy(experiment / "cost.png", ROOT / "docs" / PICTURES[experiment.name])
-    if experiment.name == MAIN and {r.label for r in runs} >= set(CURVES):
-        probes = {r.label: [record.probes for record in RunFolder(r.path).records() if not record.error] for r in runs if r.label in CURVES}
-        recall_plot(ROOT / "docs" / "recall.png", probes, f"{table['trajectories']} houses: an earlier view asked for again, mean and 95 % intervals")
+    picture, curves = CURVES.get(experiment.name, ("", ()))
+    if picture and {r.label for r in runs} >= set(curves):
+        probes = {r.label: [record.probes for record in RunFolder(r.path).records() if not record.error] for r in runs if r.label in curves}
+        recall_plot(ROOT / "docs" / picture, probes, f"{table['trajectories']} houses: an earlier view asked for again, mean and 95 % intervals")
     write_atomic(file, json.dumps(table, indent=None if bench else 1, allow_nan=False) + "\n")
 
 

@@ -7,10 +7,11 @@ from statistics import mean
 
 from safetensors import safe_open
 
+from harness.reporting.doctables import TRAINED
+
 NAME = "trainings"  # docs/results/trainings.json, and the block
 LOSSES = {"loss": "val/loss", "loss_pure_noise_houses": "val/loss_pure_noise_houses", "loss_pure_noise_rooms": "val/loss_pure_noise_rooms"}
 GAPS = (1, 4, 8, 15)  # chunks, of the table; the file has all
-ARMS = ("control", "retrieved", "compressed", "recurrent", "geometry")
 
 ABOUT = "Recall in dB, against the true view of 4 rooms and 4 houses of the validation scenes, by chunks since the view was seen, under the arm's own policy."
 
@@ -50,7 +51,7 @@ def trainings_table(table: dict[str, dict]) -> str:
     """A row a training, arms in their order: cost, and the last validation. table: what docs/results/trainings.json holds."""
     head = ["arm", "seed", "steps", "parameters added", "precision", "CPU hours", "loss on pure noise, houses", *(f"recall at {gap}" for gap in GAPS)]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-    for row in sorted(table.values(), key=lambda r: (ARMS.index(r["arm"]), r["seed"])):
+    for row in sorted(table.values(), key=lambda r: (TRAINED.index(r["arm"]), r["seed"])):
         last = row["curve"][-1]
         hours = "-" if row["cpu_hours"] is None else f"{row['cpu_hours']:.2f}"
         about = [f"`{row['arm']}`", str(row["seed"]), str(row["steps"]), f"{row['parameters']:,}", row["precision"], hours]
