@@ -26,9 +26,9 @@ from harness.cache.scratch import scratch_bytes
 from harness.cache.stores import PackedStore
 from harness.cache.trial import Trial
 from harness.datatypes import Chunk, ChunkStats, Condition, Overlap, Plan, Rollout, Trajectory
+from harness.passes import denoised, generator, rehearsed
 from harness.policy import CachePolicy
-from harness.snapshot.plain_values import restore, state_of
-from harness.snapshot.saved_state import check_state
+from harness.snapshot.saved_state import check_state, put_back, state_of_session
 from harness.snapshot.snapshot import check_same_path, damaged, read_snapshot, write_snapshot
 from harness.system.frame_buffer import FrameBuffer
 from harness.worlds.chunks import chunk_at, chunk_count, led_back, led_on, shown_at, true_views
@@ -38,7 +38,7 @@ TRACED = 1500  # latent frames; the trace of every past frame at every chunk gro
 
 class Session:
     """done: chunks so far. path: where the camera was and, as far as it is known, where it goes. noise: fingerprint of all the
-    noise that was drawn. Made by `begin`, `fork` or `harness.snapshot`."""
+    noise that was drawn. coming: the plan of the next chunk, where it was made ahead. Made by `begin`, `fork` or `harness.snapshot`."""
 
     def __init__(self, backbone: Backbone, policy: CachePolicy, cache: KVCache, path: Trajectory, seed: int, forced: Tensor, frames: int | None) -> None:
         g = backbone.geometry
@@ -49,7 +49,7 @@ class Session:
         self._limit = (frames or maxsize) // g.chunk  # chunks that there will be
         self._traced = frames is None or frames <= TRACED
         self._account = Account(g.device)
-        self._coming: Plan | None = None  # of the next chunk, where it was planned ahead
+        self.coming: Plan | None = None
         self._whole = True  # False while a chunk is being made: what failed in the middle cannot go on
         self._backbone_state: dict | None = None  # while another session uses the backbone
 
@@ -103,7 +103,7 @@ class Session:
         """
         self._check_whole("go on")
         if c2w is not None or actions is not None:
-            self.path, self._coming = led_on(self.path, self.backbone.geometry, self.done, c2w, actions, intrinsics, overlap, truth), None
+            self.path, self.coming = led_on(self.path, self.backbone.geometry, self.done, c2w, actions, intrinsics, overlap, truth), None
         g, policy, cache, clock = self.backbone.geometry, self.policy, self.cache, self._account.clock
         chunk = self._chunk(self.done)
         self._take_backbone()
@@ -117,7 +117,7 @@ class Session:
         if policy.probes and chunk.start:
             # given latents go in at the least noisy level: a pass at t = 0 would move some backbones' own caches on
             self._probe(chunk, condition, *((draws[0], self.backbone.timesteps[0]) if given is None else (given, self.backbone.timesteps[-1])))
-        plan, self._coming = self._coming, None
+        plan, self.coming = self.coming, None
         if plan is None:
             truth = true_views(self.path, g, chunk.index) if policy.tries and draws else None
             plan = self._plan(chunk if truth is None else replace(chunk, trial=Trial(self.backbone, cache, policy, chunk, condition, draws[0], truth)))
@@ -125,10 +125,11 @@ class Session:
         taken = cache.assemble(plan, chunk, condition, policy)
         clock.lap(chunk.index, "assemble")
         if given is None:
-            guesses = self._denoised(draws, condition)
+            guesses = denoised(self.backbone, cache.window, draws, condition)
             x0 = guesses[-1]
         else:
-            guesses, x0 = self._rehearsed(chunk, given, condition) if policy.rehearses else None, given
+            rng = generator(self.seed, self.path.name, chunk.index)
+            guesses, x0 = rehearsed(self.backbone, cache.window, rng, given, condition) if policy.rehearses else None, given
         cache.window.begin_pass(len(self.backbone.timesteps), clean=True)
         self.backbone.denoise(x0, 0.0, condition, cache.window)
         clock.lap(chunk.index, "passes")
@@ -136,7 +137,7 @@ class Session:
         policy.commit(chunk, replace(kv, given=is_forced, depth=partial(self.backbone.depth, x0)), cache.bank)
         clock.lap(chunk.index, "commit")
         if policy.plans_ahead and not (policy.probes or policy.tries) and chunk.index + 1 < self.known:  # its pages come while this chunk is decoded
-            self._coming = self._plan(self._chunk(chunk.index + 1))
+            self.coming = self._plan(self._chunk(chunk.index + 1))
         frames = self.backbone.decode(x0[0])
         clock.lap(chunk.index, "decode")
         self._keep(chunk, frames, x0[0])
@@ -146,7 +147,7 @@ class Session:
 
     def revisit(self, frames: Sequence[int]) -> tuple[Float[Tensor, "p 3 y x"], ChunkStats]:
         """Generate the next chunk at the views of earlier video frames: the camera jumps there. As `step`."""
-        self.path, self._coming = led_back(self.path, self.backbone.geometry, self.done, frames), None
+        self.path, self.coming = led_back(self.path, self.backbone.geometry, self.done, frames), None
         return self.step()
 
     def fork(self, state: dict | None = None) -> "Session":
@@ -160,7 +161,7 @@ class Session:
         twin = Session(self.backbone, deepcopy(self.policy), self.cache.fork(), self.path, self.seed, self.forced, None)
         twin.frames, twin.latents = self.frames.fork(), self.latents.fork()
         twin.stats, twin.noise, twin.done, twin._traced = list(self.stats), self.noise, self.done, self._traced
-        twin._coming, twin._backbone_state = self._coming, self.backbone.state() if state is None else state
+        twin.coming, twin._backbone_state = self.coming, self.backbone.state() if state is None else state
         return twin
 
     def close(self) -> None:
@@ -176,23 +177,7 @@ class Session:
         self._check_whole("be saved")
         self.backbone.geometry.check_alone("a saved session")
         self._take_backbone()
-        g, path = self.backbone.geometry, self.path
-        px = g.frames_px(self.done * g.chunk)
-        state = {
-            "path": replace(path, c2w=path.c2w[:px], intrinsics=path.intrinsics[:px], actions=path.actions[:px], pairs=(), reference=None, overlap=None),
-            "seed": self.seed,
-            "forced": self.forced,
-            "done": self.done,
-            "noise": self.noise,
-            "rows": self.cache.bank.row_table,
-            "window": self.cache.window.state(),
-            "policy": state_of(self.policy, "policy"),
-            "coming": self._coming,
-            "backbone": self.backbone.state(),
-            "frames": self.frames.made,
-            "latents": self.latents.made,
-            "stats": self.stats,
-        }
+        g, state = self.backbone.geometry, state_of_session(self)
         if g.device.type == "cuda":
             torch.cuda.synchronize()  # pages may still be on their way to host memory
         write_snapshot(folder, about or {}, g, state, self.cache.bank.stored())
@@ -234,14 +219,9 @@ class Session:
         )
         session.cache.bank.restore(state["rows"], saved.pages)
         try:
-            session.cache.window.restore(state["window"])
-            restore(policy, state["policy"])
-            backbone.restore(state["backbone"])
+            put_back(session, state)
         except Exception as error:  # noqa: BLE001
             raise damaged(folder, error) from error
-        session.frames.add(state["frames"])
-        session.latents.add(state["latents"])
-        session.stats, session.noise, session.done, session._coming = state["stats"], state["noise"], state["done"], state["coming"]
         return session
 
     def rollout(self) -> Rollout:
@@ -289,25 +269,6 @@ class Session:
         backbone.denoise(x, t, condition, cache.window)
         clock.lap(chunk.index, "passes")
 
-    def _denoised(self, draws: list[Float[Tensor, "1 f s c"]], condition: Condition) -> Float[Tensor, "p 1 f s c"]:
-        """The denoising passes: the clean latents that each of them predicts."""
-        backbone, window, levels = self.backbone, self.cache.window, self.backbone.timesteps
-        x, guesses = draws[0], []
-        for step, t in enumerate(levels):
-            window.begin_pass(step, clean=False)
-            guesses.append(backbone.denoise(x, t, condition, window))
-            if step + 1 < len(levels):
-                x = backbone.renoise(guesses[-1], levels[step + 1], draws[step + 1])
-        return torch.stack(guesses)
-
-    def _rehearsed(self, chunk: Chunk, given: Float[Tensor, "1 f s c"], condition: Condition) -> Float[Tensor, "p 1 f s c"]:
-        """What the denoising passes would predict of a chunk that is given, each from its latents under the noise of that pass."""
-        backbone, window, rng, guesses = self.backbone, self.cache.window, generator(self.seed, self.path.name, chunk.index), []
-        for step, t in enumerate(backbone.timesteps):
-            window.begin_pass(step, clean=False)
-            guesses.append(backbone.denoise(backbone.renoise(given, t, backbone.noise(rng)), t, condition, window))
-        return torch.stack(guesses)
-
     def _keep(self, chunk: Chunk, frames: Float[Tensor, "p 3 y x"], latents: Float[Tensor, "f s c"]) -> None:
         if not torch.isfinite(latents).all():
             raise FloatingPointError(f"{self.path.name}: NaN or infinity in chunk {chunk.index}; check weights and precision")
@@ -345,9 +306,3 @@ def fingerprint(plan: Plan) -> int:
     """63 bits that tell plans apart by their frames and places."""
     told = repr((plan.frames, plan.times, plan.start, sorted(plan.candidates), plan.retrieved, sorted(plan.again)))
     return int.from_bytes(hashlib.sha256(told.encode()).digest()[:8], "big") >> 1
-
-
-def generator(seed: int, name: str, chunk: int) -> torch.Generator:
-    """The noise of a chunk: the same for every policy and device."""
-    digest = hashlib.sha256(f"{seed}/{name}/{chunk}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

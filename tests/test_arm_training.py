@@ -13,11 +13,11 @@ from backbones.rooms_arms import memory_of
 from backbones.rooms_network import RoomsNetwork
 from harness.cache.stores import GpuStore
 from harness.datatypes import Geometry
+from harness.passes import generator
 from harness.policy import PolicyWrapper
 from harness.reporting.trainings import trained as known_training
 from harness.reporting.trainings import trainings_table
 from harness.rollout import rollout
-from harness.session import generator
 from harness.training.arm import ArmTraining
 from harness.training.arm_clips import SessionClips, as_session, goes_back, palindrome
 from harness.training.clips import CHUNK, Phase, collate, make_clip

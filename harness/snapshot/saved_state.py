@@ -1,12 +1,17 @@
-"""What a saved session must look like before anything of it is put to use."""
+"""What is saved of a session, what it must look like before anything of it is put to use, and how it is put back."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from harness.datatypes import ChunkStats, Geometry, Plan, Trajectory
+from harness.snapshot.plain_values import restore, state_of
+
+if TYPE_CHECKING:
+    from harness.session import Session
 
 KINDS: dict[str, type | tuple[type, ...]] = {
     "path": Trajectory, "seed": int, "forced": Tensor, "done": int, "noise": str, "rows": dict, "window": dict, "policy": dict,
@@ -43,3 +48,34 @@ def check_state(state: Mapping[str, Any], g: Geometry) -> None:
         raise ValueError(f"its statistics are not those of {done} chunks")
     if state["forced"].numel() and (state["forced"].dim() != 3 or not bool(torch.isfinite(state["forced"]).all())):
         raise ValueError("forced has no latents, or numbers that are not finite")
+
+
+def state_of_session(session: "Session") -> dict[str, Any]:
+    """All that the next chunk depends on, but for the bank's pages, and what came out so far: the parts in `KINDS`. The path ends with what was
+    made. Raises ValueError for a policy or a backbone whose state cannot be saved."""
+    path, px = session.path, session.backbone.geometry.frames_px(session.done * session.backbone.geometry.chunk)
+    return {
+        "path": replace(path, c2w=path.c2w[:px], intrinsics=path.intrinsics[:px], actions=path.actions[:px], pairs=(), reference=None, overlap=None),
+        "seed": session.seed,
+        "forced": session.forced,
+        "done": session.done,
+        "noise": session.noise,
+        "rows": session.cache.bank.row_table,
+        "window": session.cache.window.state(),
+        "policy": state_of(session.policy, "policy"),
+        "coming": session.coming,
+        "backbone": session.backbone.state(),
+        "frames": session.frames.made,
+        "latents": session.latents.made,
+        "stats": session.stats,
+    }
+
+
+def put_back(session: "Session", state: dict[str, Any]) -> None:
+    """Into a session that has just begun, with policy and backbone of the same settings, and whose bank has its pages again."""
+    session.cache.window.restore(state["window"])
+    restore(session.policy, state["policy"])
+    session.backbone.restore(state["backbone"])
+    session.frames.add(state["frames"])
+    session.latents.add(state["latents"])
+    session.stats, session.noise, session.done, session.coming = state["stats"], state["noise"], state["done"], state["coming"]
