@@ -34,7 +34,10 @@ def config(base, out, name, **changes) -> DictConfig:
         "denoiser": {"levels": [1.0, 0.7], "level_weights": [0.6, 0.4], "unique": 4, "validate_every": 6, "warmup": 2, "validation": few, "rounds": 1,
                      "phases": [{"chunks": 8, "walk_chunks": 9, "batch": 2, "steps": 4}, {"chunks": 9, "walk_chunks": 12, "batch": 1, "steps": 2}]},
         "recall": {"gaps": [2], "scenes": 1},
-        "arm": {"depth": {"unique": 4, "validate_every": 2, "validation": few, "phases": [{"chunks": 2, "walk_chunks": 3, "batch": 2, "steps": 2}]}},
+        "arm": {
+            "depth": {"unique": 4, "validate_every": 2, "validation": few, "phases": [{"chunks": 2, "walk_chunks": 3, "batch": 2, "steps": 2}]},
+            "alone": {"unique": 4, "validate_every": 2, "validation": few, "phases": [{"chunks": 8, "walk_chunks": 9, "batch": 1, "steps": 2}]},
+        },
     }  # fmt: skip
     return OmegaConf.merge(cfg, small, changes)
 

@@ -59,7 +59,7 @@ class DenoiserTraining(L.LightningModule):
         self.levels, self.level_weights, self.context_noise = levels, level_weights, context_noise
         self.steps, self.warmup, self.decay = steps, warmup, decay
         self.lr_muon, self.lr_adam, self.seed = lr_muon, lr_adam, seed
-        self.peaks: tuple[list[float], list[float]] = ([], [])
+        self.peaks: tuple[list[float], ...] = ()  # highest learning rates by optimizer and group
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def inputs(self, clip: Clip) -> tuple[Float[Tensor, "b f s c"], Float[Tensor, "b f s r"], Float[Tensor, "b f s 3"]]:
@@ -101,7 +101,7 @@ class DenoiserTraining(L.LightningModule):
         loss, top = self.loss(clip, self.drawn(NOISE))
         factor = schedule(step, self.steps, self.warmup, self.decay)
         optimizers = self.optimizers()
-        assert isinstance(optimizers, list)
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]  # Lightning gives one alone
         for optimizer, peaks in zip(optimizers, self.peaks, strict=True):
             optimizer.zero_grad()
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -134,7 +134,7 @@ class DenoiserTraining(L.LightningModule):
         for name, p in learned.items():
             if not name.endswith(linear):
                 rest.setdefault(self.rate(name), []).append(p)
-        self.peaks = ([self.lr_muon], list(rest))  # highest learning rates by optimizer and group
+        self.peaks = ([self.lr_muon], list(rest))
         muon = torch.optim.Muon(matrices, lr=self.lr_muon, momentum=0.95, weight_decay=0.01)
         return [muon, torch.optim.AdamW([{"params": ps, "lr": lr} for lr, ps in rest.items()], betas=(0.9, 0.98), weight_decay=0.0)]
 

@@ -67,8 +67,8 @@ class DenoiserStage:
 
 
 @dataclass(frozen=True)
-class DepthStage:
-    """The training of the depth head that the arm `geometry` needs."""
+class FirstStage:
+    """What is trained before an arm: the depth head that `geometry` needs, and an arm's own weights on the base as it is."""
 
     lr: Positive
     unique: Count
@@ -81,7 +81,7 @@ class DepthStage:
 class ArmStage:
     """An arm: `denoiser` holds its training. policy: which it is trained for. share: of the clips whose windows the policy makes; in the others a
     chunk sees its whole past. own: of the context's chunks that are the model's own predictions at the end. palindromes: share of the clips.
-    lr_memory: learning rate of the weights that the arm adds."""
+    lr_memory: learning rate of the weights that the arm adds. depth: of `geometry`. alone: of arms that add weights."""
 
     name: Annotated[str, Rule(lambda name: name in TRAINED, " or ".join(TRAINED))]
     policy: CachePolicy
@@ -89,7 +89,8 @@ class ArmStage:
     own: Share
     palindromes: Share
     lr_memory: Positive
-    depth: DepthStage
+    depth: FirstStage
+    alone: FirstStage
 
 
 @dataclass(frozen=True)

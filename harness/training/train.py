@@ -33,11 +33,13 @@ def checked(cfg: DictConfig) -> dict:
     check(settings["samples"], "samples", World)
     if settings["device"] == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda, but PyTorch sees no GPU here; use device=cpu, or install a CUDA build of PyTorch")
-    stages = {name: settings[name] for name in ("codec", "denoiser")} | ({"arm.depth": settings["arm"]["depth"]} if settings["arm"] else {})
+    stages = {name: settings[name] for name in ("codec", "denoiser")} | (
+        {f"arm.{name}": settings["arm"][name] for name in ("depth", "alone")} if settings["arm"] else {}
+    )
     for name, stage in stages.items():
         for phase in (*stage["phases"], stage["validation"]):
-            if name == "denoiser" and phase["chunks"] < 2:
-                raise ValueError(f"denoiser: a clip of {phase['chunks']} chunk has nothing to learn from the chunk before it; give chunks=2 or more")
+            if name in ("denoiser", "arm.alone") and phase["chunks"] < 2:
+                raise ValueError(f"{name}: a clip of {phase['chunks']} chunk has nothing to learn from the chunk before it; give chunks=2 or more")
             if phase["walk_chunks"] < phase["chunks"]:
                 raise ValueError(
                     f"{name}: a clip of {phase['chunks']} chunks does not fit a walk of {phase['walk_chunks']}; give walk_chunks={phase['chunks']} or more"

@@ -14,12 +14,15 @@ from backbones.rooms_memory import Memory
 from backbones.rooms_network import RoomsNetwork
 from harness.policy import CachePolicy
 from harness.settings.build import build
+from harness.training.alone import MemoryTraining
 from harness.training.arm import ArmTraining
 from harness.training.arm_clips import SessionClips
 from harness.training.clips import CHUNK, Scenery
 from harness.training.depth import DepthClips, DepthTraining
 from harness.training.recall import RecallCurve
 from harness.training.stage import fit, length
+
+WARMUP = 10  # steps of the first stage of an arm's own weights, which is short
 
 
 def train_arm(cfg: DictConfig, settings: dict) -> Path:
@@ -38,12 +41,16 @@ def train_arm(cfg: DictConfig, settings: dict) -> Path:
     keys = ("levels", "level_weights", "context_noise", "warmup", "decay", "lr_muon", "lr_adam")
     training = {k: settings["denoiser"][k] for k in keys} | {"steps": length(cfg.denoiser), "seed": cfg.seed}
     policy = build(arm["policy"], "arm.policy", CachePolicy)
+    clips = partial(SessionClips, palindromes=arm["palindromes"])
+    if any(p.requires_grad for p in memory.parameters()):
+        first = MemoryTraining(network, codec, memory, policy, 1.0, 0.0, cfg.arm.alone.lr, **training | {"steps": length(cfg.arm.alone), "warmup": WARMUP})
+        fit("alone", first, cfg.arm.alone, cfg, 1, [], memory, clips, {"arm": settings["arm"]})
+        network.requires_grad_(True)
     module = ArmTraining(network, codec, memory, policy, arm["share"], arm["own"], arm["lr_memory"], **training)
     shown = build(arm["policy"], "arm.policy", CachePolicy)
     recall = RecallCurve(
         out / "samples", Scenery(**cfg.world), partial(_model, config, codec, network, arm["name"], memory), shown, **settings["recall"], seen=0
     )
-    clips = partial(SessionClips, palindromes=arm["palindromes"])
     fit("arm", module, cfg.denoiser, cfg, 2, [recall, EMAWeightAveraging(decay=cfg.denoiser.ema)], module.trained, clips, {"arm": settings["arm"]})
     about = {"arm": arm["name"], "steps": module.steps, "seed": cfg.seed, "base_steps": config.get("steps", 0)}
     result = out / file_name(arm["name"], path)
