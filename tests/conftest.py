@@ -25,8 +25,8 @@ from harness.worlds.rooms_world import RoomsWorld
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 LONG = (  # files that start processes or wait, and those with a minute of rollouts
-    "report_browser", "entry_points", "live", "sweep", "run", "wandb_sweep", "policies", "packaging", "startup", "recipe", "playing_browser", "budgets",
-    "snapshot", "tracking", "training", "arm_training", "arms", "compile", "speed",
+    "report_browser", "report_kinds", "entry_points", "live", "sweep", "sweep_kills", "run", "wandb_sweep", "policies", "packaging", "startup", "recipe",
+    "playing_browser", "budgets", "budget_limits", "head_windows", "snapshot", "tracking", "training", "arm_training", "arms", "compile", "speed",
 )  # fmt: skip
 
 

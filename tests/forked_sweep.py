@@ -1,5 +1,5 @@
 """`python harness/sweep.py`, whose points are forks of the command itself (tests/commands.py), which has imported everything. The command's
-own way, a process that imports everything anew for all points, takes 10 s and is tested in test_sweep.py and test_entry_points.py."""
+own way, a process that imports everything anew for all points, takes 10 s and is tested in test_sweep_kills.py and test_entry_points.py."""
 
 import multiprocessing
 import sys

@@ -7,6 +7,7 @@ import torch
 
 from harness.datatypes import Chunk, Trajectory
 from harness.worlds.chunks import chunks_of
+from tests.tolerances import SECOND_ROUTE
 
 
 class Ledger:
@@ -97,3 +98,7 @@ def simulate(backbone, trajectory: Trajectory, method: Method, window: tuple[int
         method.after(chunk, ledger)
         latents.append(x0[0])
     return torch.cat(latents)
+
+
+def close(mine, other) -> bool:
+    return (mine - other).abs().max() < SECOND_ROUTE * other.abs().max()

@@ -16,10 +16,10 @@ from harness.settings.command_line import CONF, composed
 from harness.sweeping.file import load
 from harness.sweeping.local import options
 from tests.commands import SWEEP, ended
+from tests.sweep_files import sweep_file
 from tests.test_checkpoints import TENSORS, Malicious, loaded, renamed, saved
 from tests.test_checkpoints import load as load_net
 from tests.test_run import TINY, run
-from tests.test_sweep import sweep_file
 
 NO_GIT = {"commit": UNKNOWN, "dirty": None}
 

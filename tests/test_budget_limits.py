@@ -1,0 +1,207 @@
+"""What token budgets keep: as much as they say, between none and everything; how layers share it, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from harness.cache.page import Page
+from harness.datatypes import Geometry, Site
+from policies.parts.score.deco import owners
+from policies.parts.split.base import Pyramid, Uniform
+from policies.parts.split.cake import CakeSplit
+from tests.conftest import make_policy, make_world
+from tests.ledger import close
+
+SCORED = ["h2o", "snapkv", "flowcache", "quest", "deep_forcing", "snapkv_pyramid", "snapkv_cake", "cake", "expected", "triattention"]
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_unlimited_budget_equals_full(name, roll, known):
+    """Bit by bit where keys stay rotated, and no pass before planning puts rows into other slots."""
+    mine, full = roll(make_policy(name, "policy.budget=inf")).latents, known("full").latents
+    assert close(mine, full)
+    assert torch.equal(mine, full) or name in ("flowcache", "deep_forcing", "quest")
+
+
+@pytest.mark.parametrize("name", ["h2o", "snapkv", "quest", "snapkv_pyramid"])
+def test_no_budget_equals_sink_recent(name, roll, known):
+    assert torch.equal(roll(make_policy(name, "policy.budget=0")).latents, known("sink_recent", "policy.recent=3").latents)
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_a_budget_is_never_exceeded_and_the_rest_is_gone(name, roll, backbone):
+    g = backbone.geometry
+    policy = make_policy(name)
+    budget, fixed = int(policy.budget * g.tokens), (policy.sink + policy.recent + 3) * g.tokens
+    stats = roll(policy).stats
+    assert max(s.attended_rows for s in stats) == budget + fixed, "the budget is used up, and not exceeded"
+    rows = 24 * g.tokens if name == "quest" else budget  # Quest drops nothing: chunks 1 to 8 are in the bank, chunk 9 in the window
+    kept = stats[-1].bank_bytes_gpu - (g.layers * rows * g.heads * 12 if name != "quest" else 0)  # rows of heads bring their positions
+    if policy.raw_keys:
+        kept -= (policy.sink + policy.recent) * g.tokens * g.row_bytes
+    if policy.split.weights() == [1.0] * g.layers:
+        assert kept == rows * g.row_bytes
+    else:
+        marks = max(s.window_bytes for s in stats) // g.row_bytes - fixed  # a mass (4) and a mark (1) a row and head, absent ones too
+        assert kept <= budget * g.row_bytes + g.layers * g.heads * marks * (12 + 5)
+
+
+def test_a_long_rollout_stays_within_its_budget(backbone, roll):
+    """Bytes and rows stand still once the pool is full."""
+    path = make_world(["R90L90R90L90R90L90R90L90"], degrees=10.0).trajectory(0)
+    stats = roll(make_policy("snapkv_pyramid"), path=path).stats
+    assert len(stats) > 15
+    assert len({s.bank_bytes_gpu for s in stats[10:]}) == 1 and len({s.attended_rows for s in stats[10:]}) == 1
+
+
+def test_quest_moves_what_it_chose_and_rewrites_nothing(backbone, roll):
+    """Three times as long a past: the bytes that a chunk moves stay those of its window, whatever lies in the bank."""
+    g, path = backbone.geometry, make_world(["R90L90R90L90R90L90R90L90"], degrees=10.0).trajectory(0)
+    policy = make_policy("quest", "policy.scorer.page=2")
+    stats = roll(policy, path=path).stats
+    assert len(stats) > 15 and stats[-1].bank_bytes_gpu >= 2 * stats[8].bank_bytes_gpu
+    assert max(s.bytes_moved for s in stats[8:]) <= (9 + 3) * g.frame_bytes, "at most the pool that is chosen, and the frames that leave the window"
+    assert len({s.window_bytes for s in stats[8:]}) == 1
+
+
+def test_a_frame_is_unreachable_once_most_heads_lost_it(roll, backbone):
+    last = roll(make_policy("snapkv", "policy.budget=1")).stats[-1]
+    lost = set(last.unreachable)
+    assert 24 - 3 - 6 <= len(lost) <= 24 - 1 and lost <= set(range(3, 27)), "six rows a head, of 24 frames"
+
+
+def test_the_control_of_decoprune_is_matched(roll, backbone):
+    """The same number of tokens at the same places of the window, of other tokens; and it runs no pass that decoprune does not run."""
+    deco, random = roll(make_policy("decoprune")), roll(make_policy("decoprune_random"))
+    assert [s.attended_rows for s in deco.stats] == [s.attended_rows for s in random.stats]
+    assert [s.bank_bytes_gpu for s in deco.stats] == [s.bank_bytes_gpu for s in random.stats]
+    assert not close(deco.latents, random.latents)
+    assert not close(random.latents, roll(make_policy("decoprune_random", "policy.scorer.seed=1")).latents)
+
+
+def test_a_token_of_several_latents_owns_a_square_of_them():
+    """Four columns of tokens of 2x2 latents: the latents that lie in a token's square, found by their coordinates."""
+    owner = owners(48, Geometry(1, 1, 4, 12, 3, columns=4)).tolist()
+    for latent, token in enumerate(owner):
+        (y, x), (row, column) = divmod(latent, 8), divmod(token, 4)
+        assert 2 * row <= y < 2 * row + 2 and 2 * column <= x < 2 * column + 2
+    with pytest.raises(ValueError, match="48 latents a frame for 12 tokens in unknown columns"):
+        owners(48, Geometry(1, 1, 4, 12, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("h2o", "policy.sink=-1", "policy.sink=-1: use a whole number from 0"),
+        ("h2o", "policy.budget=-1", "budget=-1"),
+        ("h2o", "policy.scorer.decay=2", "decay=2"),
+        ("snapkv", "policy.scorer.kernel=4", "an odd whole number"),
+        ("flowcache", "policy.scorer.mix=2", "mix=2"),
+        ("quest", "policy.scorer.parts=5", "parts that divide the 18 rows"),
+        ("quest", "policy.realign=all", "use realign=sink"),
+        ("expected", "policy.realign=sink", "use realign=none"),
+        ("decoprune", "policy.scorer.step=1", "step=1, but of 2 passes"),
+        ("triattention", "policy.realign=all", "use realign=none"),
+        ("snapkv_pyramid", "policy.split.beta=0.1", "beta=0.1"),
+        ("snapkv_cake", "policy.split.tau_shift=0", "tau_shift=0"),
+        ("heads", "policy.share=2", "share=2"),
+        ("heads", "policy.calibrate=0", "calibrate=0"),
+    ],
+)
+def test_bad_fields_are_refused(name, override, message, roll):
+    with pytest.raises(ValueError, match=message):
+        roll(make_policy(name, override))
+
+
+# -- layers
+
+
+def test_splits_spend_the_budget():
+    rng = np.random.default_rng(0)
+    for layers in (1, 2, 5, 30):
+        for split in (Uniform(), Pyramid(), Pyramid(beta=0.6), CakeSplit()):
+            split._layers = layers
+            if isinstance(split, CakeSplit):
+                split._preference = torch.tensor(rng.random(layers) ** 4)
+            for mean in (0, 1, 7, 54) * 30:
+                caps = rng.integers(0, 120, layers).tolist()
+                counts = split.counts(mean, caps)
+                assert sum(counts) == min(mean * layers, sum(caps))
+                assert all(0 <= n <= cap for n, cap in zip(counts, caps, strict=True))
+                w = split.weights()
+                free = [i for i in range(layers) if counts[i] < caps[i]]
+                scale = [counts[i] / w[i] for i in free if w[i] * mean > 3]
+                assert not scale or max(scale) - min(scale) <= 2 / min(w[i] for i in free if w[i] * mean > 3), "not in proportion"
+    pyramid = Pyramid()
+    pyramid._layers = 4
+    assert pyramid.weights() == pytest.approx([1.95, 1.95 - 1.9 / 3, 0.05 + 1.9 / 3, 0.05])
+    assert pyramid.counts(100, [1000] * 4) == [195, 132, 68, 5]
+    assert Uniform.counts(pyramid, 100, [150, 1000, 1000, 1000])[0] == 150
+
+
+def test_cake_preferences_from_full_matrices(backbone):
+    """exp(entropy) would be another method: the docstring's formula, query by query."""
+    g, rng = backbone.geometry, torch.Generator().manual_seed(0)
+    split = CakeSplit(tau_dispersion=2.0, tau_shift=0.5)
+    split.reset(g)
+    total = np.zeros(g.layers)
+    for chunk in range(2):
+        q, k = torch.randn(g.layers, 1, 18, g.heads, g.head_dim, generator=rng), torch.randn(g.layers, 1, 40, g.heads, g.head_dim, generator=rng)
+        for layer in range(g.layers):
+            split.look(q[layer] * 5, k[layer], Site(layer, 0, False, 22, chunk))  # a noisy pass is not looked at
+            split.look(q[layer] * (layer + 1), k[layer], Site(layer, 2, True, 22, chunk))
+            entropy, shift = [], []
+            for head in range(g.heads):
+                past = k[layer, 0, :22, head].double()
+                p = torch.softmax((q[layer, 0, :, head].double() * (layer + 1)) @ past.T / g.head_dim**0.5, 1).numpy()
+                entropy += [-(row * np.log(row)).sum() for row in p]
+                shift.append(np.var([p[6 * f : 6 * f + 6].mean(0) for f in range(3)], axis=0).sum())
+            total[layer] += np.mean(entropy) ** 0.5 * np.mean(shift) ** 2
+    assert split.weights() == pytest.approx(total, rel=1e-5)
+
+
+def test_pyramid_compression_keeps_as_many_rows(roll, known, backbone):
+    """Banked chunks under a pyramid: the same number of rows over all layers, and of each layer those that are least like the anchor."""
+    g, chunk_rows = backbone.geometry, {}
+    for name in ("worldkv", "worldkv_pyramid"):
+        policy, banks = make_policy(name, "policy.compressor.ratio=0.5"), []
+        commit = policy.commit
+
+        def watched(chunk, kv, bank, commit=commit, banks=banks):
+            commit(chunk, kv, bank)
+            banks.append({f: bank.page(f) for f in range(3, 9) if chunk.index == 5})
+
+        policy.commit = watched
+        roll(policy)
+        chunk_rows[name] = banks[5]
+    for frame in (4, 5, 7, 8):
+        plain, pyramid = chunk_rows["worldkv"][frame], chunk_rows["worldkv_pyramid"][frame]
+        present = pyramid.present
+        assert plain.rows * g.layers == int(present[..., 0].sum()) and (present == present[..., :1]).all()
+        assert present[..., 0].sum(1).tolist() == [6, 3, 0], "three of six rows on average"
+    assert close(roll(make_policy("worldkv_pyramid", "policy.compressor.split.beta=1")).latents, known("worldkv").latents)
+
+
+def test_rows_filled_up_are_absent():
+    g = torch.Generator().manual_seed(0)
+    page = Page(*torch.randn(2, 2, 1, 5, 3, 4, generator=g), torch.rand(2, 5, 3, generator=g))
+    kept = page.keep(torch.tensor([[1, 2, 4], [3, -1, -1]]))
+    assert kept.mass.tolist() == [[1, 1, 1], [1, 0, 0]] and torch.equal(kept.k[0], page.k[0, :, [1, 2, 4]])
+    into = torch.tensor([[0, 0, 1, 2, 2], [0, 0, 0, 0, 0]])
+    merged = page.merge(torch.tensor([[1, 2, 4], [3, -1, -1]]), into)
+    assert merged.mass.tolist() == [[2, 1, 2], [5, 0, 0]] and torch.allclose(merged.v[1, :, 0], page.v[1].mean(1))
+
+
+def test_merging_under_a_pyramid_loses_nothing(roll, backbone):
+    g, seen = backbone.geometry, []
+    policy = make_policy("worldkv_pyramid", "policy/compressor=merge", "+policy/split@policy.compressor.inner.split=pyramid")
+    commit = policy.commit
+
+    def watched(chunk, kv, bank):
+        commit(chunk, kv, bank)
+        seen.extend(bank.page(f).mass for f in bank.frames if bank.page(f).mass is not None)
+
+    policy.commit = watched
+    roll(policy)
+    assert seen and all((m.sum(1) == 3 * g.tokens).all() for m in seen)
+    assert any((m == 0).any() for m in seen), "no layer keeps less than another"
