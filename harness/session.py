@@ -102,6 +102,8 @@ class Session:
         Raises FloatingPointError when the model produces NaN or infinity, ValueError for poses that are no whole chunk.
         """
         self._check_whole("go on")
+        if c2w is None and actions is None and not (intrinsics is None and overlap is None and truth is None):
+            raise ValueError("step: intrinsics, overlap and truth belong to poses that are given; give c2w or actions too")
         if c2w is not None or actions is not None:
             self.path, self.coming = led_on(self.path, self.backbone.geometry, self.done, c2w, actions, intrinsics, overlap, truth), None
         g, policy, cache, clock = self.backbone.geometry, self.policy, self.cache, self._account.clock
@@ -146,7 +148,8 @@ class Session:
         return frames, self.stats[-1]
 
     def revisit(self, frames: Sequence[int]) -> tuple[Float[Tensor, "p 3 y x"], ChunkStats]:
-        """Generate the next chunk at the views of earlier video frames: the camera jumps there. As `step`."""
+        """Generate the next chunk at the views of earlier video frames, one a video frame: the camera jumps there. As `step`."""
+        self._check_whole("go on")
         self.path, self.coming = led_back(self.path, self.backbone.geometry, self.done, frames), None
         return self.step()
 
@@ -179,7 +182,7 @@ class Session:
         self._take_backbone()
         g, state = self.backbone.geometry, state_of_session(self)
         if g.device.type == "cuda":
-            torch.cuda.synchronize()  # pages may still be on their way to host memory
+            torch.cuda.synchronize(g.device)  # pages may still be on their way to host memory
         write_snapshot(folder, about or {}, g, state, self.cache.bank.stored())
 
     @classmethod
@@ -198,7 +201,7 @@ class Session:
         """Go on from a folder that `save` wrote, with a policy and a backbone of the same settings.
 
         path: a longer one that begins as the saved one did; seed, forced: of the chunks to come; without them the saved ones.
-        Raises ValueError for a snapshot that is damaged, of other settings or of another path.
+        Raises ValueError for a snapshot that is damaged, of other settings or of another path, OSError for a stored page that is damaged or gone.
         """
         saved = read_snapshot(folder, about or {}, backbone.geometry)
         state = saved.state

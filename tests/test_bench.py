@@ -14,13 +14,13 @@ from backbones.rooms import TinyRoomsBackbone
 from harness.benchmark import command
 from harness.benchmark.measure import measure, there_and_back
 from harness.benchmark.table import COLUMNS, PARTS, markdown, summary
-from harness.benchmark.timing import Stopwatch, time_last_chunk
+from harness.benchmark.timing import ReadyWindow, Stopwatch, TimedBackbone, time_last_chunk
 from harness.cache.stores import GpuStore
 from harness.policy import PolicyWrapper
 from harness.rollout import rollout
 from harness.settings.build import build
 from tests.commands import Command
-from tests.conftest import make_policy
+from tests.conftest import make_policy, with_arm
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +185,27 @@ def test_stopped_half_way_it_shows_what_it_has(tmp_path, number, status):
     assert "full" in out and "sink 3 + recent 3" in out and "chunk / contiguous" in out
     assert re.search(r"stopped after \d+ of 4500 measurements", out)
     assert (tmp_path / "figures.json").exists() and not (tmp_path / "page.md").exists(), "a page is of a whole bench"
+
+
+@pytest.mark.parametrize("name", ["query", "reencode"])
+def test_what_runs_before_the_chunks_own_passes_is_the_policys_price(name):
+    """A probe, and chunks that are encoded again: the ready window is the chunk's own, with as many passes beside it as the chunk has."""
+    tiny, looked = TinyRoomsBackbone(), []
+    ready = ReadyWindow.__call__
+
+    def see(self, layer, q, k, v):
+        looked.append(len(self._rows[layer][0][0]))
+        return ready(self, layer, q, k, v)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ReadyWindow, "__call__", see)
+        seen, trajectory, past = timed(tiny, make_policy(name))
+    assert looked == [seen.rows] * (tiny.geometry.layers * (len(tiny.timesteps) + 1))
+    plain = rollout(tiny, make_policy(name), GpuStore(), trajectory, 0, past)
+    assert torch.equal(seen.latents, plain.latents) and 0 < seen.contiguous < seen.total
+
+
+def test_arms_and_policies_that_ask_for_depth_are_measured():
+    seen, *_ = timed(with_arm("recurrent"), make_policy("trained_recurrent"))
+    assert seen.total > 0
+    assert TimedBackbone(with_arm("recurrent"), Stopwatch(torch.device("cpu")), None, 1).repeatable is False

@@ -8,16 +8,18 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from harness.evaluation.live import LiveLog
 from harness.results.live import FILE, append, rows_since
 from harness.results.run_folder import Record, RunFolder
 from harness.tracking.tracker import Label, followed, running_means, tracker_of
 from tests.commands import Command
-from tests.conftest import ROOT
+from tests.conftest import ROOT, make_policy
 from tests.test_wandb_sweep import COMMAND, wandb
 from tests.wandb_stand_in import StandIn
 
@@ -212,3 +214,14 @@ def test_a_tracker_that_is_not_installed_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[trackio\]'"):
         tracker_of("trackio", RunFolder(tmp_path), {}, Label("e", "n"), False)
+
+
+def test_a_point_is_of_one_trajectory(tmp_path, roll):
+    """What a trajectory left at its end, or where it failed, is in no point of the next."""
+    stats = [replace(s, forced=False) for s in roll(make_policy("sliding")).stats[:6]]
+    live = LiveLog(tmp_path, 4)
+    for name in ("a", "b"):
+        for one in stats:
+            live.chunk(name, one)
+    rows = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
+    assert [(r["name"], r["point"]["live/chunk"]) for r in rows] == [("a", 3), ("b", 3)]

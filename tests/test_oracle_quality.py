@@ -126,3 +126,10 @@ def test_an_audit_plans_with_trials_too(roll):
     """The plan that is changed is the one that the policy would have made."""
     roll(policy := make_policy("oracle_quality"))
     assert SubstitutedPolicy(policy, lambda plan, chunk, bank: plan).tries
+
+
+@pytest.mark.parametrize("name", ["reencode", "cachecraft"])
+def test_trials_and_chunks_that_are_encoded_again_do_not_go_together(name):
+    policy = make_policy(name, "policy/selector@policy.inner.selector=oracle_quality")
+    with pytest.raises(ValueError, match=f"{name}: a selector that tries plans assembles them"):
+        policy.reset(GEOMETRY)

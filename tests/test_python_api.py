@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import imageio.v3 as iio
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from backbones.rooms import TinyRoomsBackbone
 from harness import Comparison, Evaluation, Session, compare, evaluate
 from harness.evaluation.objects import settings_of
 from harness.results.run_folder import RunFolder
+from harness.worlds.recorded import RecordedWorld
 from metrics.frame import PSNR, FrameMetric
 from policies.sink_recent import SinkRecentPolicy
 from tests.conftest import make_policy, make_world
@@ -104,6 +107,20 @@ def test_objects_are_told_apart_by_what_they_hold(here):
     assert settings_of(one) != settings_of(other)
     assert settings_of(make_world(["R60L60"])) != settings_of(make_world(["L60R60"]))
     assert settings_of(make_world(["R60L60"]))["protocol"] == "guided", "readable in config.yaml"
+
+
+def test_what_was_computed_meanwhile_is_no_setting(tmp_path):
+    """Looking at depth, or at a path, makes no other object of it."""
+    one = TinyRoomsBackbone()
+    before = settings_of(one)
+    one.__dict__["depth_head"] = torch.nn.Linear(2, 2)  # as functools.cached_property keeps it
+    assert settings_of(one) == before
+    np.save(tmp_path / "walk_poses.npy", np.tile(np.eye(4), (9, 1, 1)))
+    iio.imwrite(tmp_path / "first.png", np.zeros((16, 24, 3), np.uint8))
+    world = RecordedWorld(str(tmp_path), (16, 24), "free", 1, (16, 24), 16.0, 6, 0.25, 3, fov=80.0)
+    before = settings_of(world)
+    world.trajectory(0)
+    assert settings_of(world) == before and before["protocol"] == "free"
 
 
 def test_what_cannot_be_told_apart_is_refused():

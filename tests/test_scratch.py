@@ -1,5 +1,6 @@
 """What policies keep beside window and bank: counted from their state, chunk by chunk."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,9 @@ def test_state_is_counted_once_and_parts_with_it(backbone):
     whole = torch.zeros(10, 4)
     policy.inner._kept = {"a": [whole[:4], whole[2:]], "b": (torch.zeros(3, dtype=torch.uint8),)}
     assert scratch_bytes(policy) == 160 + 3, "views of one memory, and no more than it has"
+    kept = np.zeros(100)
+    policy.inner._kept = [kept, kept[:2], (1, torch.zeros(3, dtype=torch.uint8)), {"a": (1.0, torch.zeros(2, dtype=torch.uint8))}]
+    assert scratch_bytes(policy) == 800 + 3 + 2, "a view at the beginning of an array, and what stands behind a number"
     assert scratch_bytes(FullPolicy()) == 0
 
 

@@ -207,3 +207,32 @@ def test_what_failed_half_way_does_not_go_on(begin, trajectory, backbone, monkey
         with pytest.raises(ValueError, match="chunk 1 failed half-way"):
             again()
     assert begin().step()[1].chunk == 0, "the backbone serves the next session"
+
+
+@pytest.mark.parametrize("name", ["full", "worldkv", "h2o"])
+def test_a_fork_of_an_opened_session_is_that_of_the_saved_one(name, begin, trajectory, tmp_path, backbone):
+    """Its window has the saved rows before the first step, and they are counted."""
+    session = walk(begin(name), trajectory, 6)
+    session.save(tmp_path / "walk")
+    opened = Session.open(tmp_path / "walk", backbone, make_policy(name), GpuStore(), trajectory)
+    assert opened.cache.bank.stored_bytes == session.cache.bank.stored_bytes
+    forks = [s.fork() for s in (session, opened)]
+    assert torch.equal(*(fork.revisit(range(3, 6))[0] for fork in forks))
+
+
+def test_frames_that_cannot_be_revisited_change_nothing(begin, trajectory):
+    session = begin()
+    for _ in range(4):
+        session.step()
+    for frames, message in (
+        (range(20, 23), "has the video frames 0 to 11 so far, not 20, 21, 22"),
+        ((-1, 0, 1), "not -1"),
+        (range(4), "4 frames are given, chunk 4 of .* has 3 video frames"),
+        ([999, 1, 2], "not 999"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            session.revisit(frames)
+    assert session.known == CHUNKS, "the path that was known still is"
+    with pytest.raises(ValueError, match="intrinsics, overlap and truth belong to poses"):
+        session.step(intrinsics=trajectory.intrinsics[:3])
+    session.step()

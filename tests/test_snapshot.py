@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from harness.cache.tiers import TieredStore
 from harness.policy import PolicyWrapper
 from harness.rollout import Snapshot, rollout
 from harness.snapshot.plain_values import decode, encode
+from harness.system.files import remove_stale
 from policies.wrappers.coded import CodedPolicy
 from tests.commands import ended
 from tests.conftest import make_policy, make_world
@@ -276,3 +277,31 @@ def test_a_full_disk_leaves_the_old_memory(go, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="could not write"):
         go("worldkv", load=tmp_path, save=tmp_path, chunks=8)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_snapshot_of_other_images_is_refused(go, trajectory, tmp_path):
+    """One camera path, two places: what was seen of the one is no memory of the other."""
+    go("worldkv", save=tmp_path, chunks=5)
+    other = replace(trajectory, name="other", images=1 - trajectory.images)
+    with pytest.raises(ValueError, match="was made of other images than other"):
+        go("worldkv", path=other, load=tmp_path / trajectory.name)
+
+
+def test_what_cannot_be_saved_says_so_before_the_end(backbone, trajectory, tmp_path):
+    seen = []
+    with pytest.raises(ValueError, match="cannot be saved|latents"):
+        rollout(backbone, make_policy("reencode"), GpuStore(), trajectory, 0, backbone.encode(trajectory.images)[:3], seen.append, Snapshot(save=tmp_path))
+    assert len(seen) < 11
+
+
+def test_a_save_that_was_killed_leaves_nothing_for_ever(go, trajectory, tmp_path):
+    """An hour later: what is younger may be another process's."""
+    left, young, others = (tmp_path / name for name in (f".{trajectory.name}.00ff.partial", f".{trajectory.name}.00fe.partial", ".x.00ff.partial"))
+    for folder in (left, young, others):
+        (folder / "pages").mkdir(parents=True)
+    for folder in (left, others):
+        os.utime(folder, (1e9, 1e9))
+    go("worldkv", save=tmp_path, chunks=5)
+    assert not left.exists() and young.exists() and others.exists()
+    remove_stale(tmp_path)
+    assert not others.exists() and young.exists()

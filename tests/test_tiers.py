@@ -265,3 +265,16 @@ def test_a_round_closes_and_is_walked_again(backbone):
     with pytest.raises(ValueError, match="does not end where it began"):
         RoundsWorld(40, "R90", (16, 24), 80.0, 0.12, 15.0, 6, 3, 3).trajectory(0)
     assert make_world(["R_L90"]).trajectory(0).c2w.shape[1:] == path.c2w.shape[1:]
+
+
+def test_a_page_goes_down_itself_where_what_it_would_push_out_fits_nowhere(tiered):
+    whole, small = page(rows=6), page(rows=1)
+    size = lambda p: sum(x.nbytes for x in (p.k, p.v, p.positions))  # noqa: E731
+    store = tiered({"gpu": size(whole), "cpu": size(whole) // 2, "disk": 0})
+    store.reset(torch.device("cpu"))
+    store.put(0, whole)
+    store.put(1, small)
+    assert equal(store.get(0), whole) and equal(store.get(1), small)
+    with pytest.raises(ValueError, match="no tier has room for .* of frame 2"):
+        store.put(2, whole)
+    assert set(store.frames()) == {0, 1}

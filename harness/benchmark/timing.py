@@ -71,13 +71,14 @@ class ReadyWindow:
     """A seam whose window lies ready: the least that a cache can cost. Queries attend to keys and values that were copied from
     the chunk's first pass, contiguous; nothing is rotated, written or selected.
 
+    active: while the passes run that it is compared with. sketching: while a policy that probes has not planned the chunk yet.
     seconds: of the passes over it. One runs before or after each pass of the chunk, in turn, so that both see the same machine: its
     other work, its clock rate, its caches.
     """
 
     def __init__(self, watch: Stopwatch) -> None:
         self._watch, self._rows = watch, dict[int, tuple[Tensor, Tensor]]()
-        self.active, self.seconds, self._passes = False, 0.0, 0
+        self.active, self.sketching, self.seconds, self._passes = False, False, 0.0, 0
 
     def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
         if self.active and layer not in self._rows:
@@ -112,7 +113,8 @@ class ReadyWindow:
 
 
 class TimedPolicy(PolicyWrapper):
-    """Times plan, attention and commit. A chunk begins with its plan, so none is planned before the last one is decoded."""
+    """Times plan, attention and commit. A chunk begins with its plan (its first one, where a policy probes), so none is planned before the last
+    one is decoded."""
 
     plans_ahead = False
 
@@ -120,7 +122,9 @@ class TimedPolicy(PolicyWrapper):
         self.inner, self.watch, self.ready = inner, watch, ready
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
-        self.watch.start()
+        if chunk.probing or not (self.probes and chunk.start):
+            self.watch.start()
+        self.ready.sketching = chunk.probing
         with self.watch("plan"):
             return super().plan(chunk, bank)
 
@@ -151,11 +155,14 @@ class TimedSeam:
 
 class TimedBackbone(Backbone):
     """Times the network, RoPE, decoding, and what the seam does besides (writing the chunk's rows into the window). A chunk
-    ends with its decoding. compared: the chunk whose passes have one over a ready window beside them."""
+    ends with its decoding. compared: the chunk whose passes have one over a ready window beside them; a probe before it is planned, and chunks that
+    are encoded again for it, have none: they are what the policy costs."""
 
     def __init__(self, inner: Backbone, watch: Stopwatch, ready: ReadyWindow, compared: int) -> None:
         self.inner, self.watch, self.ready, self.compared = inner, watch, ready, compared
         self.geometry, self.timesteps, self.channels = inner.geometry, inner.timesteps, inner.channels
+        self.arm, self.repeatable, self.remembers, self.jumps = inner.arm, inner.repeatable, inner.remembers, inner.jumps
+        self._compared: Condition | None = None  # what the compared chunk's passes are given
 
     def begin(self, trajectory: Trajectory) -> None:
         self.inner.begin(trajectory)
@@ -171,15 +178,18 @@ class TimedBackbone(Backbone):
         self.inner.restore(state)
 
     def condition(self, trajectory: Trajectory, chunk: Chunk) -> Condition:
-        self.ready.active = chunk.index == self.compared
         with self.watch(OUTSIDE):
-            return self.inner.condition(trajectory, chunk)
+            condition = self.inner.condition(trajectory, chunk)
+        if chunk.index == self.compared:
+            self._compared = condition
+        return condition
 
     def denoise(self, x: Tensor, t: float, condition: Condition, kv: KVSeam) -> Tensor:
         def real() -> Tensor:
             with self.watch("network"):
                 return self.inner.denoise(x, t, condition, TimedSeam(kv, self.watch))
 
+        self.ready.active = condition is self._compared and not self.ready.sketching
         if not self.ready.active:
             return real()
         if t == 0.0 and not self.inner.repeatable:
@@ -207,6 +217,9 @@ class TimedBackbone(Backbone):
 
     def encode(self, frames: Tensor) -> Tensor:
         return self.inner.encode(frames)
+
+    def depth(self, latents: Tensor) -> Tensor | None:
+        return self.inner.depth(latents)
 
     def decode(self, latents: Tensor) -> Tensor:
         with self.watch("decode"):

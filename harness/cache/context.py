@@ -130,7 +130,7 @@ class ContextBuffer(Store):
         """Shut the frames that a plan shows to some heads only to the others, and open what the last plan had shut."""
         for frame in [f for f in self._seen if f not in plan.seen]:
             del self._seen[frame]
-            self._set_bias(frame, self._masses.get(frame, torch.zeros(1)))
+            self._set_bias(frame, self._masses.get(frame, torch.zeros(1, device=self._bias.device)))
         for frame, seen in plan.seen.items():
             self._seen[frame] = seen
             shut = torch.zeros(seen.shape).masked_fill(~seen.cpu(), -torch.inf)[..., None].to(self._bias.device)
@@ -244,6 +244,7 @@ class ContextBuffer(Store):
         self._pools = state["pools"]
         for table, saved in zip(self._tables, state["tables"], strict=True):
             table |= saved
+        self._length = int(state["at"].max()) + 1 if len(state["at"]) else 0
 
     @property
     def rows(self) -> int:

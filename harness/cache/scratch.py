@@ -23,11 +23,12 @@ def _collect(value: Any, held: dict[int, tuple[int, int]]) -> None:
         used, _ = held.get(storage.data_ptr(), (0, 0))
         held[storage.data_ptr()] = (used + value.nbytes, storage.nbytes())
     elif isinstance(value, np.ndarray):
-        held[value.ctypes.data] = (value.nbytes, value.nbytes)
+        nbytes = max(value.nbytes, *held.get(value.ctypes.data, (0,)))  # of an array and its views, the largest
+        held[value.ctypes.data] = (nbytes, nbytes)
     elif isinstance(value, dict):
         for part in value.values():
             _collect(part, held)
-    elif isinstance(value, list | tuple | set | frozenset) and value and not isinstance(next(iter(value)), int | float | str):
+    elif isinstance(value, list | tuple | set | frozenset):
         for part in value:
             _collect(part, held)
     elif is_dataclass(value) and not isinstance(value, type):

@@ -61,7 +61,8 @@ class TieredStore(PackedStore):
 
     def put_packed(self, frame: int, packed: Packed) -> None:
         self.drop(frame)
-        self._enter(0, frame, packed)
+        if not self._enter(0, frame, packed):
+            raise ValueError(self._no_room(frame, packed.nbytes))
 
     def held(self, frame: int) -> Packed:
         return self._tiers[self._where[frame]].held(frame)
@@ -108,15 +109,16 @@ class TieredStore(PackedStore):
         twin._where, twin._order, twin._planned = dict(self._where), [dict(order) for order in self._order], {}
         return twin
 
-    def _enter(self, level: int, frame: int, packed: Packed) -> None:
-        """Put a page into the first tier from `level` on that has or can make room."""
+    def _enter(self, level: int, frame: int, packed: Packed) -> bool:
+        """Put a page into the first tier from `level` on that has or can make room. Returns whether there is one."""
         while level < len(self._tiers) and not self._make_room(level, frame, packed.nbytes):
             level += 1
         if level == len(self._tiers):
-            raise ValueError(self._no_room(frame, packed.nbytes))
+            return False
         self._tiers[level].put_packed(frame, packed)
         self._where[frame] = level
         self._order[level][frame] = None
+        return True
 
     def _make_room(self, level: int, frame: int, size: int) -> bool:
         store, room = self._tiers[level], self._room[level]
@@ -127,7 +129,8 @@ class TieredStore(PackedStore):
             if level + 1 == len(self._tiers) or victim in self._planned and frame not in self._planned:
                 return False
             packed = store.held(victim)
-            self._enter(level + 1, victim, packed)  # before it leaves here: a disk that is full must not lose it
+            if not self._enter(level + 1, victim, packed):  # before it leaves here: a disk that is full must not lose it
+                return False
             self._moved += packed.nbytes
             store.drop(victim)
             del self._order[level][victim]

@@ -20,11 +20,15 @@ class LiveLog:
     folder: Path
     every: int
     _since: list[ChunkStats] = field(default_factory=list)
+    _of: str = ""  # the trajectory that these are of
 
     def chunk(self, name: str, stats: ChunkStats) -> None:
         """Costs since the last point: means over the generated chunks, and the newest chunk's bytes."""
         if not self.every or stats.forced:
             return
+        if name != self._of:  # what the one before left, finished or failed, is in its record
+            self._of = name
+            self._since.clear()
         self._since.append(stats)
         if len(self._since) < self.every:
             return

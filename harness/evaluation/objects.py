@@ -6,6 +6,7 @@ A run folder is found again by the settings that decide its results, so an objec
 import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def settings_of(thing: Any) -> dict[str, Any]:
     """The class as `_target_`, and what tells the object from others of its class.
 
     A dataclass (every policy is one): its fields. A metric: its name and version. Else: the attributes that are plain values, and a
-    fingerprint of the others (tensors, modules, containers). Raises ValueError, naming the attribute, for what has none.
+    fingerprint of the others (tensors, modules, containers); cached properties, and attributes that the class names in `caches`, are left out.
+    Raises ValueError, naming the attribute, for what has none.
     """
     cls = type(thing)
     found: dict[str, Any] = {"_target_": f"{cls.__module__}.{cls.__qualname__}"}
@@ -30,7 +32,8 @@ def settings_of(thing: Any) -> dict[str, Any]:
         return found | {f.name: _field(getattr(thing, f.name), f"{cls.__name__}.{f.name}") for f in fields(thing) if f.init}
     if hasattr(thing, "version") and hasattr(thing, "name"):
         return found | {"name": thing.name, "version": thing.version}
-    values = {k: v for k, v in vars(thing).items() if k != "user"}  # a backbone's session is not a setting
+    passing = {"user", *getattr(cls, "caches", ())}  # a backbone's session, and what is kept so as not to be computed again, are no settings
+    values = {k: v for k, v in vars(thing).items() if k not in passing and not isinstance(getattr(cls, k, None), cached_property)}
     plain = {k: v for k, v in values.items() if _is_plain(v) and not k.startswith("_")}
     digest = hashlib.sha256()
     for name in sorted(values.keys() - plain.keys()):
@@ -76,6 +79,8 @@ def _fingerprint(value: Any, name: str) -> str:
     try:
         text = repr(encode(value, tensors, name))
     except ValueError:
+        if isinstance(value, list | tuple | Mapping):  # of paths, objects, ...
+            return _fingerprint(repr(_field(value, name)), name)
         raise ValueError(
             f"{name} is a {type(value).__module__}.{type(value).__qualname__}, so two objects of this class cannot be told apart; "
             "make the class a dataclass with plain fields, or give it by the name of a settings file"

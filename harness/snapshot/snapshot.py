@@ -146,6 +146,9 @@ def check_same_path(folder: Path, saved: Trajectory, path: Trajectory) -> None:
                 f"the snapshot {folder} was made along another path than {path.name}: {name} differ at video frame {at} of the first {len(theirs)}; "
                 f"continue it along a trajectory that begins as the saved one did"
             )
+    given = min(len(saved.images), len(path.images))
+    if saved.images.shape[1:] != path.images.shape[1:] or not torch.equal(saved.images[:given], path.images[:given]):
+        raise ValueError(f"the snapshot {folder} was made of other images than {path.name}: continue it along the trajectory that it was saved of")
 
 
 def _about(about: Mapping[str, object], g: Geometry) -> dict[str, object]:

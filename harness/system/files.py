@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -42,6 +43,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     temporary, old = _beside(path), _old(path)
     put_back(path)
+    if path.parent.is_dir():
+        remove_stale(path.parent, of=path.name)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -130,12 +133,13 @@ def unsummed(content: Any) -> Any:
     return rest
 
 
-def remove_stale(folder: Path, seconds: float = 3600) -> None:
-    """Remove what processes that were killed had not finished writing, if it is older than any write can take."""
-    for path in folder.rglob(".*.partial*"):
+def remove_stale(folder: Path, seconds: float = 3600, of: str = "") -> None:
+    """Remove what processes that were killed had not finished writing, files and folders, if it is older than any write can take. of: only of
+    this name, directly in the folder."""
+    for path in list(folder.glob(f".{escape(of)}.*.partial*") if of else folder.rglob(".*.partial*")):
         try:
             if time.time() - path.stat().st_mtime > seconds:
-                path.unlink()
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
         except OSError:  # another one was faster
             continue
 

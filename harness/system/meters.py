@@ -10,7 +10,7 @@ class Clock:
     """Wall time of the parts of chunks; on a GPU each lap waits for the device."""
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self._device, self._cuda = device, device.type == "cuda"
         self._laps: dict[int, dict[str, float]] = {}
         self.start()
 
@@ -20,7 +20,7 @@ class Clock:
 
     def _now(self) -> float:
         if self._cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
     def lap(self, chunk: int, part: str) -> None:
@@ -48,7 +48,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self._device)
 
     def read(self, cache_bytes: int) -> int:
-        self._peak = torch.cuda.max_memory_allocated() if self._cuda else max(self._peak, cache_bytes)
+        self._peak = torch.cuda.max_memory_allocated(self._device) if self._cuda else max(self._peak, cache_bytes)
         return self._peak
 
 

@@ -98,8 +98,13 @@ def led_back(path: Trajectory, g: Geometry, done: int, frames: Sequence[int]) ->
     """The path up to chunk `done`, and from there one chunk that shows the views of earlier video frames again.
 
     The camera jumps: actions are zero, and a backbone that is steered by moves cannot follow. True co-visibility stays known.
+    Raises ValueError for frames that are no whole chunk, or that were not made yet.
     """
     start = g.frames_px(done * g.chunk)
+    if len(frames) != (count := g.frames_px((done + 1) * g.chunk) - start):
+        raise ValueError(f"revisit: {len(frames)} frames are given, chunk {done} of {path.name} has {count} video frames; give one a video frame")
+    if strange := [f for f in frames if not 0 <= f < start]:
+        raise ValueError(f"revisit: {path.name} has the video frames 0 to {start - 1} so far, not {', '.join(map(str, strange))}")
     views = torch.tensor(frames)
     ahead = {"c2w": path.c2w[views], "actions": torch.zeros(len(views), 6), "intrinsics": path.intrinsics[views]}
     overlap = path.overlap and _SeenBefore(path.overlap, start, tuple(frames))

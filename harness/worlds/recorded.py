@@ -41,6 +41,8 @@ class RecordedWorld(World):
     Raises FileNotFoundError or ValueError that name the file and what it should hold; poses, actions and intrinsics are read before anything runs.
     """
 
+    caches = ("_paths", "_pairs")  # read once
+
     def __init__(
         self,
         folder: str,

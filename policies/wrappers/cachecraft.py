@@ -42,6 +42,8 @@ class CacheCraftPolicy(PolicyWrapper):
         super().reset(geometry)
         if self.inner.pooled or not self.inner.rewritable:
             raise ValueError(f"cachecraft: {type(self.inner).__name__} cuts or joins the pages that it stores, and whole chunks are encoded; wrap another")
+        if self.tries:
+            raise ValueError("cachecraft: a selector that tries plans assembles them, and the chunks encoded again would be lost; choose another selector")
         self.needs_attention_scores, self._size, self._layers, self._now = True, geometry.chunk, geometry.layers, 0
         self._geometry = geometry
         self._leant: dict[int, dict[int, float]] = {}  # chunk -> frame of its past -> share of its attention

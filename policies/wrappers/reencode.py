@@ -36,6 +36,8 @@ class ReencodePolicy(PolicyWrapper):
         super().reset(geometry)
         if self.inner.pooled or not self.inner.rewritable:
             raise ValueError(f"reencode: {type(self.inner).__name__} cuts or joins the pages that it stores, and whole chunks are encoded again; wrap another")
+        if self.tries:
+            raise ValueError("reencode: a selector that tries plans assembles them, and the chunks encoded again would be lost; choose another selector")
         self._size = geometry.chunk
         self._kept: list[int] = []  # chunks whose K/V go once none of their frames is recent
 
