@@ -9,7 +9,8 @@ from backbones.rooms_network import DIRECTION, ORIGIN
 from harness.backbone import KVSeam
 
 OPEN = 6.0  # logit of how much of a state a chunk leaves, before training: 99.8 %
-GATE = 0.3  # before training
+SHARP = 10.0  # logits a unit of what decides how much of a recalled value is taken: at a small rate, that is learned in tens of steps
+TAKEN = -0.1  # the same before training: a share of 0.27
 STRENGTH = -1.4  # logit of how far a row overwrites what was there, before training: 0.2
 # Chosen by what an untrained state gives back on 6 validation clips that return the way they came (values of layers 1, 3, 5, 12 to 27 rows of a
 # frame's 64 later): share of their variance 0.40 and 0.45 at gaps of 11 and 13 chunks; with 48, 3, 2 and a strength of a half, -0.23 and -0.05.
@@ -27,7 +28,12 @@ class DeltaCell(nn.Module):
 
         S_0 = a S,  S_i = S_(i-1) + b_i (v_i - S_(i-1) k_i) k_i^T
 
-    What is read along a ray of key k is tanh(gate) S k. Gates start open: in two trainings from zero they stayed there.
+    What attention says, o, is mixed with what is recalled along a token's ray, m = S k, by how the token asks (its query q, of unit length) and how
+    much was found there:
+
+        o + g (m - o),  g = sigmoid(10 (w q + b + c |m|))
+
+    With one gate a head in its place nothing was learned: most tokens have in their window what they ask for.
     seed: of the frequencies, another for each layer.
     """
 
@@ -37,7 +43,7 @@ class DeltaCell(nn.Module):
         self.waves = nn.Parameter(torch.randn(heads, WAVES, 6, generator=torch.Generator().manual_seed(seed)) * spread)
         self.strength, self.decay = (nn.Parameter(torch.zeros(heads, dim)) for _ in range(2))
         self.strength_bias, self.decay_bias = (nn.Parameter(torch.full((heads,), logit)) for logit in (STRENGTH, OPEN))
-        self.gate = nn.Parameter(torch.full((heads,), GATE))
+        self.asked, self.taken, self.found = nn.Parameter(torch.zeros(heads, dim)), nn.Parameter(torch.full((heads,), TAKEN)), nn.Parameter(torch.zeros(heads))
 
     def keys(self, rays: Float[Tensor, "b m r"]) -> Float[Tensor, "b h m e"]:
         """rays: the network's features of them."""
@@ -47,8 +53,16 @@ class DeltaCell(nn.Module):
 
     def read(self, state: Float[Tensor, "b h d e"], rays: Float[Tensor, "b m r"]) -> Float[Tensor, "b m h d"]:
         with torch.autocast(rays.device.type, enabled=False):
-            found = self.keys(rays) @ state.transpose(-1, -2)
-            return (self.gate.float().tanh()[:, None, None] * found).transpose(1, 2)
+            return (self.keys(rays) @ state.transpose(-1, -2)).transpose(1, 2)
+
+    def mix(self, o: Float[Tensor, "b m h d"], recalled: Float[Tensor, "b m h d"], q: Float[Tensor, "b m h d"]) -> Float[Tensor, "b m h d"]:
+        """o where nothing was written yet."""
+        with torch.autocast(o.device.type, enabled=False):
+            size = recalled.norm(dim=-1)
+            asks = torch.einsum("bmhd,hd->bmh", nn.functional.normalize(q.float(), dim=-1), self.asked.float())
+            share = torch.sigmoid(SHARP * (asks + self.taken.float() + self.found.float() * size / recalled.shape[-1] ** 0.5))
+            share = torch.where(size > 0, share, 0.0)[..., None]
+            return o + (share * (recalled - o.float())).to(o.dtype)
 
     def write(
         self, state: Float[Tensor, "b h d e"], rays: Float[Tensor, "b m r"], k: Float[Tensor, "b m h d"], v: Float[Tensor, "b m h d"]
@@ -67,7 +81,7 @@ class DeltaCell(nn.Module):
 
 
 class RecurrentMemory(Memory):
-    """In every second layer (`layers`) a `DeltaCell` beside the attention over the window. Simplified: a state is asked by the ray alone, not by
+    """In every second layer (`layers`) a `DeltaCell` beside the attention over the window. Simplified: a state is addressed by the ray alone, not by
     what the network has made of it so far, and knows nothing of time."""
 
     remembers = True
@@ -87,8 +101,12 @@ class RecurrentMemory(Memory):
         return torch.zeros(batch, *self._shape, device=self.device)
 
     def read(self, layer: int, state: Float[Tensor, "b h d e"], rays: Float[Tensor, "b m r"]) -> Float[Tensor, "b m h d"]:
-        """What a state adds to the attention of one of `layers`."""
+        """What a state of one of `layers` holds along rays."""
         return self.cells[str(layer)].read(state, rays)  # pyright: ignore[reportCallIssue]
+
+    def mix(self, layer: int, o: Float[Tensor, "b m h d"], recalled: Float[Tensor, "b m h d"], q: Float[Tensor, "b m h d"]) -> Float[Tensor, "b m h d"]:
+        """What attention over the window says, o, and what was recalled, by the tokens' un-rotated queries."""
+        return self.cells[str(layer)].mix(o, recalled, q)  # pyright: ignore[reportCallIssue]
 
     def write(
         self, layer: int, state: Float[Tensor, "b h d e"], rays: Float[Tensor, "b m r"], k: Float[Tensor, "b m h d"], v: Float[Tensor, "b m h d"]
@@ -122,7 +140,7 @@ class _Reading:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, /) -> Tensor:
         o = self._kv(layer, q, k, v)
         if layer in self._memory.layers:
-            o = o + self._memory.recall(layer, self._rays).to(o.dtype)
+            o = self._memory.mix(layer, o, self._memory.recall(layer, self._rays), q)
             if self._clean:
                 self._memory.remember(layer, self._rays, k, v)
         return o

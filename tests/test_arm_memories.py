@@ -60,7 +60,7 @@ def test_state_is_counted_saved_opened_and_forked_to_the_bit(arm, trajectory, tm
     whole = rollout(backbone, policy, GpuStore(), trajectory, 0, forced)
     held = [s.state_bytes for s in whole.stats]
     frame = 3 * 16 * 24 + 2 * 8 * 12 + 4 * 20  # colours, depths in 16 bits, pose and intrinsics
-    assert held == ([4 * 2 * 32 * 96] * 11 if arm == "recurrent" else [3 * frame * (i + 1) for i in range(11)])
+    assert held == ([4 * 2 * 32 * 512] * 11 if arm == "recurrent" else [3 * frame * (i + 1) for i in range(11)])
     rollout(backbone, policy, GpuStore(), trajectory, 0, forced, snapshot=Snapshot(save=tmp_path, chunks=6))
     again = rollout(backbone, policy, GpuStore(), trajectory, 0, forced, snapshot=Snapshot(load=tmp_path))
     assert torch.equal(again.latents, whole.latents)
@@ -104,7 +104,7 @@ def test_a_recurrent_state_is_read_before_it_is_written():
     assert not read(1, q, k, v).any() and not clean(1, q, k, v).any(), "the first chunk finds an empty state, its clean pass too"
     first = cells.state()["1"]
     found = read(1, q, k, v)
-    assert found.any() and torch.equal(found, cells.read(1, first, rays[0]))
+    assert found.any() and torch.equal(found, cells.mix(1, torch.zeros_like(q), cells.read(1, first, rays[0]), q))
     assert torch.equal(cells.state()["1"], first), "a denoising pass wrote"
     assert torch.equal(clean(1, q, k, v), found) and not torch.equal(cells.state()["1"], first)
     assert not clean(0, q, k, v).any(), "a layer without a state"
@@ -114,20 +114,36 @@ def test_the_delta_rule_is_that_of_its_formula():
     """One triangular system against one token after the other, in float64."""
     cell = with_arm("recurrent").memory.cells["1"]
     g = torch.Generator().manual_seed(0)
-    state, rays = torch.randn(2, 2, 32, 96, generator=g), torch.randn(2, 9, 23, generator=g)
+    state, rays = torch.randn(2, 2, 32, 512, generator=g), torch.randn(2, 9, 23, generator=g)
     k, v = torch.randn(2, 9, 2, 32, generator=g), torch.randn(2, 9, 2, 32, generator=g)
-    expected = torch.empty(2, 2, 32, 96, dtype=torch.float64)
+    expected = torch.empty(2, 2, 32, 512, dtype=torch.float64)
     for b in range(2):
         for h in range(2):
             decay = torch.sigmoid(k[b, :, h].mean(0).double() @ cell.decay[h].double() + cell.decay_bias[h].double())
             s = decay * state[b, h].double()
             for i in range(9):
                 phase = cell.waves[h].double() @ torch.cat([rays[b, i, :3], rays[b, i, 6:9]]).double()
-                key = torch.cat([phase.cos(), phase.sin()]) / 48**0.5
+                key = torch.cat([phase.cos(), phase.sin()]) / 256**0.5
                 strength = torch.sigmoid(k[b, i, h].double() @ cell.strength[h].double() + cell.strength_bias[h].double())
                 s = s + strength * torch.outer(v[b, i, h].double() - s @ key, key)
             expected[b, h] = s
     torch.testing.assert_close(cell.write(state, rays, k, v).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_recalled_is_mixed_in_by_how_a_token_asks():
+    """Term by term, in float64; where nothing was written attention is what it was, to the bit."""
+    cell = with_arm("recurrent").memory.cells["1"]
+    g = torch.Generator().manual_seed(0)
+    o, m, q = (torch.randn(2, 5, 2, 32, generator=g) for _ in range(3))
+    m[0, 3] = 0
+    with torch.no_grad():
+        cell.found.copy_(torch.tensor([0.3, -0.2]))
+        mixed = cell.mix(o, m, q)
+    assert torch.equal(mixed[0, 3], o[0, 3])
+    for b, i, h in ((0, 0, 0), (1, 4, 1), (0, 2, 1)):
+        asks = (q[b, i, h] / q[b, i, h].norm()).double() @ cell.asked[h].double()
+        share = torch.sigmoid(10 * (asks + cell.taken[h].double() + cell.found[h].double() * m[b, i, h].double().norm() / 32**0.5))
+        torch.testing.assert_close(mixed[b, i, h].double(), (1 - share) * o[b, i, h].double() + share * m[b, i, h].double(), atol=1e-5, rtol=1e-5)
 
 
 def test_the_warp_of_true_depth_shows_what_the_ray_caster_shows():

@@ -90,8 +90,10 @@ def test_trajectories_without_features_are_no_part_of_a_value(evaluated, tmp_pat
     folder.create()
     for file in (path / "trajectories").glob("*.json"):
         (tmp_path / "trajectories" / file.name).write_bytes(file.read_bytes())
+    names = [r.name for r in folder.records()]
     with pytest.raises(ValueError, match="pace: 2 of 2 trajectories .* overwrite=true runs them again"):
-        _of_run(folder, MetricSet.of([Pace()]))
+        _of_run(folder, MetricSet.of([Pace()]), names)
+    assert _of_run(folder, MetricSet.of([Pace()]), []) == {}, "of trajectories that have left the world nothing counts"
     with pytest.raises(ValueError, match="int is neither a FrameMetric"):
         MetricSet.of([PSNR(), 3])
     with pytest.raises(ValueError, match="psnr is there twice"):

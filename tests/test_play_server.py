@@ -33,6 +33,9 @@ def test_messages_are_checked():
     bad = ("", "[]", "nul", '{"do": "run"}', '{"do": "keys"}', '{"do": "keys", "keys": ["Q"]}', '{"do": "keys", "keys": [[]]}', '{"do": "back", "mark": -1}')
     bad += ('{"do": "back", "mark": true}', '{"do": "choose", "pane": 0, "policy": 3, "budget": "w18"}', '{"do": "save"}', "[" * 3000, " " * 5000)
     bad += ('{"do": "choose", "pane": 0, "policy": "worldkv", "budget": "w18", "ratio": NaN}',)
+    huge = "1" + "0" * 400
+    assert read(f'{{"do": "keys", "keys": [], "at": {huge}}}') == Keys(frozenset(), None)
+    bad += (f'{{"do": "choose", "pane": 0, "policy": "worldkv", "budget": "w18", "ratio": {huge}}}',)
     for text in bad:
         with pytest.raises(ValueError):
             read(text)

@@ -1,5 +1,6 @@
 """The walk: panes in step, another policy on the way, remembered places, a world without a truth, saving and opening."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from harness.playing import saving
 from harness.playing.camera import read_script
 from harness.playing.command import Asked
 from harness.playing.command import _walk as walk_of
+from harness.playing.hub import Hub
 from harness.playing.setup import Choice, Setup
 from harness.playing.walk import Walk
 from harness.rollout import rollout
@@ -165,3 +167,47 @@ def test_saved_and_reopened(walk, setup, tmp_path, monkeypatch):
 
 def described_path(described, walk):
     return walk.path.c2w[: len(described["camera"])]
+
+
+def test_settings_are_those_of_the_policies_that_one_asks_for(tmp_path):
+    """`policy.budget` is no setting of the default policy, and a trained arm is that of its policy."""
+    made, choices = walk_of(Asked.of(["policy=h2o", "policy.budget=6", *TINY]))
+    assert made.cfg.policy.budget == 6 and made.make(choices[0]).settings["policy"]["budget"] == 6
+    made, _ = walk_of(Asked.of(["policy=trained_control,sliding", "backbone=rooms"]))
+    assert made.cfg.backbone.arm == "control"
+    assert Asked.of([f"world.folder={tmp_path / 'a (1)'}"]).rest == (f"world.folder='{tmp_path / 'a (1)'}'",)
+    for wrong in ("seconds=inf", "seconds=nan", "linger=nan", "linger=inf"):
+        with pytest.raises(ValueError, match="use linger from 0"):
+            Asked.of([wrong])
+
+
+def test_a_saved_walk_keeps_its_policies_and_says_when_it_is_damaged(tmp_path):
+    (tmp_path / "walk.json").write_text(json.dumps({"schema": saving.SCHEMA}))
+    with pytest.raises(ValueError, match="holds no saved walk"):
+        walk_of(Asked(open=str(tmp_path)))
+    about = {"overrides": [], "index": 0, "camera": [0, 0, 0], "panes": [{"policy": "full", "budget": "w18", "ratio": None, "since": 1}]}
+    (tmp_path / "walk.json").write_text(json.dumps({"schema": saving.SCHEMA} | about))
+    with pytest.raises(ValueError, match="goes on with its own policies from its own start; leave out policy=full"):
+        walk_of(Asked(open=str(tmp_path), policy="full"))
+
+
+def test_a_walk_is_scored_by_the_metrics_of_a_run(tmp_path, monkeypatch):
+    """Those over whole rollouts are left out, not taken for metrics of pairs."""
+    monkeypatch.chdir(tmp_path)
+    made = Walk(Setup((*TINY, "+metric.fid._target_=metrics.fid.FID", "+metric.fid.weights=null")), [SLIDING], lambda about, *pictures: None)
+    made.begin()
+    steps(made, "right*2 left*2")
+    folder = saving.save(made, "walk")
+    made.close()
+    assert list(folder.glob("*/results.json"))
+
+
+def test_a_page_that_fell_behind_is_told_its_role_again(walk):
+    hub = Hub(1.0)
+    one, other = hub.join(), hub.join()
+    while not other.outbox.full():
+        other.tell({"type": "x"})
+    hub.pages.reverse()
+    other.tell({"type": "x"})
+    (head,) = [other.outbox.get_nowait() for _ in range(other.outbox.qsize())]
+    assert json.loads(head[4:])["type"] == "role" and json.loads(head[4:])["walks"] and not one.walks

@@ -58,6 +58,10 @@ def test_a_folder_of_videos_gives_a_run_like_any_other(scored, views, capsys):
     capsys.readouterr()
     main(["forgets", *SETTINGS, "name=e"])
     assert "hall: " not in capsys.readouterr().out, "what is scored is not scored again"
+    (scored / "forgets" / "cost.json").unlink()
+    main(["forgets", *SETTINGS, "name=e"])
+    assert "cost/fps_mean" not in RunFolder(bad.path).values()["hall"], "a file that is gone tells nothing any more"
+    assert RunFolder(bad.path).results()["run"]["external"] == EXTERNAL
 
 
 def test_tables_and_the_report_show_external_videos_beside_our_runs(scored, capsys, monkeypatch):
@@ -112,6 +116,22 @@ def test_a_cost_file_is_checked(tmp_path, said, message):
     (tmp_path / "cost.json").write_text(said)
     with pytest.raises(ValueError, match=message):
         read_costs(tmp_path, ["hall"])
+
+
+def test_a_videos_own_time_goes_before_the_speed_of_all(tmp_path):
+    from harness.scoring.cost_file import read_costs
+
+    (tmp_path / "cost.json").write_text('{"fps": 16.2, "seconds": 5, "clips": {"hall": {"seconds": 12.0}, "attic": {"fps": 3}}}')
+    costs = read_costs(tmp_path, ["hall", "attic", "cellar"])
+    assert [costs.of(name, 120)["cost/fps_mean"] for name in ("hall", "attic", "cellar")] == [10.0, 3.0, 16.2]
+
+
+def test_a_folder_that_one_stands_in_can_be_the_run(tmp_path, views, monkeypatch):
+    plain(tmp_path, views, ("remembers",))
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    main([str(tmp_path / "remembers"), *SETTINGS, "run_dir=."])
+    assert RunFolder(tmp_path / "run").results()["run"]["trajectories"] == 2
 
 
 def test_the_script_and_its_mistakes(tmp_path, views):

@@ -133,6 +133,7 @@ def test_mind(tmp_path, views):
     assert len(own.frames) == len(frames) and not own.generated[:6].any() and own.generated[6:].all()
     assert torch.allclose(own.task.c2w, c2w, atol=1e-4) and torch.equal(own.task.c2w, whole.task.c2w)
     assert {p.revisit for p in own.task.pairs} == {p.revisit for p in whole.task.pairs} and own.task.reference is not None
+    assert (own.shown, whole.shown) == (len(frames) - 6, len(frames)), "seconds of a file are those of its own frames"
     mirrored = world.scored(0)
     assert {(p.first, p.revisit) for p in mirrored.task.pairs} == {(7 - i, 8 + i) for i in range(3, 8)}, "6 frames later at least"
     assert (mirrored.frames[7] - mirrored.frames[8]).abs().mean() < 0.05

@@ -1,6 +1,8 @@
 """Sweeps: the files, the command line, grids and searches."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,8 @@ def test_our_folder_does_not_hide_the_package():
         ({"method": "gird"}, "gird"),
         ({"parameters": {"seed": {"min": 1, "max": 0.5}}}, "seed"),
         ({"parameters": {"seed": {"values": [1, [2]]}}}, "seed: [2] is no plain value"),
+        ({"parameters": {"seed": {"values": 5}}}, "seed"),
+        ({"parameters": {1: {"value": 2}, "seed": {"value": 3}}}, "the parameter 1 is no name"),
         ({"parameters": {"run_dir": {"values": ["a", None]}}}, "run_dir: None is no plain value"),
         ({"parameters": {"policy": {"values": ["full", "a,b"]}}}, "'a,b' is no plain value"),
         ({"parameters": {"policy": {"parameters": {"sink": {"value": 3}}}}}, "is no plain value"),
@@ -74,8 +78,21 @@ def test_a_wrong_file_is_refused_with_the_reason(tmp_path, change, expected):
     with pytest.raises(ValueError) as error:
         load(path)
     assert expected in str(error.value)
-    with pytest.raises(ValueError, match="s.yaml: "):
+    with pytest.raises(ValueError, match="s.yaml"):
         options([str(path)])
+
+
+def test_without_the_search_package_it_says_which_to_install():
+    """Where the folder of sweep files is found in its place, too."""
+    for hidden in ("sys.modules['sweeps'] = None", "sys.modules['sweeps'] = types.ModuleType('sweeps')"):
+        found = subprocess.run([sys.executable, "-c", f"import sys, types; {hidden}; import harness.sweeping.local"], capture_output=True, text=True, cwd=ROOT)
+        assert found.returncode == 1 and "pip install -e '.[sweep]'" in found.stderr and "Traceback" not in found.stderr
+
+
+def test_what_a_point_sets_cannot_be_set_for_all(tmp_path):
+    for given in ("seed=7", "++seed=7"):
+        with pytest.raises(ValueError, match="seed differs from point to point"):
+            options([str(sweep_file(tmp_path, {"seed": {"values": [0, 1]}})), given])
 
 
 def test_markup_in_names_is_shown_as_it_is(capsys):

@@ -140,3 +140,28 @@ def test_several_writers_of_one_evaluation_end_with_one_whole_result(tmp_path, f
     for key, entry in summary.items():
         assert entry["mean"] == pytest.approx(sum(v[key] for v in values) / len(values), rel=1e-12), "the summary is of these very records"
     assert not list(tmp_path.rglob("*.partial*")), "no litter"
+
+
+def test_finished_points_run_again_when_asked_to(tmp_path, forks):
+    """In a new folder too, which the sweep itself begins; however the setting is written."""
+    arguments = [str(sweep_file(tmp_path, {"policy": {"values": ["sliding"]}})), *TINY]
+    at = []
+    for given in ("overwrite=true", "overwrite=True", "overwrite=false"):
+        process = forks.Process(target=_round, args=(str(tmp_path), [*arguments, given]))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        (results,) = (tmp_path / "outputs" / "s").glob("*/results.json")
+        at.append(results.stat().st_mtime_ns)
+    assert at[0] < at[1] == at[2]
+
+
+def test_a_point_without_the_metric_does_not_stop_the_others(tmp_path, forks):
+    """No view returns after 300 frames; the point after it has some."""
+    arguments = [str(sweep_file(tmp_path, {"world.min_gap": {"values": [300, 9]}})), *TINY, "policy=sliding"]
+    for _ in range(2):
+        process = forks.Process(target=_round, args=(str(tmp_path), arguments))
+        process.start()
+        process.join()
+        assert process.exitcode == 1, "one of two"
+        assert len(list((tmp_path / "outputs" / "s").glob("*/results.json"))) == 2

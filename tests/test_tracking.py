@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from harness.reporting.columns import columns_of
 from harness.reporting.curves import means
 from harness.results.run_folder import RunFolder
 from harness.settings.command_line import CONF, composed
-from harness.tracking.wandb_run import PAIRS, PICTURES, Label, _run_id, files_of, log_to_wandb, logged_in, pair_table
+from harness.tracking.wandb_run import PAIRS, PICTURES, Label, _run_id, answers, files_of, log_to_wandb, logged_in, pair_table
 from tests.wandb_stand_in import StandIn
 
 CONFIG = {"policy": "worldkv", "world": "rooms_tiny", "backbone": "rooms_tiny", "policy.retrieved": 6}
@@ -190,3 +192,21 @@ print("WHERE", tracker.finish(folder.results()))
     where = next((line.removeprefix("WHERE ") for line in out.stdout.splitlines() if line.startswith("WHERE")), "")
     assert "offline-run" in where, out.stdout + out.stderr
     assert told(where)[1]["quality/psnr_revisit"] == pytest.approx(made[1]["summary"]["quality/psnr_revisit"]["mean"])
+
+
+def test_an_address_that_speaks_no_http_is_a_server_that_cannot_be_used():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+
+        def greet() -> None:
+            connection, _ = other.accept()
+            connection.recv(1000)
+            connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+            connection.close()
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        assert answers(f"http://127.0.0.1:{other.getsockname()[1]}")
+        thread.join()
+    assert answers("http://localhost:80a")

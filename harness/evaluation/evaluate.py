@@ -8,7 +8,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,7 +130,7 @@ def evaluate(
             "config": settings,
             **provenance(device_of(settings), packages),
         }
-        results = folder.finish(run, world.names, _of_run(folder, metrics), [asdict(c) for c in metrics.columns()], AFTERWARDS)
+        results = folder.finish(run, world.names, _of_run(folder, metrics, world.names), [asdict(c) for c in metrics.columns()], AFTERWARDS)
     else:
         if outer is not None:
             with together(settings, packages):
@@ -179,9 +179,12 @@ def _tracker(cfg: DictConfig, settings: dict, choices: dict[str, str], label: st
     return tracker_of(cfg.logger, folder, flat, Label(str(cfg.name), f"{label}-{cfg.seed}", tuple(cfg.tags), notes), folder.begun())
 
 
-def _of_run(folder: RunFolder, metrics: "MetricSet") -> dict[str, dict]:
-    """Summary entries of the rollout metrics. Raises ValueError when trajectories finished without their features."""
-    names = sorted(folder.done())
+def _of_run(folder: RunFolder, metrics: "MetricSet", expected: Collection[str]) -> dict[str, dict]:
+    """Summary entries of the rollout metrics, over the world's trajectories: of those that have left it, some may lie here still.
+
+    Raises ValueError when trajectories finished without their features.
+    """
+    names = sorted(folder.done() & set(expected))
     if metrics.rollout and (without := folder.without_features(names)):
         wanted = ", ".join(m.name for m in metrics.rollout)
         raise ValueError(f"{wanted}: {len(without)} of {len(names)} trajectories in {folder.path} finished without features; overwrite=true runs them again")

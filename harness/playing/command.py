@@ -16,10 +16,12 @@ has keys chunk by chunk: W A S D left right wait, as in `right*3 W+left wait`.
 All other settings: python harness/run.py --help
 """
 
+import math
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from harness.settings.command_line import CONF, check_overrides, understood
 from harness.settings.entry_point import entry_point
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -62,10 +64,10 @@ class Asked:
                 given[name] = kind(value)
             except ValueError:
                 raise ValueError(f"{name}={value} is no number; the default is {name}={getattr(Asked, name)}") from None
-        asked = replace(Asked(), rest=tuple(rest), **given)  # pyright: ignore[reportArgumentType]
+        asked = replace(Asked(), rest=tuple(understood(rest)), **given)  # pyright: ignore[reportArgumentType]
         if not 0 <= asked.port <= 65535:
             raise ValueError(f"port={asked.port}; use 1 to 65535, or 0 for any that is free")
-        if asked.linger < 0 or asked.seconds <= 0 or not 320 <= asked.width <= 3840:
+        if not (0 <= asked.linger < math.inf and 0 < asked.seconds < math.inf) or not 320 <= asked.width <= 3840:
             raise ValueError(f"linger={asked.linger:g}, seconds={asked.seconds:g}, width={asked.width}; use linger from 0, seconds above 0, width 320 to 3840")
         if bool(asked.script) != bool(asked.film):
             raise ValueError("script and film go together: script=keys.txt film=walk.mp4")
@@ -96,9 +98,8 @@ def main() -> None:
 
 
 def _start(asked: Asked) -> int:
-    from harness.settings.command_line import CONF, check_overrides  # after the arguments: --help and typos are answered at once
-
-    check_overrides(CONF, list(asked.rest))
+    policies = [p for p in asked.policy.split(",") if p]
+    check_overrides(CONF, [*(f"policy={p}" for p in policies[:1]), f"budget={asked.budget}", *asked.rest])  # `policy.x` is a setting of the first one
     try:
         from harness.playing import film, serving
     except ModuleNotFoundError as error:
@@ -118,8 +119,12 @@ def _walk(asked: Asked):
 
     if not asked.open:
         policies = [p for p in asked.policy.split(",") if p]
-        return Setup(asked.rest, asked.start), [Choice(p, asked.budget) for p in policies]
+        choices = [Choice(p, asked.budget) for p in policies]
+        return Setup(asked.rest, asked.start, first=choices[0] if choices else None), choices
     about = read_about(Path(asked.open))
+    if own := [f"{k}={v}" for k in ("policy", "budget", "start") if (v := getattr(asked, k)) != getattr(Asked, k)]:
+        raise ValueError(f"open={asked.open} goes on with its own policies from its own start; leave out {' '.join(own)}")
     if asked.rest:
         raise ValueError(f"open={asked.open} brings its own settings ({' '.join(about['overrides']) or 'the defaults'}); leave out {' '.join(asked.rest)}")
-    return Setup(tuple(about["overrides"]), about["index"]), choices_of(about)
+    choices = choices_of(about)
+    return Setup(tuple(about["overrides"]), about["index"], first=choices[0]), choices

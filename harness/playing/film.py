@@ -36,7 +36,7 @@ def film(setup: Setup, choices: Sequence[Choice], script: Path, target: Path, wi
     target.parent.mkdir(parents=True, exist_ok=True)
     with Serving(setup, choices, opened) as address, playwright() as started:
         browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": width, "height": int(width * SHAPE) // 2 * 2})
+        page = browser.new_page(viewport={"width": width // 2 * 2, "height": int(width * SHAPE) // 2 * 2})
         page.set_default_timeout(WAIT)
         page.goto(f"{address}?film=yes")
         page.wait_for_selector("html[data-ready=yes]")

@@ -32,6 +32,7 @@ class Page:
         except asyncio.QueueFull:
             while not self.outbox.empty():
                 self.outbox.get_nowait()
+            self.outbox.put_nowait(packed(self.hub.role(self)))  # it may have been among what is dropped
             self.hub.describe(self)
 
 
@@ -57,7 +58,7 @@ class Hub:
         if self._giving_up is not None:
             self._giving_up.cancel()
             self._giving_up = None
-        page.tell(self._role(page))
+        page.tell(self.role(page))
         self.describe(page)
         return page
 
@@ -102,9 +103,9 @@ class Hub:
 
     def _roles(self) -> None:
         for page in self.pages:
-            page.tell(self._role(page))
+            page.tell(self.role(page))
 
-    def _role(self, page: Page) -> dict:
+    def role(self, page: Page) -> dict:
         return {"type": "role", "walks": page.walks, "pages": len(self.pages)}
 
 

@@ -1,7 +1,6 @@
 """What a page may ask for: JSON objects whose `do` names one of these. Everything else is refused, with what would have been right."""
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -102,15 +101,15 @@ def read(text: str) -> Command:
     match message.get("do"):
         case "keys":
             at = message.get("at")
-            return Keys(_keys(message), float(at) if isinstance(at, int | float) and math.isfinite(at) else None)
+            return Keys(_keys(message), float(at) if isinstance(at, int | float) and abs(at) < 1e15 else None)
         case "chunk":
             return Chunk(_keys(message))
         case "begin":
             return Begin()
         case "choose":
             ratio = message.get("ratio")
-            if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, int | float)):
-                raise ValueError(f"ratio={ratio!r} is no number")
+            if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, int | float) or not abs(ratio) < 1e15):
+                raise ValueError("ratio is no number; use a share above 0 and up to 1")
             return Choose(_index(message, "pane"), Choice(_text(message, "policy"), _text(message, "budget"), None if ratio is None else float(ratio)))
         case "drop":
             return Drop(_index(message, "pane"))

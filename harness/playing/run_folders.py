@@ -16,10 +16,12 @@ from harness.results.identity import comparable, config_hash
 from harness.results.provenance import provenance
 from harness.results.run_folder import Record, RunFolder
 from harness.settings.build import build
+from harness.settings.plugins import plugins_of
 from harness.system.files import file_name, write_atomic
 from harness.worlds.poses import top_view
 from metrics.cost import cost
 from metrics.drift import drift
+from metrics.metric_set import MetricSet
 from metrics.revisit import mean_scores, score_pairs
 
 
@@ -28,9 +30,10 @@ def write_runs(experiment: Path, panes: Sequence[Pane], task: Trajectory, roundt
     walked = config_hash({"path": task.c2w.tolist()})
     for number, pane in enumerate(panes, 1):
         settings = pane.made.settings
-        metrics = {k: build(m, f"metric.{k}") for k, m in settings["metric"].items()}
+        plugins = plugins_of([f"plugins=[{','.join(settings['plugins'])}]"])
+        metrics = MetricSet.of(build(m, f"metric.{k}", plugins=plugins) for k, m in settings["metric"].items())
         rollout = _made_here(pane, task)
-        pairs = score_pairs(rollout, task, roundtrip, list(metrics.values()))
+        pairs = score_pairs(rollout, task, roundtrip, metrics.frame)
         values = mean_scores(pairs) | drift(rollout, task) | cost(rollout) | {"pairs": float(len(pairs)), "chunks": float(len(rollout.stats))}
         chunks = [chunk_row(s) for s in rollout.stats]
         record = Record(task.name, values, pairs, chunks, rollout.noise, camera=top_view(task.c2w))
@@ -46,7 +49,7 @@ def write_runs(experiment: Path, panes: Sequence[Pane], task: Trajectory, roundt
             "protocol": "walked by hand",
             "seed": seed,
             "comparable": comparable(settings, walked=walked),
-            "metrics": {k: m.version for k, m in metrics.items()},
+            "metrics": metrics.versions(),
             "fps_includes": "plan, assembly, denoising and clean passes, commit, decode; generated chunks only; no warm-up excluded",
             "config": settings,
             **provenance(pane.session.backbone.geometry.device),

@@ -73,6 +73,8 @@ def read_about(folder: Path) -> dict:
         about = json.loads((folder / "walk.json").read_text())
         if about["schema"] != SCHEMA:
             raise ValueError(f"{folder} was saved by another version (schema {about['schema']}, this one reads {SCHEMA})")
+        if not isinstance(about["overrides"], list) or not isinstance(about["index"], int) or len(about["camera"]) != 3 or not choices_of(about):
+            raise TypeError("it is damaged")
         return about
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         known = ", ".join(saved_walks()) or "none yet"

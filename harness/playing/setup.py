@@ -68,6 +68,7 @@ class Setup:
     overrides: tuple[str, ...] = ()
     index: int = 0
     bank: Path = field(default=Path("outputs/.play"))  # files of stores that have some
+    first: Choice | None = field(default=None, compare=False)  # the policy that other settings follow (`backbone.arm`), and whose settings `policy.x` are
 
     def options(self, group: str) -> tuple[str, ...]:
         """Names of the settings files of a group, those of plugins too."""
@@ -76,7 +77,7 @@ class Setup:
 
     @cached_property
     def cfg(self) -> DictConfig:
-        cfg = self._composed([])[0]
+        cfg = self._composed([f"policy={self.first.policy}", f"budget={self.first.budget}"] if self.first else [])[0]
         check_fields({k: v for k, v in plain(cfg).items() if k not in GROUPS}, MainSettings)
         return cfg
 

@@ -1,5 +1,6 @@
 """A walk through the world model: one to three policies that are stepped with the same poses and noise."""
 
+import time
 from dataclasses import dataclass, replace
 
 from jaxtyping import Float
@@ -44,7 +45,7 @@ class Walk:
         self.truth: list[Tensor] = []
         self.true_pictures: list[bytes] = []
         self.camera = setup.camera()
-        self.version, self.broken = 0, ""
+        self.version, self.broken = int(time.time()), ""  # browsers keep pictures by it, those of an earlier server too
 
     @property
     def done(self) -> int:

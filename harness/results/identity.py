@@ -11,9 +11,14 @@ SHARED = ("backbone", "world", "metric", "seed")  # runs that share these differ
 def run_path(settings: dict, policy: str) -> Path:
     """Where an evaluation's results lie: the same settings find them again. policy: its config's name."""
     if settings["run_dir"]:
-        path = Path(str(settings["run_dir"]))
-        return path if path.name not in ("", "..") else path.resolve()  # `.` has no parent of its own
+        return named_path(str(settings["run_dir"]))
     return Path("outputs") / str(settings["name"]) / f"{policy}-{config_hash(deciding(settings))}"
+
+
+def named_path(folder: str) -> Path:
+    """A run folder that somebody names."""
+    path = Path(folder)
+    return path if path.name not in ("", "..") else path.resolve()  # `.` has no parent of its own
 
 
 def deciding(settings: dict) -> dict:

@@ -83,7 +83,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what a run wrote, and nothing else that may lie there. Raises ValueError for a folder that no run has written."""
-        own = (self._records, *(self.path / name for name in ("results.json", LIVE, WEIGHTS, ID, "error.txt")))
+        own = (self._records, *(self.path / name for name in ("results.json", LIVE, WEIGHTS, ID, "error.txt", "point.json")))
         if self.path.is_dir() and any(self.path.iterdir()) and not any(map(Path.exists, own)):
             raise ValueError(f"{self.path} is no run folder, and overwrite=true would remove files of these names there; choose another run_dir")
         for name in self.FOLDERS:

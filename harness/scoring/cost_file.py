@@ -28,9 +28,10 @@ class Costs:
 
     def of(self, name: str, frames: int) -> dict[str, float]:
         """The cost columns of a video of `frames` frames."""
-        said = {**self.whole, **self.clips.get(name, {})}
-        if SECONDS in said:
-            said.setdefault("fps", frames / said[SECONDS])
+        own = self.clips.get(name, {})
+        said = {**self.whole, **own}
+        if SECONDS in said and "fps" not in own and (SECONDS in own or "fps" not in self.whole):  # a video's own figure goes before that of all
+            said["fps"] = frames / said[SECONDS]
         return {COLUMNS[k]: float(v) for k, v in said.items() if k != SECONDS}
 
 

@@ -13,7 +13,7 @@ from harness.datatypes import Rollout
 from harness.reporting.media import films, save_image, strips, to_uint8
 from harness.reporting.pictures import run_pictures
 from harness.reporting.terminal import comparison, console
-from harness.results.identity import config_hash, deciding
+from harness.results.identity import config_hash, deciding, named_path
 from harness.results.ownership import check_same_settings
 from harness.results.provenance import provenance
 from harness.results.run_folder import Record, RunFolder, sound, without_result
@@ -41,7 +41,7 @@ def score(settings: dict, make: Callable[[dict], object], system: str, folder: P
     costs = read_costs(folder, world.names)
     config = {"policy": {"system": system}, "backbone": {"external": True}, "store": {}, **{k: settings[k] for k in ("world", "metric", "seed")}}
     default = Path("outputs") / str(settings["name"]) / f"{file_name(system)}-{config_hash(config)}"
-    run = RunFolder(Path(str(settings["run_dir"])) if settings["run_dir"] else default)
+    run = RunFolder(named_path(str(settings["run_dir"])) if settings["run_dir"] else default)
     out = console()
     if settings["overwrite"]:
         run.clear()
@@ -50,7 +50,10 @@ def score(settings: dict, make: Callable[[dict], object], system: str, folder: P
     write_atomic(run.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
     for line in (*world.about(), *(f"{name} is left out: {why}" for name, why in metrics.left_out.items()), costs.about):
         out.print(line, markup=False, highlight=False, soft_wrap=True)
-    done = {name for index, name in enumerate(world.names) if run.is_newer(name, [*world.files(index), folder / COSTS])} & run.done()
+    files = {name: [f for f in (*world.files(index), folder / COSTS) if f.exists()] for index, name in enumerate(world.names)}
+    inputs = {name: sorted(f.name for f in found) for name, found in files.items()}
+    before = (run.results() or {"run": {}})["run"].get("inputs", inputs)  # a file that is gone since is not newer
+    done = {name for name in world.names if before.get(name) == inputs[name] and run.is_newer(name, files[name])} & run.done()
     run.forget(set(world.names) - done)
     for index, name in enumerate(world.names):
         if name not in done:
@@ -62,7 +65,7 @@ def score(settings: dict, make: Callable[[dict], object], system: str, folder: P
     features = {m: {k: torch.from_numpy(x) for k, x in kept.items()} for m, kept in run.features(names).items()}
     about = {
         "label": system, "policy": system, "world": f"videos ({world.layout})", "store": "external", "backbone": "external", "protocol": "",
-        "seed": settings["seed"], "external": costs.about, "comparable": _comparable(run, settings), "metrics": metrics.versions(),
+        "seed": settings["seed"], "external": costs.about, "inputs": inputs, "comparable": _comparable(run, settings), "metrics": metrics.versions(),
         "about_policy": f"{costs.about}; videos from {folder}", "fps_includes": costs.about, "config": config | {"published": {}},
         **provenance(torch.device("cpu")), "device": costs.device,
     }  # fmt: skip
@@ -85,7 +88,7 @@ def _record(world: VideosWorld, index: int, metrics: MetricSet, costs: Costs, ru
         pairs = score_pairs(rollout, task, None, metrics.frame)
     except (ValueError, OSError) as error:
         return Record(name, {}, error=" ".join(str(error).split()))
-    values = mean_scores(pairs) | mean_gaps(pairs) | drift(rollout, task) | costs.of(name, len(made.frames))
+    values = mean_scores(pairs) | mean_gaps(pairs) | drift(rollout, task) | costs.of(name, made.shown)
     values |= {"pairs": float(len(pairs)), "frames": float(len(made.frames))}
     features = metrics.features(rollout, task)
     if any(features.values()):

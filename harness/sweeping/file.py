@@ -13,7 +13,12 @@ import yaml
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # pydantic, about an option that was renamed
-    import sweeps
+    try:
+        import sweeps
+
+        sweeps.next_run  # noqa: B018  (in a checkout without the package, a folder of that name is found)
+    except (ImportError, AttributeError):
+        raise SystemExit("error: sweep files need the package sweeps: pip install -e '.[sweep]'") from None
 
 from harness.settings.plugins import only_with_settings
 
@@ -106,6 +111,8 @@ def load(path: Path) -> SweepFile:
         raise ValueError(f"{path} is no sweep file: it holds {type(config).__name__}, not method and parameters")
     if not isinstance(config.get("parameters", {}), dict):
         raise ValueError(f"{path} is no sweep file: parameters is {config['parameters']!r}; give names, each with its values")
+    if strange := [k for k in config.get("parameters", {}) if not isinstance(k, str)]:
+        raise ValueError(f"{path} is no sweep file: the parameter {strange[0]!r} is no name of a setting")
     cap = config.pop("run_cap", None)
     try:
         problems = sweeps.schema_violations_from_proposed_config(config)
@@ -157,7 +164,12 @@ def _ranges(config: dict) -> list[str]:
 def _choices(config: dict) -> list[tuple[str, list]]:
     parameters = config.get("parameters")
     entries = [(k, v) for k, v in parameters.items() if isinstance(v, dict)] if isinstance(parameters, dict) else []
-    return [(k, [*v.get("values", []), *([v["value"]] if "value" in v else []), *([v] if "parameters" in v else [])]) for k, v in entries]
+    return [(k, _values(v)) for k, v in entries]
+
+
+def _values(entry: dict) -> list:
+    listed = entry["values"] if isinstance(entry.get("values"), list) else []
+    return [*listed, *([entry["value"]] if "value" in entry else []), *([entry] if "parameters" in entry else [])]
 
 
 def _plain(value: object) -> bool:

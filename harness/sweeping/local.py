@@ -64,7 +64,7 @@ def options(arguments: Sequence[str]) -> Options:
         raise ValueError(f"{wrong[0]}: give a whole number from 1")
     file = load(Path(files[0]))
     check_overrides(CONF, [*file.fixed, *given, *overrides_of(file.first())])
-    keys = {a.split("=")[0] for a in given}
+    keys = {a.split("=")[0].lstrip("+") for a in given}
     if fixed := keys & file.config["parameters"].keys() | keys & {"run_dir"}:
         raise ValueError(f"{', '.join(sorted(fixed))} differs from point to point in this sweep; change the file, or run harness/run.py for one point")
     jobs, count = int(ours.get("jobs", 1)), min((n for n in (int(ours["count"]) if "count" in ours else None, file.cap) if n is not None), default=None)
@@ -90,10 +90,10 @@ def devices() -> list[str]:
 
 
 class Runner:
-    """Starts points, each in its own process, and keeps count. What it knows comes from the disk."""
+    """Starts points, each in its own process, and keeps count. What it knows comes from the disk. anew: finished points too."""
 
-    def __init__(self, options: Options, experiment: Path, context: ForkContext | ForkServerContext) -> None:
-        self.options, self.experiment, self._context = options, experiment, context
+    def __init__(self, options: Options, experiment: Path, context: ForkContext | ForkServerContext, anew: bool = False) -> None:
+        self.options, self.experiment, self._context, self._anew = options, experiment, context, anew
         self.done: dict[Point, dict[str, float]] = {}
         self.failed: dict[Point, str] = {}
         self._planned: list[Point] = []
@@ -144,7 +144,7 @@ class Runner:
             if point.path in found:
                 continue  # two points of a grid may be one evaluation
             found[point.path] = point
-            results = None if "overwrite=true" in o.common else point.results()
+            results = None if self._anew else point.results()
             if results:
                 self._finished(point, results)
             else:
@@ -199,7 +199,7 @@ class Runner:
         results = None if code else point.results()
         if results:
             self._finished(point, results)
-            how = f"{self.options.file.metric} {self.done[point].get(self.options.file.metric, float('nan')):.4g}"
+            how = self.failed.get(point) or f"{self.options.file.metric} {self.done[point].get(self.options.file.metric, float('nan')):.4g}"
         else:
             lines = said.strip().splitlines()
             lines = [f"ended by signal {-code}"] if code < 0 else lines or ["no results"]
@@ -207,13 +207,18 @@ class Runner:
         board.line(point, how, len(self.done) + len(self.failed))
 
     def _finished(self, point: Point, results: dict) -> None:
-        """Take a point's results. A metric that they do not have is in no other point's either."""
-        means = self.done[point] = _means(results)
-        metric = self.options.file.metric
-        if metric not in means and not self.wrong:
-            why = without_result(results)
+        """Take a point's results. A metric that is no column of theirs is none of another point's either; where nothing was scored, others may be."""
+        means, metric = _means(results), self.options.file.metric
+        if metric in means:
+            self.done[point] = means
+        elif why := without_result(results):
+            self.failed[point] = why
+        elif metric in {c["key"] for c in results.get("columns", [])}:
+            self.failed[point] = f"it has no {metric}, which other points may have"
+        else:
+            self.done[point] = means
             near = difflib.get_close_matches(metric, means, 5, 0.4) or sorted(k for k in means if k.startswith("quality/"))
-            self.wrong = why or f"runs have no {metric}, which the sweep file names as its metric; did you mean {', '.join(near)}?"
+            self.wrong = self.wrong or f"runs have no {metric}, which the sweep file names as its metric; did you mean {', '.join(near)}?"
 
 
 def _means(results: dict) -> dict[str, float]:
@@ -225,7 +230,7 @@ def sweep(arguments: Sequence[str], context: ForkContext | ForkServerContext) ->
     chosen = options(arguments)
     cfg, _ = composed(CONF, chosen.common)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    if failed := Runner(chosen, Path("outputs") / str(cfg.name), context).run():
+    if failed := Runner(chosen, Path("outputs") / str(cfg.name), context, bool(cfg.overwrite)).run():
         raise SystemExit(f"error: {failed} points failed; the same command tries them again")
 
 

@@ -2,15 +2,18 @@
 
 import importlib.util
 import logging
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Protocol
 
 from harness.results.live import rows_since
-from harness.results.run_folder import RunFolder
+from harness.results.run_folder import ID, RunFolder
+from harness.system.files import write_once
 
 log = logging.getLogger(__name__)
 PICTURES = {"frames.png": "picture/frames", "chunks.png": "picture/chunks"}  # of a run folder, and what trackers call them
@@ -111,6 +114,14 @@ class Follower:
             elif not row.get("error"):
                 self._values[row["name"]] = row["values"]
                 self.tracker.log({"live/trajectories": len(self._values), **running_means(self._values)})
+
+
+def folder_id(folder: Path) -> str:
+    """Of a run at its tracker: it stays with the run's folder."""
+    file = folder / ID
+    if not file.exists():
+        write_once(file, secrets.token_hex(4))
+    return file.read_text().strip()
 
 
 def running_means(values: dict[str, dict[str, float]]) -> dict[str, float]:

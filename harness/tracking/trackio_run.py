@@ -8,7 +8,7 @@ import trackio
 
 from harness.reporting.curves import means
 from harness.results.run_folder import RunFolder
-from harness.tracking.tracker import PICTURES, Label
+from harness.tracking.tracker import PICTURES, Label, folder_id
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class TrackioTracker:
         try:
             self._run = trackio.init(
                 self._project,
-                name=self._folder.path.resolve().name,
+                name=f"{self._folder.path.resolve().name}-{folder_id(self._folder.path)}",  # two folders of one name are two runs
                 group=self._label.group,
                 config=self._config | {f"about/{k}": v for k, v in about.items() if v},
                 resume="allow",
@@ -49,7 +49,7 @@ class TrackioTracker:
             if self._run is None:
                 return None
             if results is not None:
-                for row in means([r.chunks for r in self._folder.records() if not r.error]):
+                for row in means([r.chunks for r in self._folder.good(results)]):
                     self._run.log(row)
                 pictures = {key: trackio.Image(str(self._folder.path / file)) for file, key in PICTURES.items() if (self._folder.path / file).exists()}
                 self._run.log({**{k: v["mean"] for k, v in results["summary"].items()}, **pictures})

@@ -3,10 +3,10 @@
 A server that does not answer is left alone: the run is kept offline in its folder, and `wandb sync` sends it later.
 """
 
+import http.client
 import logging
 import netrc
 import os
-import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ from harness.reporting.columns import columns_of, revisits
 from harness.reporting.curves import means
 from harness.reporting.media import video_frames
 from harness.results.run_folder import ID, RunFolder
-from harness.system.files import file_name, write_once
-from harness.tracking.tracker import PICTURES, Label
+from harness.system.files import file_name
+from harness.tracking.tracker import PICTURES, Label, folder_id
 from metrics.column import Column
 
 log = logging.getLogger(__name__)
@@ -154,8 +154,8 @@ def answers(url: str) -> str:
         urllib.request.urlopen(url, timeout=ANSWER).close()
     except urllib.error.HTTPError as error:
         return "" if error.code < 500 else f"it answers {error.code}"
-    except (OSError, ValueError) as error:
-        return str(getattr(error, "reason", error))
+    except (OSError, ValueError, http.client.HTTPException) as error:  # the last: what answers speaks no HTTP, or its address is none
+        return str(getattr(error, "reason", "") or error or type(error).__name__)
     return ""
 
 
@@ -180,10 +180,7 @@ def _run_id(folder: Path) -> str | None:
     """
     if os.environ.get("WANDB_RUN_ID") or os.environ.get("WANDB_SWEEP_ID"):
         return None
-    file = folder / ID
-    if not file.exists():
-        write_once(file, secrets.token_hex(4))
-    return file.read_text().strip()
+    return folder_id(folder)
 
 
 def setting(key: str) -> str:
@@ -194,9 +191,9 @@ def setting(key: str) -> str:
 def _log(run, folder: RunFolder, results: dict, config: dict) -> None:
     for prefix in ("cost/*", "policy/*"):  # a curve's last value is not the run's: the summary below is
         run.define_metric(prefix, step_metric="frame", summary="none")
-    for row in means([r.chunks for r in folder.records() if not r.error]):
+    for row in means([r.chunks for r in folder.good(results)]):
         run.log(row)
-    if table := pair_table(folder, columns_of([results])):
+    if table := pair_table(folder, columns_of([results]), results):
         run.log({PAIRS: table})
     for picture, key in PICTURES.items():
         if (folder.path / picture).exists():
@@ -221,12 +218,12 @@ def files_of(folder: Path) -> list[Path]:
     return [p for p in files if parts[p][0] not in ("wandb", ID) and not any(part.startswith(".") for part in parts[p])]
 
 
-def pair_table(folder: RunFolder, columns: Sequence[Column]) -> wandb.Table | None:
+def pair_table(folder: RunFolder, columns: Sequence[Column], results: dict | None = None) -> wandb.Table | None:
     """A row for every revisit pair: what was seen (of the trajectories that have videos), and its scores, the columns' first."""
     headings = {c.key.removeprefix("quality/"): c.title for c in revisits(columns)} | {"gap_frames": "gap (frames)"}
     rows: list[dict] = []
     pictured = 0
-    for record in folder.records():
+    for record in folder.good(results):
         pairs = sorted(record.pairs, key=lambda r: r["revisit"])  # as in the video
         strips = list(_strips(folder.path / "videos" / f"{file_name(record.name)}_pairs.mp4", min(len(pairs), PICTURED - pictured)))
         pictured += len(strips)

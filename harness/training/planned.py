@@ -48,7 +48,7 @@ class PlannedForcing:
         by_clip = zip(self._clips, q.split(1), k.split(1), v.split(1), strict=True)
         out = torch.cat([self._attend(clip, q_, k_, v_) for clip, q_, k_, v_ in by_clip])
         if isinstance(self._memory, RecurrentMemory) and layer in self._memory.layers:
-            out = out + recalled(self._memory, self._rows, layer, self._rays, k, v).to(out.dtype)
+            out = self._memory.mix(layer, out, recalled(self._memory, self._rows, layer, self._rays, k, v), q)
         return out
 
     def _attend(self, clip: _Clip, q: Float[Tensor, "1 n h d"], k: Float[Tensor, "1 n h d"], v: Float[Tensor, "1 n h d"]) -> Float[Tensor, "1 n h d"]:
@@ -92,7 +92,7 @@ def _window_rows(clip: _Clip, x: Float[Tensor, "1 n h d"]) -> Float[Tensor, "1 m
 def recalled(
     memory: RecurrentMemory, rows: int, layer: int, rays: Float[Tensor, "b n r"], k: Float[Tensor, "b m h d"], v: Float[Tensor, "b m h d"]
 ) -> Float[Tensor, "b m h d"]:
-    """What a recurrent memory adds: chunk after chunk of `rows` rows, read before it is written. rays: of all chunks; k and v: of both copies."""
+    """What a recurrent memory recalls: chunk after chunk of `rows` rows, read before it is written. rays: of all chunks; k and v: of both copies."""
     state, clean, noisy = memory.blank(len(k)), [], []
     looks, written = rays.split(rows, 1), list(zip(k.split(rows, 1), v.split(rows, 1), strict=True))
     for i, look in enumerate(looks):

@@ -24,11 +24,13 @@ ALIKE = 0.5  # a true frame that is this much nearer to a video's first frame th
 
 @dataclass(frozen=True)
 class Scored:
-    """A video as a task that is done: its frames, which of them the system made, and the path with pairs and true views."""
+    """A video as a task that is done: its frames, which of them the system made, and the path with pairs and true views. shown: how many frames
+    the file has; where it holds the system's own part alone, true ones were put before them."""
 
     task: Trajectory
     frames: Float[Tensor, "n 3 y x"]
     generated: Bool[Tensor, "n"]
+    shown: int
 
 
 class VideosWorld(World):
@@ -167,7 +169,7 @@ class VideosWorld(World):
     ) -> Scored:
         actions = torch.zeros(len(frames), 6)
         task = Trajectory(clip.name, c2w, intrinsics, actions, frames[:given], pairs, film.fps or self.fps, reference=truth, no_pairs=miss)
-        return Scored(task, frames, torch.arange(len(frames)) >= given)
+        return Scored(task, frames, torch.arange(len(frames)) >= given, len(film.frames))
 
     def _truth(self, clip: Clip, size: tuple[int, int]) -> Float[Tensor, "p 3 y x"] | None:
         if clip.truth is None:

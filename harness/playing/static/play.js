@@ -39,7 +39,8 @@ class Screen {
 
   async show(blobs, seconds, drawn) {
     const turn = ++this.turn;
-    this.bitmaps = await Promise.all(blobs.map((blob) => createImageBitmap(blob)));
+    this.ready = Promise.all(blobs.map((blob) => createImageBitmap(blob)));
+    this.bitmaps = await this.ready;
     if (filming) return;
     const gap = Math.min(SLOWEST, (1000 * seconds) / blobs.length);
     for (const [i, bitmap] of this.bitmaps.entries()) {
@@ -104,7 +105,7 @@ class Pane {
   chunk(message, blobs) {
     this.wait.hidden = true;
     this.screen.show(blobs, message.cost.seconds, () => {
-      if (message.pressed_at !== null && message.pressed_at !== undefined) latency(performance.now() - message.pressed_at);
+      if (play.role?.walks && message.pressed_at !== null && message.pressed_at !== undefined) latency(performance.now() - message.pressed_at);
     });
     this.about = { ...this.about, cost: message.cost, states: message.states, percents: message.percents };
     this.show(message.chunk);
@@ -337,7 +338,10 @@ function connect() {
 
 /** For films: frame `i` of the last chunk everywhere. */
 play.frame = async (i) => {
-  for (const screen of [...play.panes.map((p) => p.screen), truthScreen]) if (screen.bitmaps?.[i]) await draw(screen.canvas, screen.bitmaps[i]);
+  for (const screen of [...play.panes.map((p) => p.screen), truthScreen]) {
+    const bitmaps = await screen.ready;
+    if (bitmaps?.[i]) await draw(screen.canvas, bitmaps[i]);
+  }
 };
 
 function theme(name) {
