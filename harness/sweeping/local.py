@@ -41,12 +41,13 @@ PRELOADED = [  # by the process that points are forks of: Lightning and torchmet
 
 @dataclass(frozen=True)
 class Options:
-    """The command line: common are the overrides of all points, the file's own and the user's."""
+    """The command line: common are the overrides of all points, the file's own and the user's. anew: finished points run again."""
 
     file: SweepFile
     common: tuple[str, ...]
     jobs: int
     count: int | None
+    anew: bool = False
 
 
 def options(arguments: Sequence[str]) -> Options:
@@ -74,7 +75,8 @@ def options(arguments: Sequence[str]) -> Options:
         raise ValueError(f"a {file.method} search has no end of its own; say how many points, for instance count=30")
     threads = () if "OMP_NUM_THREADS" in os.environ else (f"threads={max(1, (os.cpu_count() or 1) // jobs)}",)
     before = [o for o in ("progress=false", *threads, *file.fixed) if o.split("=")[0] not in keys]
-    return Options(file, (*before, *given), jobs, count)
+    common = (*before, *given)
+    return Options(file, common, jobs, count, bool(composed(CONF, common)[0].overwrite))
 
 
 def devices() -> list[str]:
@@ -90,10 +92,10 @@ def devices() -> list[str]:
 
 
 class Runner:
-    """Starts points, each in its own process, and keeps count. What it knows comes from the disk. anew: finished points too."""
+    """Starts points, each in its own process, and keeps count. What it knows comes from the disk."""
 
-    def __init__(self, options: Options, experiment: Path, context: ForkContext | ForkServerContext, anew: bool = False) -> None:
-        self.options, self.experiment, self._context, self._anew = options, experiment, context, anew
+    def __init__(self, options: Options, experiment: Path, context: ForkContext | ForkServerContext) -> None:
+        self.options, self.experiment, self._context = options, experiment, context
         self.done: dict[Point, dict[str, float]] = {}
         self.failed: dict[Point, str] = {}
         self._planned: list[Point] = []
@@ -144,7 +146,7 @@ class Runner:
             if point.path in found:
                 continue  # two points of a grid may be one evaluation
             found[point.path] = point
-            results = None if self._anew else point.results()
+            results = None if o.anew else point.results()
             if results:
                 self._finished(point, results)
             else:
@@ -230,7 +232,7 @@ def sweep(arguments: Sequence[str], context: ForkContext | ForkServerContext) ->
     chosen = options(arguments)
     cfg, _ = composed(CONF, chosen.common)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    if failed := Runner(chosen, Path("outputs") / str(cfg.name), context, bool(cfg.overwrite)).run():
+    if failed := Runner(chosen, Path("outputs") / str(cfg.name), context).run():
         raise SystemExit(f"error: {failed} points failed; the same command tries them again")
 
 
