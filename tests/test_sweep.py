@@ -136,7 +136,8 @@ def test_searches_repeat_from_what_is_on_disk(tmp_path, monkeypatch):
     for i in (1, 0):
         resolve(tried[i].parameters, common, Path("outputs/s")).begin(file.digest, i)
     assert [p.parameters for p in known(Path("outputs/s"), file.digest, common)] == [t.parameters for t in tried[:2]]
-    assert known(Path("outputs/s"), file.digest, (*common, "seed=1")) == [], "of other settings"
+    assert len(known(Path("outputs/s"), file.digest, (*common, "threads=3"))) == 2, "by how many threads decides nothing"
+    assert known(Path("outputs/s"), file.digest, (*common, "world.degrees=5")) == [], "of other settings"
 
 
 def test_a_bayes_search_learns_from_what_it_has_seen(tmp_path):

@@ -77,18 +77,20 @@ def resolve(parameters: dict[str, Scalar], common: Sequence[str], experiment: Pa
 
 
 def known(experiment: Path, sweep: str, common: Sequence[str]) -> list[Point]:
-    """The points of a sweep that the disk has, in the order in which they were suggested."""
+    """The points of a sweep that the disk has, in the order in which they were suggested: those whose settings decide the same results today,
+    with however many jobs or threads they were made."""
     found = []
     for file in experiment.glob("*/point.json"):
         try:
             about = json.loads(file.read_text())
-            mine = about["sweep"] == sweep and about["overrides"] == [*common, *overrides_of(about["parameters"])]
-            index, parameters = int(about["index"]), about["parameters"]
+            if about["sweep"] != sweep:
+                continue
+            index, point = int(about["index"]), resolve(about["parameters"], common, experiment)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # damaged: a point that the search does not know
             continue
-        if mine:
-            found.append((index, parameters))
-    return [resolve(parameters, common, experiment) for _, parameters in sorted(found, key=lambda pair: pair[0])]
+        if point.path.name == file.parent.name and (not point.problem or about["overrides"] == list(point.overrides)):
+            found.append((index, point))
+    return [point for _, point in sorted(found, key=lambda pair: pair[0])]
 
 
 def work(overrides: Sequence[str], log: str, device: str | None) -> None:
