@@ -181,6 +181,8 @@ def test_latent_equals_cosines_one_by_one(backbone):
         query = descriptor(first[4], 2)
         cosine = [max(d @ query / np.linalg.norm(d) / np.linalg.norm(query) for d in (descriptor(v, f) for f in range(3))) for v in first]
         assert s.order(chunks[5], [0, 1, 2, 3], [12, 13, 14]) == [*sorted([0, 1, 2], key=lambda c: -cosine[c]), 3]
+        s.newest = 4  # the fourth is of the chunk before: it counts whole
+        assert s.order(chunks[5], [0, 1, 2, 3], [12, 13, 14]) == [*sorted([0, 1], key=lambda c: -cosine[c]), *sorted([2, 3], key=lambda c: -cosine[c])]
 
 
 @pytest.mark.parametrize("parts", [1, 3])

@@ -1,7 +1,6 @@
 """AnnCA: cross-attention only to the prompt tokens that lie near a frame's queries."""
 
 from dataclasses import dataclass, field
-from math import ceil
 from typing import Annotated
 
 import torch
@@ -11,6 +10,7 @@ from harness.cache.attention import dense
 from harness.datatypes import Geometry, Site
 from harness.policy import CachePolicy, PolicyWrapper
 from harness.settings.ranges import Gt, Le
+from policies.parts.compress.base import share_of
 from policies.wrappers.ann import Hashing
 
 
@@ -51,4 +51,4 @@ class AnnCaPolicy(PolicyWrapper):
         """Tokens by the number of queries that are near them, in their own order."""
         if self.density is None:
             return near.nonzero()[:, 0] if near.any() else torch.arange(len(near), device=near.device)
-        return near.argsort(descending=True, stable=True)[: ceil(self.density * len(near))].sort().values
+        return near.argsort(descending=True, stable=True)[: share_of(self.density, len(near))].sort().values

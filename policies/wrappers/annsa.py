@@ -1,7 +1,6 @@
 """AnnSA: self-attention only to the rows that lie near a block of queries."""
 
 from dataclasses import dataclass, field
-from math import ceil
 from typing import Annotated
 
 import torch
@@ -12,6 +11,7 @@ from harness.cache.attention import dense
 from harness.datatypes import Geometry, Site
 from harness.policy import CachePolicy, PolicyWrapper
 from harness.settings.ranges import Gt, Le, Natural
+from policies.parts.compress.base import share_of
 from policies.wrappers.ann import Hashing
 
 
@@ -94,5 +94,5 @@ class AnnSaPolicy(PolicyWrapper):
         equal = self.hashing.sides(q[0].flatten(1).mean(0)[None]) == sides
         if self.density is None:
             return equal.all(-1).any(-1).nonzero()[:, 0]
-        count = ceil(self.density * len(sides))
+        count = share_of(self.density, len(sides))
         return equal.sum((1, 2)).argsort(descending=True, stable=True)[:count].sort().values

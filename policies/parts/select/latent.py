@@ -1,6 +1,7 @@
 """Order by what frames look like: pose-free."""
 
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ class LatentSelector(Selector):
 
     The query is content that was just generated, not the pose to come, so that a cut or a fast turn is noticed a chunk
     late. The clean latents are pooled over `grid` x `grid` parts of the image. Uncertain: the paper pools the
-    whole frame (grid=1) and leaves out its 5 newest evicted frames; both are fields here, and a chunk counts whole.
+    whole frame (grid=1) and leaves out its 5 newest evicted frames; both are fields here, and a chunk of which one frame is among them counts whole.
     """
 
     grid: Side = 1
@@ -44,7 +45,7 @@ class LatentSelector(Selector):
             return []
         (past,) = self._descriptors.take(candidates)
         score = F.cosine_similarity(past, self._last, dim=-1).amax(1).double().round(decimals=6).tolist()
-        fresh = max(candidates) - self.newest // self._size
+        fresh = max(candidates) - ceil(self.newest / self._size)
         return by_score([s - 2 * (c > fresh) for s, c in zip(score, candidates, strict=True)], candidates)
 
 
