@@ -21,7 +21,7 @@ class CappedPolicy(PolicyWrapper):
     and bank alike.
 
     forget: `lru` (the chunk that no plan has used for longest; the rule of KV caches on servers, LMCache's too) or `oldest`. The
-    frames of the last plan and of the chunk itself stay; if they alone are too many, reset the limit: ValueError. Pages of which a plan
+    frames of the last plan and of the chunk itself stay; if these alone exceed the limit, a ValueError says which `frames` would do. Pages of which a plan
     takes single rows (Quest's) are used too, and go last. Forgotten chunks are unreachable. Pages that stand for many frames (tempcache's)
     are one: such policies have limits of their own.
 

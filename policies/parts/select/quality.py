@@ -1,4 +1,4 @@
-"""Order by what the model really makes of the chunks: the bound of every selector."""
+"""Order by what the model really makes of the chunks: an estimate, from below, of what a selector could gain."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
