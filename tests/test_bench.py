@@ -155,6 +155,7 @@ def test_a_row_for_every_mode():
 
 
 EXAMPLES = re.findall(r"^python harness/bench.py ?(.*?)(?:   .*)?$", command.__doc__, re.M)
+assert len(EXAMPLES) >= 5
 
 
 @pytest.mark.parametrize("line", EXAMPLES, ids=lambda line: line or "none")

@@ -15,11 +15,11 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compi
 
 
 def test_a_compiled_network_says_the_same():
-    """Two generated chunks with retrieval: errors of one would show in the next."""
-    trajectory = make_world(["R90L90"], size=(64, 64), degrees=30.0).trajectory(0)
+    """Several generated chunks with retrieval: errors of one would show in the next."""
+    trajectory = make_world(["R90L90"], size=(64, 64), degrees=15.0).trajectory(0)
     plain, compiled = (RoomsBackbone(device="cpu", compile=compile) for compile in (False, True))
     given = plain.encode(trajectory.images)[:3]
     a, b = (rollout(backbone, make_policy("worldkv"), GpuStore(), trajectory, 0, given) for backbone in (plain, compiled))
-    assert a.generated.sum() >= 3
+    assert a.generated.sum() >= 6 and any(s.retrieved for s in a.stats)
     assert torch.allclose(a.frames, b.frames, rtol=0, atol=COMPILED)
     assert compiled.network.state_dict().keys() != plain.network.state_dict().keys(), "the compiled blocks are there"

@@ -73,7 +73,7 @@ def test_launchers_compose_and_are_what_their_plugin_takes(name):
         assert made.params["additional_parameters"] == {"requeue": True}
 
 
-@pytest.mark.parametrize("name", [n for n in GROUPS["arm"] if n != "common"])
+@pytest.mark.parametrize("name", [n for n in GROUPS["arm"] if n not in ("common", "control")])
 def test_arms_compose_and_share_all_but_their_memory(name):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg, control = (OmegaConf.to_container(compose("experiment/train_rooms", [f"arm={n}"]), resolve=True) for n in (name, "control"))

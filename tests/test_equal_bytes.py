@@ -127,12 +127,16 @@ def test_claims_of_a_ratio_of_bytes_name_dtype_and_window():
 
 def test_a_plan_that_is_thrown_away_protects_nothing(backbone, path):
     """Recall probes fork a session that has planned ahead, and plan anew for another view: only the plan that is kept counts as use."""
-    policy = CappedPolicy(make_policy("worldkv"), 33)
-    session = Session.begin(backbone, policy, GpuStore(), path, 0, backbone.encode(path.images)[:3])
-    for chunk in range(session.known):
-        session.step()
-        if chunk > 10:
-            session.fork().revisit(range(3))
+    kept = []
+    for forks in (False, True):
+        policy = CappedPolicy(make_policy("worldkv"), 33)
+        session = Session.begin(backbone, policy, GpuStore(), path, 0, backbone.encode(path.images)[:3])
+        for chunk in range(session.known):
+            session.step()
+            if forks and chunk > 10:
+                session.fork().revisit(range(3))
+        kept.append((session.latents.made, [(s.retrieved, s.stored) for s in session.stats]))
+    assert torch.equal(kept[0][0], kept[1][0]) and kept[0][1] == kept[1][1], "a session with forks is one without"
 
 
 def test_pages_that_a_pool_is_taken_from_are_in_use(roll, path):

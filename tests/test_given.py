@@ -37,8 +37,14 @@ def test_the_order_among_given_chunks_is_the_inner_selectors(roll, path):
     given = len(path.c2w) // 3 * 3 - 6
     mine, theirs = (roll(make_policy(n, "policy/compressor=none"), path=path, given=given) for n in ("given", "retrieval_only"))
     assert torch.equal(mine.latents, theirs.latents)
-    few = roll(make_policy("given", "policy/compressor=none"), path=path, given=12)
-    assert not torch.equal(few.latents[30:], theirs.latents[30:])
+    few, all_of_them = (roll(make_policy(n, "policy/compressor=none"), path=path, given=12) for n in ("given", "retrieval_only"))
+    assert not torch.equal(few.latents[30:], all_of_them.latents[30:])
+
+
+def test_a_new_rollout_knows_nothing_of_what_the_last_one_was_given(roll, path):
+    policy = make_policy("given")
+    roll(policy, path=path, given=15)
+    assert torch.equal(roll(policy, path=path, given=6).latents, roll(make_policy("given"), path=path, given=6).latents)
 
 
 def test_a_fork_knows_what_was_given(backbone, path):

@@ -128,5 +128,5 @@ def test_splits_share_no_house():
     ],
 )
 def test_settings_that_no_house_has(settings, message):
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(ValueError, match=message):
         make_world(**settings)

@@ -1,8 +1,5 @@
 """Pictures, prompts and paths as people have them: of any depth and encoding, among what systems leave, with signs that Hydra takes for its own."""
 
-import os
-from pathlib import Path
-
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -160,9 +157,9 @@ def test_paths_with_any_sign_are_understood(name, tmp_path):
     (argument,) = understood([f"world.folder={tmp_path}/{name}"])
     check_overrides(CONF, ["world=recorded", argument])
     cfg, _ = composed(CONF, ["world=recorded", argument])
-    assert cfg.world.folder == f"{tmp_path}/{name}" or "," in name
+    assert cfg.world.folder == f"{tmp_path}/{name}"
     cfg, _ = composed(CONF, understood([f"run_dir={name}"]))
-    assert cfg.run_dir == name or "," in name
+    assert cfg.run_dir == name
 
 
 def test_names_are_names_and_the_home_folder_is_found(monkeypatch, tmp_path):
@@ -175,7 +172,6 @@ def test_names_are_names_and_the_home_folder_is_found(monkeypatch, tmp_path):
     ]  # fmt: skip
     assert understood(["name=a,b", "tags=[x,y]", "seed=3"]) == ["name=a,b", "tags=[x,y]", "seed=3"], "sweeps, lists and numbers are what they are"
     assert understood(["world.size=[480,832", "seed=(3"]) == ["world.size=[480,832", "seed=(3"], "left to Hydra to say"
-    assert read_text.__doc__ and os.environ["HOME"] == str(tmp_path)
 
 
 def test_a_run_in_a_folder_with_odd_signs(walk, tmp_path):
@@ -186,4 +182,3 @@ def test_a_run_in_a_folder_with_odd_signs(walk, tmp_path):
     assert "results: [out]/a=(b)" in said, "brackets are no markup"
     assert (tmp_path / "[out]" / "a=(b)" / "results.json").exists()
     assert "finished before: [out]/a=(b) " in run(*settings, f"world.folder={odd}", "run_dir=[out]/a=(b)", cwd=tmp_path)
-    assert Path(odd).is_dir()

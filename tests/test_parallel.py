@@ -184,9 +184,13 @@ def test_the_main_job_over_two_ranks_goes_on_over_one(tmp_path):
         assert shared["summary"][key]["mean"] == alone["summary"][key]["mean"], f"{key} is not that of all ranks"
     assert shared["summary"]["cost/peak_bytes_all"]["mean"] >= 2 * shared["summary"]["cost/peak_bytes"]["mean"] * 0.99
     (tmp_path / "two" / "results.json").unlink()
-    sorted((tmp_path / "two" / "trajectories").glob("*.json"))[1].unlink()
+    first, second = sorted((tmp_path / "two" / "trajectories").glob("*.json"))
+    second.unlink()
+    made = first.stat().st_mtime_ns
     run("policy=worldkv", *TOY, "backbone.parallel=1", "run_dir=two", "store=disk", cwd=tmp_path)
-    assert json.loads((tmp_path / "two" / "results.json").read_text())["summary"].keys() == shared["summary"].keys()
+    again = json.loads((tmp_path / "two" / "results.json").read_text())["summary"]
+    assert again.keys() == shared["summary"].keys() and first.stat().st_mtime_ns == made
+    assert {k: again[k]["mean"] for k in quality} == pytest.approx(quality, abs=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The main job from Python: names and objects, tables, and folders that are found again."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import imageio.v3 as iio
@@ -163,6 +165,8 @@ def test_settings_that_cannot_work_are_value_errors(here, call, said):
 
 def test_the_package_offers_them_and_nothing_heavy_is_imported_for_it():
     assert {"evaluate", "compare", "Session"} <= set(dir(harness)) and Session.begin
+    code = "import sys, harness; dir(harness); raise SystemExit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     with pytest.raises(AttributeError, match="nothing"):
         harness.nothing  # noqa: B018
 

@@ -184,7 +184,7 @@ def test_quality_against_the_gap_by_hand(tmp_path):
     assert curve["error/psnr_revisit"] == pytest.approx([1.96 * v.std(ddof=1) / 5**0.5 for v in by_hand], rel=1e-5)
 
 
-def test_help_is_quick_and_a_typo_is_told():
+def test_help_and_a_typo():
     command = [sys.executable, str(ROOT / "harness" / "report.py")]
     helped = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=60, check=True)
     assert "outputs/NAME" in helped.stdout

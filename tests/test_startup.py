@@ -29,7 +29,7 @@ def start(script, *arguments, cwd):
     return ended.returncode, said, set(imported.split())
 
 
-@pytest.mark.parametrize("script", ["run.py", "train.py", "bench.py", "replay.py", "sweep.py"])
+@pytest.mark.parametrize("script", ["run.py", "train.py", "bench.py", "replay.py", "sweep.py", "report.py", "dashboard.py", "play.py", "score.py"])
 def test_help_needs_nothing_heavy(tmp_path, script):
     code, said, imported = start(script, "--help", cwd=tmp_path)
     assert code == 0 and f"python harness/{script}" in said, said

