@@ -77,9 +77,10 @@ def test_limits_hold_at_every_step(name, roll, tiered, monkeypatch):
     store, used = tiered(), {"gpu": 0.0, "cpu": 0.0}
 
     def watch(self, level, frame, packed, inner=TieredStore._enter):
-        inner(self, level, frame, packed)
+        entered = inner(self, level, frame, packed)
         for tier in used:
             used[tier] = max(used[tier], self.bytes_in(tier))
+        return entered
 
     monkeypatch.setattr(TieredStore, "_enter", watch)
     out = roll(make_policy(name), store)

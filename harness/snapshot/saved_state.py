@@ -2,16 +2,35 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from harness.backbone import Backbone
+from harness.cache.kv_cache import KVCache
 from harness.datatypes import ChunkStats, Geometry, Plan, Trajectory
+from harness.policy import CachePolicy
 from harness.snapshot.plain_values import restore, state_of
+from harness.system.frame_buffer import FrameBuffer
 
-if TYPE_CHECKING:
-    from harness.session import Session
+
+class Saved(Protocol):
+    """What of a session is saved."""
+
+    backbone: Backbone
+    policy: CachePolicy
+    cache: KVCache
+    path: Trajectory
+    seed: int
+    forced: Tensor
+    done: int
+    noise: str
+    coming: Plan | None
+    frames: FrameBuffer
+    latents: FrameBuffer
+    stats: list[ChunkStats]
+
 
 KINDS: dict[str, type | tuple[type, ...]] = {
     "path": Trajectory, "seed": int, "forced": Tensor, "done": int, "noise": str, "rows": dict, "window": dict, "policy": dict,
@@ -50,7 +69,7 @@ def check_state(state: Mapping[str, Any], g: Geometry) -> None:
         raise ValueError("forced has no latents, or numbers that are not finite")
 
 
-def state_of_session(session: "Session") -> dict[str, Any]:
+def state_of_session(session: Saved) -> dict[str, Any]:
     """All that the next chunk depends on, but for the bank's pages, and what came out so far: the parts in `KINDS`. The path ends with what was
     made. Raises ValueError for a policy or a backbone whose state cannot be saved."""
     path, px = session.path, session.backbone.geometry.frames_px(session.done * session.backbone.geometry.chunk)
@@ -71,7 +90,7 @@ def state_of_session(session: "Session") -> dict[str, Any]:
     }
 
 
-def put_back(session: "Session", state: dict[str, Any]) -> None:
+def put_back(session: Saved, state: dict[str, Any]) -> None:
     """Into a session that has just begun, with policy and backbone of the same settings, and whose bank has its pages again."""
     session.cache.window.restore(state["window"])
     restore(session.policy, state["policy"])
