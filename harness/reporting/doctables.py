@@ -141,8 +141,6 @@ def _short(columns: dict[str, Cell]) -> dict[str, Cell]:
 
     shown = {name: cell for name, cell in columns.items() if name in SHORT_COLUMNS or name.startswith("PSNR vs ")}
     return shown | {"window + bank (MB, float32 unless coded)": stored}
-        "window + bank (MB, float32 unless coded)": stored
-    }
 
 
 def _quality_columns(known: Sequence[Column], base: str, runs: dict[str, dict]) -> dict[str, Cell]:
