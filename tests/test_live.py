@@ -217,11 +217,11 @@ def test_a_tracker_that_is_not_installed_is_said(tmp_path, monkeypatch):
 
 
 def test_a_point_is_of_one_trajectory(tmp_path, roll):
-    """What a trajectory left at its end, or where it failed, is in no point of the next."""
+    """What a trajectory left at its end, or where it failed, is a point of its own; short ones have one each."""
     stats = [replace(s, forced=False) for s in roll(make_policy("sliding")).stats[:6]]
     live = LiveLog(tmp_path, 4)
     for name in ("a", "b"):
         for one in stats:
             live.chunk(name, one)
     rows = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
-    assert [(r["name"], r["point"]["live/chunk"]) for r in rows] == [("a", 3), ("b", 3)]
+    assert [(r["name"], r["point"]["live/chunk"]) for r in rows] == [("a", 3), ("a", 5), ("b", 3)]

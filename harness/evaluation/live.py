@@ -23,16 +23,18 @@ class LiveLog:
     _of: str = ""  # the trajectory that these are of
 
     def chunk(self, name: str, stats: ChunkStats) -> None:
-        """Costs since the last point: means over the generated chunks, and the newest chunk's bytes."""
+        """Costs since the last point: means over the generated chunks of one trajectory, and the newest chunk's bytes."""
         if not self.every or stats.forced:
             return
-        if name != self._of:  # what the one before left, finished or failed, is in its record
-            self._of = name
-            self._since.clear()
+        if name != self._of and self._since:  # what the trajectory before left
+            self._point()
+        self._of = name
         self._since.append(stats)
-        if len(self._since) < self.every:
-            return
-        seconds = sum(s.seconds for s in self._since)
+        if len(self._since) >= self.every:
+            self._point()
+
+    def _point(self) -> None:
+        stats, seconds = self._since[-1], sum(s.seconds for s in self._since)
         row = {
             "live/chunk": stats.chunk,
             "live/fps": sum(s.frames_px for s in self._since) / max(seconds, 1e-9),
@@ -42,7 +44,7 @@ class LiveLog:
             "live/unreachable_frames": stats.unreachable_frames,
         }
         self._since.clear()
-        self._append({"time": time.time(), "name": name, "point": row})
+        self._append({"time": time.time(), "name": self._of, "point": row})
 
     def trajectory(self, record: Record) -> None:
         if self.every:
