@@ -15,7 +15,7 @@ from harness.snapshot.plain_values import restore, state_of
 from harness.system.frame_buffer import FrameBuffer
 
 
-class Saved(Protocol):
+class Savable(Protocol):
     """What of a session is saved."""
 
     backbone: Backbone
@@ -69,7 +69,7 @@ def check_state(state: Mapping[str, Any], g: Geometry) -> None:
         raise ValueError("forced has no latents, or numbers that are not finite")
 
 
-def state_of_session(session: Saved) -> dict[str, Any]:
+def state_of_session(session: Savable) -> dict[str, Any]:
     """All that the next chunk depends on, but for the bank's pages, and what came out so far: the parts in `KINDS`. The path ends with what was
     made. Raises ValueError for a policy or a backbone whose state cannot be saved."""
     path, px = session.path, session.backbone.geometry.frames_px(session.done * session.backbone.geometry.chunk)
@@ -90,7 +90,7 @@ def state_of_session(session: Saved) -> dict[str, Any]:
     }
 
 
-def put_back(session: Saved, state: dict[str, Any]) -> None:
+def put_back(session: Savable, state: dict[str, Any]) -> None:
     """Into a session that has just begun, with policy and backbone of the same settings, and whose bank has its pages again."""
     session.cache.window.restore(state["window"])
     restore(session.policy, state["policy"])

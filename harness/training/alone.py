@@ -7,14 +7,13 @@ from harness.training.arm import ArmTraining
 
 
 class MemoryTraining(ArmTraining):
-    """As `ArmTraining` within the policy's windows, in true contexts, but for the memory's own weights alone.
+    """As `ArmTraining` within the policy's windows, in true contexts, but for the memory's own weights alone: the network is frozen meanwhile.
 
     Beside a network that learns at once, the gates of `recurrent` closed before its states said anything (docs/trained.md).
     """
 
     def learned(self) -> dict[str, nn.Parameter]:
-        self.network.requires_grad_(False)
-        return {f"memory.{k}": p for k, p in self.memory.named_parameters() if p.requires_grad}
+        return self.added()
 
     def configure_optimizers(self):
         self.peaks = ([self.lr_memory],)

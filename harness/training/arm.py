@@ -36,7 +36,11 @@ class ArmTraining(DenoiserTraining):
         self.trained = nn.ModuleDict({"network": network, "memory": memory})  # the same modules, as one
 
     def learned(self) -> dict[str, nn.Parameter]:
-        return super().learned() | {f"memory.{k}": p for k, p in self.memory.named_parameters() if p.requires_grad}
+        return super().learned() | self.added()
+
+    def added(self) -> dict[str, nn.Parameter]:
+        """The weights that the arm adds."""
+        return {f"memory.{k}": p for k, p in self.memory.named_parameters() if p.requires_grad}
 
     def rate(self, name: str) -> float:
         return self.lr_memory if name.startswith("memory.") else super().rate(name)

@@ -44,6 +44,7 @@ def train_arm(cfg: DictConfig, settings: dict) -> Path:
     clips = partial(SessionClips, palindromes=arm["palindromes"])
     if any(p.requires_grad for p in memory.parameters()):
         first = MemoryTraining(network, codec, memory, policy, 1.0, 0.0, cfg.arm.alone.lr, **training | {"steps": length(cfg.arm.alone), "warmup": WARMUP})
+        network.requires_grad_(False)
         fit("alone", first, cfg.arm.alone, cfg, 1, [], memory, clips, {"arm": settings["arm"]})
         network.requires_grad_(True)
     module = ArmTraining(network, codec, memory, policy, arm["share"], arm["own"], arm["lr_memory"], **training)
