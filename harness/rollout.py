@@ -12,7 +12,7 @@ from harness.cache.stores import PackedStore
 from harness.datatypes import ChunkStats, Rollout, Trajectory
 from harness.policy import CachePolicy
 from harness.session import Session
-from harness.snapshot.saved_state import state_of_session
+from harness.snapshot.saved_state import check_savable
 from harness.snapshot.snapshot import find_snapshot
 from harness.system.files import file_name
 from harness.worlds.chunks import chunk_count
@@ -68,7 +68,7 @@ def rollout(
         before(session)
         observe(session.step()[1])
         if snapshot.save is not None:
-            state_of_session(session)  # as above: some keep what cannot be saved from a later chunk on
+            check_savable(session)  # as above: some keep what cannot be saved from a later chunk on
     if snapshot.save is not None:
         session.save(snapshot.save / file_name(trajectory.name), snapshot.about)
     return session.rollout()

@@ -90,6 +90,12 @@ def state_of_session(session: Savable) -> dict[str, Any]:
     }
 
 
+def check_savable(session: Savable) -> None:
+    """Raises ValueError where bank or policy now hold what cannot be saved; copies nothing, so that it may be asked after every chunk."""
+    _ = session.cache.bank.row_table
+    state_of(session.policy, "policy")
+
+
 def put_back(session: Savable, state: dict[str, Any]) -> None:
     """Into a session that has just begun, with policy and backbone of the same settings, and whose bank has its pages again."""
     session.cache.window.restore(state["window"])
