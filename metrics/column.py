@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 PLACE = ("chunk", "target", "gap", "metres", "aside_metres", "aside_degrees")  # what a recall probe's row says besides its scores
 
+GROUPS = ("quality", "cost", "memory", "budget")  # of columns, in the order of tables
 ARMS = {  # what an audit replaces the pages that a probe brought back by
     "wrong": "other pages of the walk, which show nothing of the view",
     "other": "pages of another trajectory",

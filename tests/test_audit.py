@@ -241,23 +241,39 @@ def test_the_main_job_audits(tmp_path, monkeypatch, capsys):
         ([2.0, 1.5, 3.0, 0.5, 2.2, 1.0, 1.8], "its gain is memory, the right pages beat other pages of the walk"),
         ([-2.0, -1.5, -3.0, -0.5, -2.2, -1.0, -1.8], "no memory is shown, the right pages do not beat"),
         ([2.0, -1.5, 1.0, -0.5, 0.2, -1.0, 0.8], "no memory is shown"),
-        ([2.0, 1.5, 3.0, 0.5, 2.2], "undecided, 5 trajectories cannot show whether this is memory, 6 can"),
+        ([2.0, 1.5, 3.0, 0.5, 2.2], "undecided, 5 trajectories cannot show whether this is memory, 7 can"),
     ],
 )
 def test_a_gain_is_memory_where_right_pages_beat_wrong_ones(gains, verdict, tmp_path):
+    notes = audit_notes([audited(tmp_path, gains)])
+    assert len(notes) == 2 and verdict in notes[0] and f"wrong {sum(gains) / len(gains):+.2f}" in notes[0]
+
+
+def test_a_gain_that_only_the_adjustment_hides_is_undecided(tmp_path):
+    """6 trajectories, 5 dB on each of them: enough for one comparison, not for six."""
+    runs = [audited(tmp_path, gains, f"run{i}") for i, gains in enumerate(([5.0, 5.1, 5.2, 5.3, 5.4, 5.5], *[[3.0, -3.0, 4.0, -4.0, 2.0, -2.0]] * 2))]
+    clear, *noise = audit_notes(runs)
+    assert "undecided, 6 trajectories cannot show whether this is memory, 8 can" in clear and "no memory" not in clear
+    runs = [
+        audited(tmp_path, gains, f"more{i}")
+        for i, gains in enumerate(([3.0, 2.0, 4.0, 3.0, 2.0, -0.5, -0.5, 2.0], *[[3.0, -3.0, 4.0, -4.0, 2.0, -2.0, 3.0, -3.0]] * 2))
+    ]
+    assert "which show nothing of the view, but not significantly among 6 comparisons" in audit_notes(runs)[0]
+
+
+def audited(experiment, gains, name="audited"):
+    """A run whose audit gave these gains over wrong pages, and 1 dB more over none."""
     from dataclasses import asdict
 
     from harness.results.run_folder import Record, RunFolder
     from metrics.recall import audit_columns
     from tests.made_runs import make_run
 
-    path = make_run(tmp_path, "worldkv", names=tuple(f"t{i}" for i in range(len(gains))))
+    path = make_run(experiment, "worldkv", names=tuple(f"t{i}" for i in range(len(gains))))
     about = RunFolder(path).results()["run"]
-    folder = RunFolder(tmp_path / "audited")
+    folder = RunFolder(experiment / name)
     folder.create()
     for i, gain in enumerate(gains):
         folder.write(Record(f"t{i}", {"audit/psnr_wrong": gain, "audit/psnr_none": gain + 1}, noise="n"))
     folder.finish(about, [f"t{i}" for i in range(len(gains))], columns=[asdict(c) for c in audit_columns(PSNR())])
-    run = next(r for r in read_runs(tmp_path)[0] if r.path.name == "audited")
-    notes = audit_notes([run])
-    assert len(notes) == 2 and verdict in notes[0] and f"wrong {sum(gains) / len(gains):+.2f}" in notes[0]
+    return next(r for r in read_runs(experiment)[0] if r.path.name == name)

@@ -11,15 +11,16 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness.evaluation.evaluate import evaluate
-from harness.reporting import data, groups
+from harness.reporting import command, data, groups
+from harness.reporting.command import FORMATS
 from harness.reporting.page import write_page
-from harness.results.run_folder import OWED, Record, RunFolder
+from harness.results.run_folder import OWED, Record, RunFolder, sound
 from harness.settings.command_line import CONF, composed
 from tests.accidents import edited, hurt
 from tests.made_runs import make_run
 
 
-def test_120_accidents_of_run_folders_block_nobody(tmp_path, caplog):
+def test_120_accidents_of_run_folders_block_nobody(tmp_path, caplog, capsys):
     """The report shows the other runs, names what is damaged, and never fails; a run that is damaged is not taken for finished."""
     draw = random.Random(2)
     good = tmp_path / "good"
@@ -33,7 +34,10 @@ def test_120_accidents_of_run_folders_block_nobody(tmp_path, caplog):
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         file = draw.choice([folder / "results.json", draw.choice(sorted((folder / "trajectories").glob("*.json"))), draw.choice(files)])
         if i % 2 and file.suffix == ".json":
-            file.write_text(json.dumps(edited(json.loads(file.read_text()), draw)))
+            changed = edited(json.loads(file.read_text()), draw)
+            if i % 4 == 1 and isinstance(changed, dict):  # as in folders from before there were checksums: only the values' shapes can tell
+                changed.pop("sum", None)
+            file.write_text(json.dumps(changed))
         elif i % 10 == 0:
             file.write_bytes(b"\xff\xfe" + file.read_bytes())  # not UTF-8
         else:
@@ -43,6 +47,7 @@ def test_120_accidents_of_run_folders_block_nobody(tmp_path, caplog):
             runs, unfinished = groups.read_runs(experiment)
             report = data.report("e", runs, unfinished)
             write_page(experiment / "report", experiment, report, 1)
+            command.main([str(experiment), "--no-page", "--format", FORMATS[i % len(FORMATS)]])
         assert "full" in {r.label for r in runs}
         if unfinished:
             outcomes["unfinished"] += 1
@@ -51,6 +56,41 @@ def test_120_accidents_of_run_folders_block_nobody(tmp_path, caplog):
             outcomes["shown"] += 1
         shutil.rmtree(experiment)
     assert outcomes["unfinished"] > 30, outcomes
+
+
+@pytest.mark.parametrize(
+    ("places", "value", "why"),
+    [
+        (("columns", 0), {"key": "quality/psnr_revisit"}, "a column has None for name"),
+        (("columns", 0, "decimals"), 400, "400 decimals"),
+        (("summary", "quality/psnr_revisit", "ci95"), 5, "ci95 is no list"),
+        (("summary", "quality/psnr_revisit", "ci95"), [5.0], "ci95 has no two ends"),
+        (("summary", "quality/psnr_revisit", "mean"), float("inf"), "inf for a number"),
+        (("run", "weights"), [], "run.weights is a list"),
+        (("run", "config", "published"), [1], "published is a list"),
+        (("run", "config", "published"), {"worldkv": {"psnr": "high"}}, "'high' for a number"),
+    ],
+)
+def test_results_of_wrong_shapes_are_named_and_block_nobody(places, value, why, tmp_path, caplog, capsys):
+    """Folders from before there were checksums."""
+    make_run(tmp_path / "e", "full")
+    file = make_run(tmp_path / "e", "worldkv", quality=28.0) / "results.json"
+    results = json.loads(file.read_text())
+    results.pop("sum")
+    *above, last = places
+    holder = results
+    for key in above:
+        holder = holder[key]
+    holder[last] = value
+    file.write_text(json.dumps(results))
+    with caplog.at_level(logging.WARNING):
+        command.main([str(tmp_path / "e"), "--no-page"])
+    assert "full" in capsys.readouterr().out and str(file) in caplog.text and why in caplog.text
+
+
+def test_an_infinite_score_is_a_failure_of_its_trajectory():
+    record = sound(Record("a", {"quality/x": float("inf")}))
+    assert not record.values and "inf for a number: see the metric that gave it" in record.error
 
 
 TINY = ["policy=sliding", "backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "progress=false", "logger=none", "videos=1"]

@@ -90,6 +90,38 @@ def test_the_pages_intervals_are_pythons(visit, made):
         assert row.differences["quality/psnr_revisit"] == f"{found['mean']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}] ({found['n']})"
 
 
+@pytest.mark.parametrize("count", [8, 20])
+def test_the_pages_significance_is_the_tables(visit, tmp_path, count):
+    """For any baseline: the p-values by the page's own flips (all of 8, random ones of 20), and the marks where the tables have stars."""
+    from harness.reporting import text
+
+    folder, many = tmp_path / "e", tuple(f"test{i:04d}_turn" for i in range(count))
+    for policy, quality in (("full", 30.0), ("worldkv", 30.2), ("h2o", 30.02), ("places", 30.31), ("sliding", 29.0)):
+        make_run(folder, policy, quality=quality, names=many)
+    write(folder)
+    page, (runs, _) = visit(folder / "report"), groups.read_runs(folder)
+    for baseline in ("full", "places"):
+        page.select_option("#baseline", baseline)
+        base = next(r for r in runs if r.label == baseline)
+        for column in (c for c in text.shown(runs) if c.difference):
+            p_values = text.corrected(runs, base, column)
+            for run in (r for r in runs if r is not base):
+                p = page.evaluate("([id, base, key]) => pValue(differences(BY_ID.get(id), BY_ID.get(base), key))", [run.path.name, base.path.name, column.key])
+                wanted = p_values[run.path][0]
+                chance = 5 * (4 * wanted / 9999) ** 0.5 if count > 13 else 0.0  # 5 standard errors of the difference of two such estimates
+                assert p == pytest.approx(wanted, abs=chance + 1e-9)
+            stars = page.evaluate("([base, key]) => [...starred(BY_ID.get(base), key)]", [base.path.name, column.key])
+            assert set(stars) == {path.name for path, (_, q) in p_values.items() if q < 0.05}
+    marks = page.eval_on_selector_all("#table td span.better, #table td span.worse", "found => found.length")
+    assert 0 < marks < 4 * sum(c.difference for c in text.shown(runs))
+
+
+def test_few_trajectories_have_no_marks(visit, made):
+    """5 of them cannot show a difference, however large: sliding is 11 dB below full."""
+    page = visit(made)
+    assert page.locator("#table td span.unsure").count() and not page.locator("#table td span.better, #table td span.worse").count()
+
+
 def test_a_point_selects_its_run_and_a_run_opens_its_videos(visit, made):
     page = visit(made)
     every_plot(page)

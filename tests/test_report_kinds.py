@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 
+from harness.results.run_folder import Record, RunFolder
 from tests.commands import ended
 from tests.made_runs import NAMES, make_external, make_run
 from tests.report_pages import CHROMIUM, PHONE, SCREENSHOTS, SECTIONS, WIDE, chromium, every_plot, names, new_tab, open_report, visited, write
@@ -135,6 +136,35 @@ def test_videos_of_other_systems_stand_beside_our_runs(visit, tmp_path):
     page.wait_for_selector("article.card[data-run='RELIC-external'] canvas")
     once = page.locator("#runs tr", has_text="once").first.inner_text()
     assert "[" not in once
+
+
+def test_replays_make_a_report(visit, tmp_path):
+    """Runs without revisit pairs."""
+    settings = ["world=rooms_tiny", "world.trajectories=2", "name=replayed"]
+    code, said = ended("replay.py", "policy=worldkv,random", *settings, cwd=tmp_path)
+    assert code == 0, said
+    write(tmp_path / "outputs" / "replayed")
+    page = visit(tmp_path / "outputs" / "replayed" / "report")
+    for section in SECTIONS:
+        page.locator(f"#{section}").scroll_into_view_if_needed()
+    page.wait_for_function("$('revisit-gap').textContent.includes('no revisit pairs')")
+    assert len(names(page)) == 2 and "duplicates" in page.inner_text("#table thead")
+
+
+def test_runs_whose_trajectories_all_failed_make_a_report(visit, tmp_path):
+    path = make_run(tmp_path / "e", "full", names=NAMES[:2])
+    folder = RunFolder(path)
+    results = folder.results()
+    assert results is not None
+    for name in NAMES[:2]:
+        (path / "trajectories" / f"{name}.json").unlink()
+        folder.write(Record(name, {}, error="out of memory"))
+    folder.finish(results["run"], list(NAMES[:2]), columns=[])
+    write(tmp_path / "e")
+    page = visit(tmp_path / "e" / "report")
+    for section in SECTIONS:
+        page.locator(f"#{section}").scroll_into_view_if_needed()
+    assert "2 failed" in page.inner_text("#table tbody")
 
 
 def test_external_videos_alone_make_a_report(visit, tmp_path):

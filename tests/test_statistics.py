@@ -7,12 +7,15 @@ import re
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from harness.reporting import text
 from harness.reporting.command import main as report
 from harness.reporting.groups import read_runs
-from harness.results.statistics import adjusted, detectable, needed, p_value, paired
+from harness.reporting.terminal import comparison
+from harness.results.run_folder import Record, RunFolder
+from harness.results.statistics import adjusted, detectable, fewest, needed, p_value, paired
 from tests.made_runs import make_run
 
 
@@ -59,7 +62,24 @@ def test_sample_sizes_that_make_no_sense_are_refused():
     for difference in (0.0, -1.0, 1e-6):
         with pytest.raises(ValueError, match="trajectories"):
             needed(1.0, difference)
-    assert detectable(1.0, 1) == float("inf") and detectable(0.0, 5) == 0.0
+    assert detectable(1.0, 1) == detectable(0.0, 5) == float("inf") and detectable(0.0, 6) == 0.0, "5 sign flips show nothing"
+    assert needed(0.0, 0.5) == needed(0.05, 0.5) == 6 and needed(0.0, 0.5, comparisons=20) == 10
+
+
+@pytest.mark.parametrize(("comparisons", "n"), [(1, 6), (2, 7), (5, 8), (20, 10)])
+def test_fewest_is_the_least_number_that_can_be_starred(comparisons, n):
+    def starred(trajectories: int) -> bool:
+        q = adjusted([p_value((1.0,) * trajectories), *[0.9] * (comparisons - 1)])[0]
+        return q is not None and q < 0.05
+
+    assert fewest(comparisons) == n and starred(n) and not starred(n - 1)
+
+
+@pytest.mark.parametrize(("comparisons", "n"), [(1, 8), (3, 12), (6, 13)])
+def test_a_lone_difference_of_that_size_is_starred_in_8_of_10_cases(comparisons, n):
+    rng, effect = np.random.default_rng(5), detectable(1.0, n, comparisons)
+    found = [adjusted([p_value(tuple(rng.normal(effect, 1.0, n))), *rng.random(comparisons - 1)])[0] for _ in range(150)]
+    assert np.mean([q is not None and q < 0.05 for q in found]) > 0.66, "0.8 less 4 standard errors of 150 cases"
 
 
 def test_a_difference_says_how_sure_it_is():
@@ -109,13 +129,38 @@ def test_few_trajectories_are_said_to_be_few(tmp_path):
         make_run(tmp_path / "e", policy, quality=quality, names=EIGHT[:4])
     runs, _ = read_runs(tmp_path / "e")
     assert "*" not in text.table(runs, "full")[0]["PSNR revisit to full"]
-    assert any("4 trajectories cannot show it, 6 can" in n for n in text.notes(runs, "full"))
+    assert any("over 1 comparisons); 4 trajectories cannot show it, 6 can" in n for n in text.notes(runs, "full"))
+
+
+def test_a_run_that_lacks_trajectories_says_so_and_is_not_the_best(tmp_path):
+    """Of worldkv the two best trajectories are left, as good as full's: its mean is higher all the same."""
+    make_run(tmp_path / "e", "full", quality=30.0, names=EIGHT)
+    make_run(tmp_path / "e", "sliding", quality=20.0, names=EIGHT)
+    path = make_run(tmp_path / "e", "worldkv", quality=30.0, names=EIGHT)
+    folder = RunFolder(path)
+    results = folder.results()
+    assert results is not None
+    for name in EIGHT[:6]:
+        (path / "trajectories" / f"{name}.json").unlink()
+        folder.write(Record(name, {}, error="out of memory"))
+    folder.finish(results["run"], list(EIGHT), columns=results["columns"])
+    runs, _ = read_runs(tmp_path / "e")
+    said = Console(width=200, file=io.StringIO(), record=True)
+    said.print(comparison(tmp_path / "e", path, 200))
+    table = said.export_text()
+    assert "worldkv: 6 trajectories failed and are missing" in table and "(2)" in table
+    rows = {row.run.label: row for row in text.rows(runs, text.shown(runs), "full")}
+    assert "quality/psnr_revisit" in rows["full"].best and not rows["worldkv"].best
 
 
 def test_the_command_says_how_many_trajectories_are_needed(experiment, capsys):
     report([str(experiment), "--effect", "0.5"])
     said = capsys.readouterr().out
     assert re.search(r"h2o: \d+ trajectories find 0.5 dB in PSNR revisit to full", said) and "full:" not in said
+    for policy in ("h2o", "places", "snapkv", "sliding"):  # a larger group, without the baseline
+        make_run(experiment, policy, names=EIGHT, seed=1, noise="other")
+    report([str(experiment), "--effect", "0.5"])
+    assert capsys.readouterr().out.replace(" seed=0", "") == said, "of the group that has the baseline"
     for arguments, why in ((["--effect", "0"], "above 0"), (["--effect", "1", "--baseline", "nobody"], "no run of nobody")):
         with pytest.raises(SystemExit):
             report([str(experiment), *arguments])

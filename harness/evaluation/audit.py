@@ -26,7 +26,6 @@ from harness.worlds.revisits import distances
 
 SHOWS = 0.1  # a page is wrong where it shows less of the view than this; where the world has no truth,
 FAR = 3.0  # where it was seen from so many metres away, a right angle counting as much
-LEAST = 0.5  # wrong pages for at least this share of the right ones, else there are too few
 
 Substitute = Callable[[Plan, Chunk, KVBank], Plan]
 
@@ -196,15 +195,13 @@ def _wrong(path: Trajectory, plan: Plan, chunk: Chunk, bank: KVBank) -> Plan:
         fit = next((c for c, found in others.items() if form == [(f % size, bank.rows(f)) for f in found]), None)
         if fit is not None:
             instead |= dict(zip(pages, others.pop(fit), strict=True))
-    if len(instead) < LEAST * len(right):
+    if len(instead) < len(right):  # fewer would be another comparison, of more tokens with less
         raise DoesNotApply("the bank has too few other pages that show nothing of the view")
-    lost = tuple(f for f in right if f not in instead)
-    kept = _none(replace(plan, retrieved=lost), chunk, bank) if lost else plan
     return replace(
-        kept,
-        frames=tuple(instead.get(f, f) for f in kept.frames),
+        plan,
+        frames=tuple(instead.get(f, f) for f in plan.frames),
         retrieved=tuple(instead.values()),
-        **{name: {instead.get(f, f): x for f, x in getattr(kept, name).items()} for name in ("rows", "seen")},
+        **{name: {instead.get(f, f): x for f, x in getattr(plan, name).items()} for name in ("rows", "seen")},
     )
 
 

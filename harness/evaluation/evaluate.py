@@ -143,7 +143,7 @@ def evaluate(
         folder.paid("pictures")
     current = Run(label, path, results, folder.values(results))
     if compare and folder.owes("comparison") and not cfg.run_dir:  # a chosen folder's parent is not ours to write to
-        experiment_pictures(path.parent, current)
+        experiment_pictures(path.parent, path)
     folder.paid("comparison")
     out.print(comparison(path.parent, path, out.width) if compare else escape(headline(current)), highlight=False)
     for name, why in list(results["run"].get("no_pairs", {}).items())[:SAID]:

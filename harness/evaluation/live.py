@@ -23,7 +23,7 @@ class LiveLog:
     _of: str = ""  # the trajectory that these are of
 
     def chunk(self, name: str, stats: ChunkStats) -> None:
-        """Costs since the last point: means over the generated chunks of one trajectory, and the newest chunk's bytes."""
+        """Costs since the last point: means over the generated chunks of one trajectory, and the newest chunk's bytes and unreachable frames."""
         if not self.every or stats.forced:
             return
         if name != self._of and self._since:  # what the trajectory before left
@@ -40,7 +40,7 @@ class LiveLog:
             "live/fps": sum(s.frames_px for s in self._since) / max(seconds, 1e-9),
             "live/latency_ms": 1000 * seconds / len(self._since),
             "live/stored_bytes": held(stats)["stored_bytes"],
-            "live/attended_tokens": stats.attended_rows,
+            "live/attended_tokens": sum(s.attended_rows for s in self._since) / len(self._since),
             "live/unreachable_frames": stats.unreachable_frames,
         }
         self._since.clear()

@@ -141,7 +141,6 @@ def record_failure(folder: Path, error: Exception, why: str | None) -> None:
 def conclude(jobs: Sequence[Job]) -> int:
     """Print one comparison for each set of comparable runs, draw the last one, name what is missing. Returns how many are."""
     from harness.reporting.pictures import experiment_pictures  # takes seconds (torch, matplotlib)
-    from harness.reporting.table import Run
     from harness.reporting.terminal import comparison, console
 
     out = console()
@@ -152,12 +151,10 @@ def conclude(jobs: Sequence[Job]) -> int:
         if results is None or results["run"]["failed"] or without_result(results):
             missing.append(job)
         if results is not None and job.path:
-            run = results["run"]
-            last[job.path.parent, run["comparable"]] = Run(run["label"], job.path, results, folder.values(results))
+            last[job.path.parent, results["run"]["comparable"]] = job.path
     for (experiment, _), current in last.items():
-        out.print(comparison(experiment, current.path, out.width), highlight=False)
-    for experiment in {e for e, _ in last}:
-        current = [run for (e, _), run in last.items() if e == experiment][-1]
+        out.print(comparison(experiment, current, out.width), highlight=False)
+    for experiment, current in {experiment: current for (experiment, _), current in last.items()}.items():
         experiment_pictures(experiment, current)
     for job in missing:
         out.print(f"not finished: {' '.join(job.overrides)}: {_reason(job.path)}", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -9,9 +9,8 @@ from dataclasses import fields
 from functools import cache
 
 from metrics import cost
-from metrics.column import Column
+from metrics.column import GROUPS, Column
 
-GROUPS = ("quality", "cost", "memory", "budget")
 ENDS = ("floor", "ceiling")
 
 

@@ -30,9 +30,10 @@ def main(arguments: list[str] | None = None) -> None:
     write_page = None if chosen.no_page or chosen.effect is not None else _page_writer()
     runs, unfinished = groups.read_runs(chosen.experiment)
     if chosen.effect is not None:
-        print("\n".join(text.wanted(groups.groups_of(runs)[0], chosen.baseline or "full", chosen.effect)))
+        print("\n".join(text.wanted(text.home_group(runs, chosen.baseline or "full"), chosen.baseline or "full", chosen.effect)))
         return
     report = data.report(chosen.experiment.resolve().name, runs, unfinished, chosen.baseline)
+    runs = [r for r in runs if r.path.name not in report["unfinished"]]  # the others are damaged, and named
     written = {"md": text.markdown, "latex": text.latex, "csv": text.comma_separated}
     if chosen.format == "table":
         terminal.print_terminal(report["experiment"], runs, report["baseline"])

@@ -15,7 +15,7 @@ from harness.reporting.curves import over_rollout
 from harness.reporting.groups import Run, groups_of, other_weights, reasons, swept, varying
 from harness.reporting.table import BASELINE
 from harness.reporting.trace import trace
-from harness.results.statistics import interval
+from harness.results.statistics import interval, t_quantile
 from harness.settings.policy_line import policy_line
 from harness.system.files import file_name
 from metrics.column import ARMS, Column, recalled
@@ -151,8 +151,8 @@ def _recalled(run: Run) -> list[str]:
 
 
 def _audited(run: Run) -> dict[str, list]:
-    """Recall with the right pages and with each replacement, of the probes that have all that were ever replaced: means over trajectories and 1.96
-    standard errors, by score. x: right, and what they were replaced by."""
+    """Recall with the right pages and with each replacement, of the probes that have all that were ever replaced: means over trajectories and half
+    of a 95 % t interval, by score. x: right, and what they were replaced by."""
     rows = _rows(run, "probes")
     scores = recalled(row for _, row in rows)
     arms = [arm for arm in ARMS if any(f"{score}_{arm}" in row for _, row in rows for score in scores)]
@@ -165,14 +165,14 @@ def _audited(run: Run) -> dict[str, list]:
         each = np.array([[np.mean([row[f"{score}{end}"] for n, row in whole if n == name]) for name in names] for end in ("", *(f"_{arm}" for arm in arms))])
         spread = each.std(1, ddof=1) if len(names) > 1 else [None] * len(each)
         found[f"recall/{score}"] = [_round(v) for v in each.mean(1)]
-        found[f"error/{score}"] = [None if s is None else _round(1.96 * s / len(names) ** 0.5) for s in spread]
+        found[f"error/{score}"] = [None if s is None else _round(t_quantile(len(names)) * s / len(names) ** 0.5) for s in spread]
     return found
 
 
 def _against(pairs: Sequence[tuple[str, dict]], where: Callable[[dict], float], keys: Sequence[str], most: int = 12) -> dict[str, list]:
     """Quality (columns' keys) of revisit pairs or probes against a property of theirs, in at most `most` bins of equally many of them.
 
-    Per bin and metric: the mean over trajectories and 1.96 standard errors over trajectories.
+    Per bin and metric: the mean over trajectories and half of its 95 % t interval.
     """
     if not pairs:
         return {}
@@ -195,7 +195,7 @@ def _against(pairs: Sequence[tuple[str, dict]], where: Callable[[dict], float], 
         each = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)[full]  # a trajectory's mean in a bin
         spread = np.sqrt(np.nansum((each - np.nanmean(each, 1, keepdims=True)) ** 2, 1) / np.maximum(n - 1, 1))
         found[key] = [_round(v) for v in np.nanmean(each, 1)]
-        found[f"error/{score}"] = [_round(1.96 * s / k**0.5) if k > 1 else None for s, k in zip(spread, n, strict=True)]
+        found[f"error/{score}"] = [_round(t_quantile(int(k)) * s / k**0.5) if k > 1 else None for s, k in zip(spread, n, strict=True)]
     return found
 
 

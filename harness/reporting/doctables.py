@@ -81,7 +81,7 @@ def results_table(name: str, table: dict, link: Link, concepts: str = "../concep
     a column: the floor under the revisit scores, the ceiling under the true view alone, since a revisit is compared with a view that
     the same rollout generated."""
     bench = BENCHES.get(source(name))
-    runs, known = _read(table)
+    runs, known = _read(table, bench.base if bench else BASELINE)
     columns = _bench_columns(bench, runs, known) if bench else _cost_columns(known) if name in SPEED else _quality_columns(known, BASELINE, runs)
     shown = {bench.name(label): run for label, run in runs.items() if bench.leads(label)} if bench else runs
     others = [run for run in shown.values() if (run["difference"].get(_main(known).key) or {}).get("p") is not None]
@@ -101,15 +101,17 @@ def results_table(name: str, table: dict, link: Link, concepts: str = "../concep
 def bench_rows(name: str, table: dict, link: Link) -> str:
     """A policy's row in the bench above that of the base; empty where the bench has no run of it."""
     bench = BENCHES[MAIN]
-    runs, known = _read(table)
+    runs, known = _read(table, bench.base)
     found = {bench.name(label): run for label, run in runs.items() if bench.leads(label)}
     if name not in found:
         return ""
     return "\n".join(_rows(_bench_columns(bench, runs, known), {label: found[label] for label in dict.fromkeys([name, bench.base])}, link))
 
 
-def _read(table: dict) -> tuple[dict[str, dict], list[Column]]:
+def _read(table: dict, base: str) -> tuple[dict[str, dict], list[Column]]:
+    """A table's runs and columns. Older tables hold the baseline's difference to itself, which is no comparison."""
     runs = {label: run | {"label": label, "summary": completed_summary(run["summary"])} for label, run in table["runs"].items()}
+    runs |= {base: runs[base] | {"difference": {}}} if base in runs else {}
     return runs, columns_of(run | {"columns": table.get("columns")} for run in runs.values())
 
 

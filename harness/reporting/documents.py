@@ -83,7 +83,9 @@ def collect(experiment: Path, add: bool = False) -> None:
     table["runs"] = {
         r.label: {
             "summary": {k: v for k, v in r.results["summary"].items() if k.startswith((*BENCH_KEPT, *bench.more) if bench else KEPT)},
-            "difference": {k: paired(r.values, base.values, k) for k in [c["key"] for c in table["columns"] if c["difference"]]} if base else {},
+            "difference": {k: paired(r.values, base.values, k) for k in [c["key"] for c in table["columns"] if c["difference"]]}
+            if base and r is not base
+            else {},
         }
         for r in runs
     }
@@ -100,7 +102,7 @@ def collect(experiment: Path, add: bool = False) -> None:
         shutil.copy(experiment / "cost.png", ROOT / "docs" / PICTURES[experiment.name])
     picture, curves = CURVES.get(experiment.name, ("", ()))
     if picture and {r.label for r in runs} >= set(curves):
-        probes = {r.label: [record.probes for record in RunFolder(r.path).records() if not record.error] for r in runs if r.label in curves}
+        probes = {r.label: [record.probes for record in RunFolder(r.path).good(r.results)] for r in runs if r.label in curves}
         recall_plot(ROOT / "docs" / picture, probes, f"{table['trajectories']} houses: an earlier view asked for again, mean and 95 % intervals")
     write_atomic(file, json.dumps(table, indent=None if bench else 1, allow_nan=False) + "\n")
 

@@ -4,7 +4,7 @@ matplotlib is imported by what draws with it: videos and strips do without, and 
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -128,8 +128,9 @@ def contact_sheet(path: Path, entries: Sequence[tuple[str, np.ndarray]]) -> None
     save_figure(path, figure)
 
 
-def cost_plot(path: Path, series: dict[str, list[list[dict]]], title: str) -> None:
-    """FPS, attended tokens and stored bytes over the rollout. series: label -> chunk rows of its trajectories."""
+def cost_plot(path: Path, series: dict[str, list[list[dict]]], title: str, elsewhere: Collection[str] = ()) -> None:
+    """FPS, attended tokens and stored bytes over the rollout. series: label -> chunk rows of its trajectories. elsewhere: labels of what ran on another
+    device, whose FPS is not drawn."""
     figure = new_figure(13, 3.6)
     axes = [figure.add_axes((0.045 + 0.333 * i, 0.13, 0.275, 0.78)) for i in range(3)]  # by hand: matplotlib's own layout takes longer than the drawing
     panels = {"cost/fps_mean": "video frames a second", "cost/attended_tokens": "tokens attended", "cost/stored_bytes": "stored (MB)"}
@@ -139,7 +140,8 @@ def cost_plot(path: Path, series: dict[str, list[list[dict]]], title: str) -> No
         n, curves = over_rollout(trajectories)
         shared.append(f"{n} of {len(trajectories)}")
         for axis, key in zip(axes, panels, strict=True):
-            axis.plot(curves["frame"], [v * factors[key] for v in curves[key]], label=name, linewidth=1.6)
+            values = [v * factors[key] for v in curves[key]] if name not in elsewhere or key != "cost/fps_mean" else [float("nan")] * len(curves[key])
+            axis.plot(curves["frame"], values, label=f"{name} (another device)" if name in elsewhere else name, linewidth=1.6)
     for axis, label in zip(axes, panels.values(), strict=True):
         axis.set(xlabel="latent frame", ylabel=label, ylim=(0, 1.05 * max(axis.dataLim.y1, 1e-3)))
         axis.grid(alpha=0.3)

@@ -6,9 +6,9 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 
+from harness.reporting.groups import read_runs
 from harness.reporting.media import contact_sheet, cost_plot, filmstrips
 from harness.reporting.recall_plot import recall_plot
-from harness.reporting.table import Run, finished_runs
 from harness.results.run_folder import RunFolder
 from harness.system.files import file_name, visible
 from metrics.column import leading_score
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 def run_pictures(folder: RunFolder, label: str) -> None:
     """frames.png (best and worst pairs) and chunks.png (cost over the rollout) of one run."""
-    records = [r for r in folder.records() if not r.error]
+    records = folder.good(folder.results())
     rated = sorted((r for r in records if r.pairs), key=lambda r: -sum(map(leading_score, r.pairs)) / len(r.pairs))
     chosen = rated if len(rated) <= 12 else rated[:6] + rated[-6:]
     entries = []
@@ -36,22 +36,23 @@ def run_pictures(folder: RunFolder, label: str) -> None:
     cost_plot(folder.path / "chunks.png", {label: [r.chunks for r in records]}, f"{label}: cost over the rollout, median of {len(records)} trajectories")
 
 
-def experiment_pictures(experiment: Path, current: Run) -> None:
-    """cost.png, recall.png and frames.png of an experiment: every run comparable with the current one in one picture."""
-    comparable = current.results["run"]["comparable"]
-    runs = {r.label: r.path for r in finished_runs(experiment) if r.results["run"]["comparable"] == comparable}
-    runs = dict(sorted((runs | {current.label: current.path}).items()))
-    records = {name: [r for r in RunFolder(path).records() if not r.error] for name, path in runs.items()}
-    rows = {name: [r.chunks for r in found] for name, found in records.items()}
-    cost_plot(experiment / "cost.png", rows, f"{experiment.name}: cost over the rollout, median over trajectories")
-    probes = {name: [r.probes for r in found] for name, found in records.items()}
+def experiment_pictures(experiment: Path, current: Path) -> None:
+    """cost.png, recall.png and frames.png of an experiment: the runs that may be compared with the current one, as in its table. Speed is
+    drawn of those that the current one's device has run."""
+    found, _ = read_runs(experiment)
+    mine = next(r for r in found if r.path.resolve() == current.resolve())
+    runs = {r.name: r for r in sorted(found, key=lambda r: r.name) if r.group == mine.group}
+    elsewhere = {name for name, r in runs.items() if r.about["device"] != mine.about["device"]}
+    rows = {name: [record.chunks for record in r.records] for name, r in runs.items()}
+    cost_plot(experiment / "cost.png", rows, f"{experiment.name}: cost over the rollout, median over trajectories", elsewhere)
+    probes = {name: [record.probes for record in r.records] for name, r in runs.items()}
     recall_plot(experiment / "recall.png", probes, f"{experiment.name}: recall probes, mean over trajectories and 95 % intervals")
-    for true in sorted(filter(visible, (current.path / "videos").glob("*_true.png")))[:1]:
+    for true in sorted(filter(visible, (current / "videos").glob("*_true.png")))[:1]:
         own = f"{true.stem.removesuffix('_true')}.png"
-        strips = [("true view", true)] + [(name, path / "videos" / own) for name, path in runs.items()]
-        found = [(name, image) for name, p in strips if (image := picture(p)) is not None]
-        if found:
-            filmstrips(experiment / "frames.png", found, f"{experiment.name}: {own.removesuffix('.png')}")
+        strips = [("true view", true)] + [(name, r.path / "videos" / own) for name, r in runs.items()]
+        images = [(name, image) for name, p in strips if (image := picture(p)) is not None]
+        if images:
+            filmstrips(experiment / "frames.png", images, f"{experiment.name}: {own.removesuffix('.png')}")
 
 
 def picture(path: Path) -> np.ndarray | None:

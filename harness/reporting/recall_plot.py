@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from harness.reporting.media import new_figure, save_figure
+from harness.results.statistics import t_quantile
 from metrics.column import recalled
 
 Probes = Sequence[Sequence[dict[str, float]]]  # of a run: a row a probe, by trajectory
@@ -12,7 +13,8 @@ Probes = Sequence[Sequence[dict[str, float]]]  # of a run: a row a probe, by tra
 
 def recall_plot(path: Path, runs: Mapping[str, Probes], title: str) -> bool:
     """A curve a run: the first score of its recall probes (against the first visit, from beside against the true view), probes pooled by gaps of 1,
-    2 to 3, 4 to 7, ... chunks; the mean over trajectories and 1.96 standard errors. Returns whether any run has probes; without, nothing is drawn.
+    2 to 3, 4 to 7, ... chunks; the mean over trajectories, its 95 % t interval, and how many trajectories have such probes. Returns whether any run has
+    probes; without, nothing is drawn.
     """
     scores = recalled(row for probes in runs.values() for rows in probes for row in rows)
     if not scores:
@@ -23,10 +25,11 @@ def recall_plot(path: Path, runs: Mapping[str, Probes], title: str) -> bool:
     gaps = sorted({gap for curve in curves.values() for gap in curve})
     for place, (name, curve) in enumerate(sorted(curves.items(), key=lambda item: -_last(item[1]))):
         shift = 2 ** (0.08 * (place - (len(curves) - 1) / 2) / max(1, len(curves) - 1) * 2)  # bars side by side
-        x, (y, error) = [gap * shift for gap in curve], zip(*curve.values(), strict=True) if curve else ((), ())
+        x, (y, error, _) = [gap * shift for gap in curve], zip(*curve.values(), strict=True) if curve else ((), (), ())
         axis.errorbar(x, y, error, marker="o", markersize=3.5, linewidth=1.4, elinewidth=0.8, label=name)
     axis.set(xscale="log", xlabel="chunks since the view was last seen, at least", ylabel=f"{scores[0].removesuffix('_true').upper()} recall")
-    axis.set_xticks(gaps, [str(gap) for gap in gaps])
+    counts = {gap: sorted({curve[gap][2] for curve in curves.values() if gap in curve}) for gap in gaps}
+    axis.set_xticks(gaps, [f"{gap}\nn={'–'.join(map(str, dict.fromkeys((counts[gap][0], counts[gap][-1]))))}" for gap in gaps])
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
@@ -35,8 +38,9 @@ def recall_plot(path: Path, runs: Mapping[str, Probes], title: str) -> bool:
     return True
 
 
-def by_gap(probes: Probes, score: str) -> dict[int, tuple[float, float]]:
-    """Mean and 1.96 standard errors over trajectories, by the greatest power of two that the gap is not below. An error of one trajectory is 0."""
+def by_gap(probes: Probes, score: str) -> dict[int, tuple[float, float, int]]:
+    """Mean over trajectories, half of its 95 % t interval (NaN of one trajectory: no bar) and their number, by the greatest power of two that
+    the gap is not below."""
     pooled: dict[int, list[float]] = {}
     for rows in probes:
         found: dict[int, list[float]] = {}
@@ -45,8 +49,8 @@ def by_gap(probes: Probes, score: str) -> dict[int, tuple[float, float]]:
                 found.setdefault(2 ** (int(row["gap"]).bit_length() - 1), []).append(row[score])
         for gap, values in found.items():
             pooled.setdefault(gap, []).append(mean(values))
-    return {gap: (mean(v), 1.96 * stdev(v) / len(v) ** 0.5 if len(v) > 1 else 0.0) for gap, v in sorted(pooled.items())}
+    return {gap: (mean(v), t_quantile(len(v)) * stdev(v) / len(v) ** 0.5 if len(v) > 1 else float("nan"), len(v)) for gap, v in sorted(pooled.items())}
 
 
-def _last(curve: dict[int, tuple[float, float]]) -> float:
+def _last(curve: dict[int, tuple[float, float, int]]) -> float:
     return curve[max(curve)][0] if curve else float("-inf")

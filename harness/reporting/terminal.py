@@ -14,7 +14,7 @@ from harness.reporting.audit import audit_notes
 from harness.reporting.columns import columns_of, ends_of
 from harness.reporting.groups import Run, groups_of, other_weights, read_runs
 from harness.reporting.table import BASELINE
-from harness.reporting.text import Row, notes, rows, significance
+from harness.reporting.text import Row, failures, notes, rows, significance
 from metrics.column import Column
 
 WIDE = 140  # of output that goes to a file, where nobody said how wide
@@ -92,13 +92,13 @@ def comparison_table(runs: list[Run], baseline: str, width: int, current: Path |
     names = Part(
         "policy", 0, [r.run.name for r in found] + [name for name, _ in below], ["bold" if r.run.path == current else "" for r in found] + ["dim"] * len(below)
     )
-    parts = []
+    parts, whole = [], {group[0].group: len({name for run in group for name in run.values}) for group in groups_of(runs)}
     for c in columns:
         cells = [_stacked(r.cells[c.key]) if c.rank == 1 else r.cells[c.key].partition(" [")[0] for r in found] + [cells.get(c.key, "") for _, cells in below]
         style = ["bold green" if c.key in r.best else "" for r in found] + ["dim"] * len(below)
         parts.append(Part(heading(c), c.rank, cells, style))
         if c.difference and any(r.base for r in found) and len(found) > 1:
-            cells = [_difference(r, c) for r in found] + [""] * len(below)
+            cells = [_difference(r, c, whole[r.run.group]) for r in found] + [""] * len(below)
             parts.append(
                 Part(
                     f"to\n{baseline}" if len(baseline) < 16 else "to the\nbaseline",
@@ -132,10 +132,10 @@ def comparison(experiment: Path, current: Path, width: int) -> Group:
     made = f"{count} of {about['world']}{', ' + about['protocol'] if about['protocol'] else ''}, by {about['backbone']}, seed {about['seed']}"
     lines: list[Table | Text] = [Text(f"{experiment.resolve().name}: {made}, on {about['device']}; mean, 95 % interval below it")]
     lines += comparison_table(same, BASELINE, width, mine.path)
-    if len(same) == 1:
+    if len(same) == 1 and "external" not in about and not any(k.startswith("replay/") for k in mine.summary):
         others = ",".join(dict.fromkeys((BASELINE, "sliding", "worldkv", about["policy"])))
         lines.append(Text(f"compare: -m policy={others}"))
-    said = [*filter(None, [other_weights(same)]), *significance(same, BASELINE), *audit_notes(same)]
+    said = [*filter(None, [other_weights(same)]), *failures(same), *significance(same, BASELINE), *audit_notes(same)]
     lines += [Text(note, style="dim") for note in said]
     if others := len(runs) - len(same):
         lines.append(Text(f"{others} runs of another world, seed, backbone or noise are not comparable and not shown"))
@@ -159,7 +159,8 @@ def _stacked(text: str) -> str:
     return text.replace(" [", "\n[").replace(", ", " ")
 
 
-def _difference(row: Row, column: Column) -> str:
+def _difference(row: Row, column: Column, whole: int) -> str:
+    """How many trajectories a difference is of is said where it is not of all that the group has."""
     text = row.differences[column.key]
     value, _, count = text.rpartition(" (")
-    return _stacked(value if count == f"{row.run.about['trajectories']})" else text)
+    return _stacked(value if count == f"{whole})" else text)

@@ -9,10 +9,10 @@ from html import escape
 from itertools import combinations
 from pathlib import Path
 
-from harness.reporting.audit import FEWEST, audit_notes
+from harness.reporting.audit import audit_notes
 from harness.reporting.columns import columns_of, leading
 from harness.reporting.groups import Run, groups_of, other_weights, reasons
-from harness.results.statistics import LEVEL, adjusted, detectable, needed, paired
+from harness.results.statistics import LEVEL, adjusted, detectable, fewest, needed, paired
 from metrics.column import Column
 
 
@@ -38,7 +38,7 @@ def rows(runs: list[Run], columns: list[Column], baseline: str) -> list[Row]:
         stars = {c.key: {path for path, (_, q) in corrected(group, base, c).items() if q < LEVEL} for c in columns if c.difference}
         tops = {c.key: top for c in columns if (top := _best(group, c)) is not None}
         for run in sorted(group, key=lambda r: (-_quality(r, main), r.name)):
-            best = {c.key for c in columns if (mine := run.summary.get(c.key)) and c.show(mine["mean"]) == tops.get(c.key)}
+            best = {c.key for c in columns if not run.about["failed"] and (mine := run.summary.get(c.key)) and c.show(mine["mean"]) == tops.get(c.key)}
             differences = {c.key: _difference(run, base, c, run.path in stars[c.key], bands[c.key]) for c in columns if c.difference}
             cells = {c.key: _cell(run, c) for c in columns}
             found.append(Row(run, base, cells, differences, best))
@@ -57,10 +57,20 @@ def headings(columns: Iterable[Column], baseline: str) -> list[str]:
     return found
 
 
+def home_group(runs: list[Run], baseline: str) -> list[Run]:
+    """The largest group that has the baseline; without any, the largest."""
+    groups = groups_of(runs)
+    return next((g for g in groups if any(r.label == baseline for r in g)), groups[0])
+
+
+def failures(runs: list[Run]) -> list[str]:
+    """Which runs lack trajectories, whose means are therefore of others."""
+    return [f"{r.name}: {len(r.about['failed'])} trajectories failed and are missing" for r in runs if r.about["failed"]]
+
+
 def notes(runs: list[Run], baseline: str) -> list[str]:
     """What is not comparable, and why."""
-    groups, found = groups_of(runs), []
-    home = next((g for g in groups if any(r.label == baseline for r in g)), groups[0])
+    groups, found, home = groups_of(runs), [], home_group(runs, baseline)
     for group in groups:
         if group is not home:
             why = "; ".join(reasons(group[0], home[0])[:4])
@@ -71,9 +81,7 @@ def notes(runs: list[Run], baseline: str) -> list[str]:
         found.append(f"speed was measured on {len(devices)} devices and is not comparable between them: {'; '.join(sorted(devices))}")
     for said in sorted({r.about["external"] for r in runs if "external" in r.about}):
         found.append(f"{', '.join(r.name for r in runs if r.about.get('external') == said)}: {said}")
-    failed = {r.name: len(r.about["failed"]) for r in runs if r.about["failed"]}
-    found += [f"{name}: {count} trajectories failed and are missing" for name, count in failed.items()]
-    return found + significance(home, baseline) + _band(runs, home) + audit_notes(home)
+    return found + failures(runs) + significance(home, baseline) + _band(runs, home) + audit_notes(home)
 
 
 def significance(group: list[Run], baseline: str) -> list[str]:
@@ -82,11 +90,12 @@ def significance(group: list[Run], baseline: str) -> list[str]:
     entries = [entry for run in group if main and (entry := _paired(run, base, main)) and entry["sd"] is not None]
     if main is None or not entries:
         return []
-    few, middle = min(entry["n"] for entry in entries), sorted(entries, key=lambda entry: detectable(entry["sd"], entry["n"]))[len(entries) // 2]
-    said = f"* differs from {baseline}: adjusted p < {LEVEL} (sign flips over trajectories, Benjamini-Hochberg over {len(entries)} comparisons)"
-    if few < FEWEST:
-        return [f"{said}; {few} trajectories cannot show it, {FEWEST} can"]
-    least = main.show(detectable(middle["sd"], middle["n"]))
+    count = len(entries)
+    middle = sorted(entries, key=lambda entry: detectable(entry["sd"], entry["n"], count))[count // 2]
+    said = f"* differs from {baseline}: adjusted p < {LEVEL} (sign flips over trajectories, Benjamini-Hochberg over {count} comparisons)"
+    if middle["n"] < fewest(count):
+        return [f"{said}; {middle['n']} trajectories cannot show it, {fewest(count)} can"]
+    least = main.show(detectable(middle["sd"], middle["n"], count))
     return [f"{said}; {middle['n']} trajectories find a difference of {least} {main.unit} in {main.heading} in 8 of 10 cases (median run)"]
 
 
@@ -106,11 +115,10 @@ def wanted(group: list[Run], baseline: str, difference: float) -> list[str]:
     main, base = leading(shown(group)), next((r for r in group if r.label == baseline), None)
     if main is None or base is None:
         raise ValueError(f"there is no run of {baseline} to differ from; choose one of {', '.join(r.label for r in group)} as --baseline")
-    found = []
-    for run in group:
-        entry = _paired(run, base, main)
-        if entry and entry["sd"] is not None:
-            count = needed(entry["sd"], difference / main.factor)
+    found, entries = [], [(run, entry) for run in group if (entry := _paired(run, base, main))]
+    for run, entry in entries:
+        if entry["sd"] is not None:
+            count = needed(entry["sd"], difference / main.factor, len(entries))
             effect = f"{difference:g} {main.unit} in {main.heading} to {baseline}"
             found.append(f"{run.name}: {count} trajectories find {effect} in 8 of 10 cases (n={entry['n']} now)")
     if not found:
@@ -180,10 +188,12 @@ def _quality(run: Run, main: Column | None) -> float:
 
 
 def _best(group: list[Run], c: Column) -> str | None:
-    """The best value as it is shown, so that runs which look equal are both marked; None where nothing can be best."""
+    """The best value as it is shown, so that runs which look equal are both marked; None where nothing can be best: speeds of several devices,
+    a single run. Runs
+    that lack trajectories are no candidates."""
     if not c.better or (c.timed and len({r.about["device"] for r in group}) > 1):
         return None
-    values = [e["mean"] * c.better for r in group if (e := r.summary.get(c.key))]
+    values = [e["mean"] * c.better for r in group if not r.about["failed"] and (e := r.summary.get(c.key))]
     return c.show(max(values) * c.better) if len(values) > 1 else None
 
 

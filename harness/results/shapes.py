@@ -2,14 +2,19 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
 from typing import Any
+
+from metrics.column import GROUPS, Column
+
+DIGITS = 9  # at most, after the point
 
 TEXTS = ("label", "policy", "backbone", "world", "store", "comparable", "device", "finished")
 MAPPINGS = ("metrics", "config", "failed", "git", "versions")
 
 
 def check_results(results: Any) -> None:
-    """results.json, without its columns. Raises ValueError that says what is wrong with it."""
+    """results.json. Raises ValueError that says what is wrong with it."""
     whole = _mapping(results, "results")
     run, summary = _mapping(whole.get("run"), "run"), _mapping(whole.get("summary"), "summary")
     for name in TEXTS:
@@ -21,13 +26,18 @@ def check_results(results: Any) -> None:
         raise ValueError("run.seed or run.trajectories is no number")
     if not isinstance(run["git"].get("commit"), str) or "dirty" not in run["git"]:
         raise ValueError("run.git names no commit")
+    _mapping(run.get("weights", {}), "run.weights")
+    for policy, figures in _mapping(run["config"].get("published") or {}, "run.config.published").items():
+        _numbers(_mapping(figures, f"run.config.published.{policy}").values(), f"run.config.published.{policy}")
     for key, entry in summary.items():
-        _numbers([_mapping(entry, f"summary.{key}").get("mean"), *(entry.get("ci95") or ())], f"summary.{key}")
+        ends = _mapping(entry, f"summary.{key}").get("ci95")
+        if ends is not None and len(_rows(ends, f"summary.{key}.ci95")) != 2:
+            raise ValueError(f"summary.{key}.ci95 has no two ends")
+        _numbers([entry.get("mean"), *(ends or ())], f"summary.{key}")
         if not isinstance(entry.get("n"), int):
             raise ValueError(f"summary.{key} counts nothing")
-    columns = results.get("columns", [])
-    if not isinstance(columns, list) or not all(isinstance(c, dict) and isinstance(c.get("key"), str) for c in columns):
-        raise ValueError("columns is no list of columns")
+    for column in _rows(results.get("columns", []), "columns"):
+        _check_column(_mapping(column, "columns"))
 
 
 def check_record(record: Any) -> None:
@@ -49,6 +59,17 @@ def check_record(record: Any) -> None:
         _numbers(row, "camera")
 
 
+def _check_column(column: Mapping[str, Any]) -> None:
+    for field in fields(Column):
+        value = column.get(field.name, None if field.default is MISSING else field.default)
+        if not isinstance(value, int | float if field.type is float else field.type):
+            raise ValueError(f"a column has {value!r} for {field.name}")
+    if column["group"] not in GROUPS or not 0 <= column.get("decimals", 0) <= DIGITS or not math.isfinite(column.get("factor", 1.0)):
+        raise ValueError(
+            f"the column {column['key']} is of group {column['group']!r}, with {column.get('decimals')} decimals and factor {column.get('factor')}"
+        )
+
+
 def _mapping(value: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{name} is {'absent' if value is None else f'a {type(value).__name__}'}")
@@ -63,5 +84,5 @@ def _rows(value: Any, name: str) -> list:
 
 def _numbers(values: Iterable[Any], name: str) -> None:
     for value in values:
-        if not isinstance(value, int | float) or math.isnan(value):
+        if not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"{name} has {value!r} for a number")

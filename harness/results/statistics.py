@@ -1,7 +1,8 @@
 """Intervals over trajectories: bootstrap means, and paired differences between runs."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from math import log2
 from typing import Any
 
 import numpy as np
@@ -64,30 +65,46 @@ def adjusted(p_values: Sequence[float | None]) -> list[float | None]:
     return [None if p is None else next(found) for p in p_values]
 
 
-def detectable(sd: float, n: int) -> float:
-    """The smallest mean difference that a paired t-test over n trajectories finds in 8 of 10 cases at p < 0.05. sd: of the differences."""
+@cache
+def t_quantile(n: int) -> float:
+    """How many standard errors a 95 % interval of the mean of n values reaches to either side: 12.7 of two, 2.07 of 24."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, n - 1))
+
+
+def fewest(comparisons: int) -> int:
+    """Trajectories below which a lone difference among so many comparisons cannot be significant, however large: n sign flips give p = 2 / 2^n at
+    best, and the adjustment multiplies it by the number of comparisons."""
+    return int(log2(2 * max(1, comparisons) / LEVEL)) + 1
+
+
+def detectable(sd: float, n: int, comparisons: int = 1) -> float:
+    """The smallest mean difference that a paired t-test over n trajectories finds in 8 of 10 cases at p < 0.05 / comparisons, which is what a lone difference
+    needs after the adjustment; infinite below `fewest`. sd: of the differences."""
     from scipy.optimize import brentq
 
-    if n < 2:
+    if n < fewest(comparisons):
         return float("inf")
-    centre: Any = brentq(lambda away: _power(away, n) - POWER, 1e-6, 30)
+    level = LEVEL / max(1, comparisons)
+    centre: Any = brentq(lambda away: _power(away, n, level) - POWER, 1e-6, 100)
     return sd * centre / n**0.5
 
 
-def needed(sd: float, difference: float) -> int:
+def needed(sd: float, difference: float, comparisons: int = 1) -> int:
     """Trajectories for which `detectable` is at most this difference. Raises ValueError for a difference of nothing."""
     if difference <= 0:
         raise ValueError(f"a difference of {difference} needs endless trajectories; give one above 0")
-    n = 2
-    while detectable(sd, n) > difference:
+    n = fewest(comparisons)
+    while detectable(sd, n, comparisons) > difference:
         n = max(n + 1, round(n * 1.02))
         if n > MOST:
             raise ValueError(f"a difference of {difference} where differences spread by {sd:.3g} needs more than {MOST} trajectories; give a larger one")
     return n
 
 
-def _power(away: float, n: int) -> float:
+def _power(away: float, n: int, level: float) -> float:
     """Of a two-sided paired t-test, less the cases in which it finds the wrong sign. away: the mean difference in standard errors."""
     from scipy.stats import nct, t
 
-    return float(nct.sf(t.ppf(1 - LEVEL / 2, n - 1), n - 1, away))
+    return float(nct.sf(t.ppf(1 - level / 2, n - 1), n - 1, away))

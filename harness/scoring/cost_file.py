@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from harness.reporting.table import EXTERNAL
@@ -45,13 +46,13 @@ def read_costs(folder: Path, names: Sequence[str]) -> Costs:
         clips = said.pop("clips", {})
         device = str(said.pop("device", "a machine that it does not name"))
         entries = {"": said, **clips}
-        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for entry in entries.values() for v in entry.values())
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and 0 < v < inf for entry in entries.values() for v in entry.values())
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f'{file} is no JSON of costs ({error}); write it as {{"device": "H100", "fps": 16.2}}') from error
     if unknown := sorted({k for entry in entries.values() for k in entry} - {*COLUMNS, SECONDS}):
         raise ValueError(f"{file}: unknown {', '.join(unknown)}; use device, clips, {SECONDS}, {', '.join(COLUMNS)}")
     if not numbers:
-        raise ValueError(f"{file}: costs are numbers above 0")
+        raise ValueError(f"{file}: costs are finite numbers above 0")
     if strangers := sorted(set(clips) - set(names)):
         raise ValueError(f"{file}: there is no video {', '.join(strangers[:5])}; there are {', '.join(names[:5])}")
     return Costs(said, clips, f"{EXTERNAL}, but told by {FILE}", f"external: {device}, told by {FILE}")

@@ -8,8 +8,9 @@ function winner(runs, column) {
   const ranked = runs.filter((run) => mean(run, column.key) !== null).sort((a, b) => column.better * (mean(b, column.key) - mean(a, column.key)) || a.name.localeCompare(b.name));
   const [run, next] = ranked;
   if (!run) return null;
-  const d = next && paired(run, next, column.key);
-  return { run, next, unsure: d && d.low <= 0 && d.high >= 0 ? `n=${d.n}: order uncertain, ${next.name} may be as good` : "" };
+  const p = next && pValue(differences(run, next, column.key));
+  const unsure = next && (p === null || p >= LEVEL);
+  return { run, next, unsure: unsure ? `n=${paired(run, next, column.key)?.n ?? 0}: order uncertain, ${next.name} may be as good` : "" };
 }
 
 /** Question, winner and why, for what these runs can answer. */

@@ -88,7 +88,7 @@ function start() {
   $("subtitle").textContent = `${RUNS.length} runs; ${REPORT.groups[0].title}`;
   state.hidden = new Set([...REPORT.columns.filter((c) => QUIET.has(c.key)).map((c) => c.key), ...REPORT.swept.slice(4)]);
   state.colour = new Set(RUNS.map((run) => run.policy)).size > 1 || !REPORT.swept.length ? "policy" : REPORT.swept[0];
-  Object.assign(state, { gridX: gridAxes()[0], gridY: gridAxes()[1], gridZ: QUALITY[0] ?? REPORT.columns[0].key, quality: QUALITIES[0], second: QUALITY[1], cost: COSTS[0] });
+  Object.assign(state, { gridX: gridAxes()[0], gridY: gridAxes()[1], gridZ: QUALITY[0] ?? REPORT.columns[0]?.key, quality: QUALITIES[0], second: QUALITY[1], cost: COSTS[0] });
   bind("baseline", [...new Set(RUNS.map((run) => run.label))].sort().map((label) => [label, label]), "baseline");
   bind("group", [["", "all groups"], ...REPORT.groups.map((group, i) => [String(i), group.title])], "group");
   $("group-label").hidden = REPORT.groups.length < 2;

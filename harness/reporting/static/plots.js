@@ -147,6 +147,7 @@ function drawGrid() {
   $("grid-x").value = x;
   $("grid-y").value = y;
   const column = COLUMN.get(state.gridZ);
+  if (!column) return nothing("grid", "These runs have no results.");
   const runs = visible().filter((run) => run.settings[x] != null && run.settings[y] != null && mean(run, column.key) !== null);
   const order = (key) => [...new Set(runs.map((run) => run.settings[key]))].sort((a, b) => (typeof a === "number" ? a - b : String(a).localeCompare(String(b))));
   const [xs, ys] = [order(x), order(y)];
@@ -193,8 +194,9 @@ function drawRollout() {
 
 /** Recall against the gap and the distance, where runs have probes: to the first visit, or to the true view of probes from beside it. */
 function drawRecall() {
-  const metric = state.quality.replace("quality/", "").replace("_revisit", "");
-  const key = [`recall/${metric}`, `recall/${metric}_true`].find((k) => RUNS.some((run) => run.recall_gap[k]));
+  const metric = state.quality?.replace("quality/", "").replace("_revisit", "");
+  const all = REPORT.columns.map((column) => column.key).filter((k) => k.startsWith("recall/"));
+  const key = [`recall/${metric}`, `recall/${metric}_true`, ...(metric ? [] : all)].find((k) => RUNS.some((run) => run.recall_gap[k]));
   $("recall").hidden = !key;
   if (!key) return;
   const error = key.replace("recall/", "error/");
@@ -209,6 +211,8 @@ function drawRecall() {
 }
 
 function drawRevisits() {
+  drawRecall();
+  if (!state.quality) { for (const id of ["revisit-gap", "revisit-when", "revisit-length"]) nothing(id, "These runs have no revisit pairs."); return; }
   const column = COLUMN.get(state.quality);
   const error = state.quality.replace("quality/", "error/");
   const yaxis = { title: { text: title(column) } };
@@ -216,7 +220,6 @@ function drawRevisits() {
     const series = (run) => ({ x: run[part].x ?? [], y: run[part][state.quality] ?? [], error: run[part][error], n: run[part].n });
     lines(id, visible(), series, { title: { text: part === "gap" ? "Against the revisit gap" : "Against the time in the rollout", font: { size: 13 } }, xaxis: { title: { text } }, yaxis });
   }
-  drawRecall();
   const lengths = new Set(visible().map((run) => mean(run, "frames")));
   if (!lengths.size) { nothing("revisit-length", "No run passes the filter."); return; }
   if (lengths.size < 2) { nothing("revisit-length", `All runs have rollouts of one length (${[...lengths].map((n) => n?.toFixed(0) ?? "unknown")} video frames), so there is no curve over lengths to draw.`); return; }

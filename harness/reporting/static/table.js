@@ -158,8 +158,7 @@ function differenceCell(run, base, column) {
   if (base === run) return make("td", { class: "quiet" }, "baseline");
   const d = paired(run, base, column.key);
   if (!d) return make("td", { class: "quiet" }, "–");
-  const sure = d.low !== null && (d.low > 0 || d.high < 0);
-  const verdict = !sure ? "unsure" : d.mean * column.better > 0 ? "better" : "worse";
+  const verdict = !starred(base, column.key).has(run.id) ? "unsure" : d.mean * column.better > 0 ? "better" : "worse";
   const sign = { unsure: "≈ ", better: "▲ ", worse: "▼ " }[verdict];
   return make("td", {}, make("span", { class: verdict }, sign + show(column, d.mean, true)), make("small", {}, `${d.low === null ? "" : `[${show(column, d.low, true)}, ${show(column, d.high, true)}], `}n ${d.n}`));
 }
