@@ -23,10 +23,11 @@ class CachePolicy(ABC):
     from the given latents under its noise, for `KV.guesses`; known after `reset`. pooled: whether one page may hold rows of frames of
     different times. rewritable: whether a wrapper may cut stored pages of this policy, which then finds rows of some heads missing. Both
     are known after `reset`. weighs_bytes: whether what it keeps depends on the bytes of window, bank and state, so that a replay without a model
-    would keep something else. tries: whether it plans by what the model would make of the true views (`Chunk.trial`): a bound, which nobody can
-    use. codec: the form of banked pages, where the policy has a say in it; None leaves it to the store. arm: of a policy that needs
-    weights which were trained for it, which ones; the setting `backbone.arm` follows it. A wrapper's is known after `reset`.
-    """
+    would keep something else. rotated_keys: whether it computes with keys as they were rotated when they were stored, so that its rows cannot be placed
+    anew. compresses: whether it keeps only a part of a chunk's rows. Both are known after `reset`. tries: whether it plans by what the model would make of
+    the true views (`Chunk.trial`): a bound, which nobody can use. codec: the form of banked pages, where the policy has a say in it; None leaves it to the
+    store. arm: of a policy that needs weights which were trained for it, which ones; the setting `backbone.arm` follows it. A wrapper's is known after
+    `reset`. """
 
     raw_keys: bool = False
     needs_attention_scores: bool = False
@@ -36,6 +37,8 @@ class CachePolicy(ABC):
     pooled: bool = False
     rewritable: bool = True
     weighs_bytes: bool = False
+    rotated_keys: bool = False
+    compresses: bool = False
     tries: bool = False
     codec: Codec | None = None
     arm: str | None = None
@@ -70,6 +73,7 @@ class PolicyWrapper(CachePolicy):
         self.raw_keys, self.needs_attention_scores = self.inner.raw_keys, self.inner.needs_attention_scores
         self.plans_ahead, self.probes, self.rehearses = type(self).plans_ahead and self.inner.plans_ahead, self.inner.probes, self.inner.rehearses
         self.arm = self.arm or self.inner.arm
+        self.rotated_keys, self.compresses = self.inner.rotated_keys, self.inner.compresses
         self.weighs_bytes, self.tries = type(self).weighs_bytes or self.inner.weighs_bytes, self.inner.tries
         self.pooled, self.rewritable = type(self).pooled or self.inner.pooled, type(self).rewritable and self.inner.rewritable
 

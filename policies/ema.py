@@ -25,7 +25,8 @@ class EmaPolicy(CachePolicy):
     mean of all rows of all frames that leave, the same for every place).
 
     The control that loses geometry: a moving camera smears. Averaged frames count as unreachable, but for the two under
-    whose numbers the averages are kept. Averages are taken in float32 and kept in the cache's precision. Where rows of
+    whose numbers the averages are kept. Averages are taken in float32 and kept in the cache's precision; a lossy codec of
+    the store (int8, int4) rounds them at every step, and small steps are lost: use one that keeps them (none, bf16). Where rows of
     a place differ in position (the `rooms` model rotates by the direction of view) positions average too, without regard to
     the turn of an angle. Not done: the option of an `a` for each
     token, by motion.

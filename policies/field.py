@@ -24,7 +24,8 @@ class FieldPolicy(CachePolicy):
     the newcomer takes what is free then. Two of m and n frames become, place by place of the image, the mean of all m + n. Positions: sink
     from 0, slot i at sink + i, then recent frames, then the chunk, always at sink + slots + recent.
 
-    Averaged frames count as unreachable, but for one a slot, under whose number it is kept. Averages are taken in float32 and kept in the cache's precision.
+    Averaged frames count as unreachable, but for one a slot, under whose number it is kept. Averages are taken in float32 and kept in the cache's precision; a
+    lossy codec of the store rounds them at every step.
     Uncertain: the project page gives neither the rule by which frames are aggregated, nor sizes, nor whether there is a sink. Where places
     differ in position (the `rooms` model rotates by the direction of view) positions average too, without regard to the turn of
     an angle.

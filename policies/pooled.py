@@ -47,7 +47,7 @@ class PooledPolicy(CachePolicy):
     def reset(self, geometry: Geometry) -> None:
         if not geometry.columns:
             raise ValueError("pooled: this backbone does not say how a frame's tokens lie (geometry.columns=0), so none are neighbours; use another policy")
-        self.raw_keys = self.keys == "raw"
+        self.raw_keys, self.rotated_keys = self.keys == "raw", self.keys == "rotated"
         self._blocks: list[Tensor] = []  # of each level: the block that every row of the level before falls into
         self._level: dict[int, int] = {}
         rows, columns = geometry.tokens // geometry.columns, geometry.columns

@@ -106,7 +106,7 @@ def test_what_is_kept_is_rows_and_latents(wander, roll, backbone):
     ("overrides", "message"),
     [
         (["policy@policy.inner=h2o"], "cachecraft: TokenBudgetPolicy cuts or joins the pages"),
-        (["policy@policy.inner=worldkv_rebased"], "as a whole"),
+        (["policy@policy.inner=worldkv_rebased"], "compresses what it stores"),
         (["policy/placement@policy.inner.placement=slot"], "consecutive positions"),
     ],
 )

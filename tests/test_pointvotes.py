@@ -66,7 +66,7 @@ def test_votes_point_by_point(voxel, grid, slack, wander, backbone, roll):
 
 
 def test_a_voxel_belongs_to_the_first_that_showed_it(wander, backbone):
-    """Standing still adds nothing; what a chunk alone showed goes with it."""
+    """Standing still adds nothing; what a chunk alone showed goes with it, and what another showed too is that one's from then on."""
     g, policy = backbone.geometry, make_policy("pointvotes_true")
     selector = policy.selector
     selector.reset(g)
@@ -75,8 +75,11 @@ def test_a_voxel_belongs_to_the_first_that_showed_it(wander, backbone):
         selector.observe(chunk, KV(*[torch.empty(0)] * 4, points=shown_at(wander, g, chunk.index)))
     added = cloud(wander, g, 0.1)
     assert [int((selector._owner == c).sum()) for c in (0, 1)] == [len(added[0]), len(added[1])]
+    shown = {tuple(np.floor(p / np.float32(0.1)).astype(int)) for p in shown_at(wander, g, 1)().flatten(0, 1).numpy()}
     selector.forget(0)
-    assert len(selector._points) == len(added[1])
+    assert len(selector._points) == int((selector._owner == 1).sum()) == len(shown) > len(added[1])
+    selector.forget(1)
+    assert not len(selector._points) and not selector._shown
     assert first_of_each(torch.tensor([5, 3, 5, 3, 7])).tolist() == [True, True, False, False, True]
 
 

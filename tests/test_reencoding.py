@@ -109,7 +109,8 @@ def test_what_cannot_be_encoded_again_is_refused(roll, backbone, monkeypatch):
     for override, message in (
         ("policy.sink=-1", "policy.sink=-1: use a whole number from 0"),
         ("policy/placement@policy.inner.placement=slot", "consecutive positions"),
-        ("policy.inner.compress=retrieve policy/compressor@policy.inner.compressor=anchor", "as a whole"),
+        ("policy.inner.compress=retrieve policy/compressor@policy.inner.compressor=anchor", "compresses what it stores"),
+        ("policy/compressor@policy.inner.compressor=merge", "compresses what it stores"),
     ):
         with pytest.raises(ValueError, match=message):
             roll(make_policy("reencode", *override.split()))

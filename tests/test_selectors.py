@@ -163,8 +163,10 @@ def test_latent_equals_cosines_one_by_one(backbone):
     g, rng = backbone.geometry, torch.Generator().manual_seed(0)
     chunks = walk(0, 6)
     rows = 3 * g.tokens
-    grid = torch.stack(torch.meshgrid(torch.arange(2.0), torch.arange(3.0), indexing="ij"), -1).flatten(0, 1)
+    azimuth = torch.tensor([3.0, -3.1, -2.9])  # of the columns, which look to either side of half a turn
+    grid = torch.stack(torch.meshgrid(torch.arange(2.0), azimuth, indexing="ij"), -1).flatten(0, 1)
     positions = torch.cat([torch.arange(3.0).repeat_interleave(6)[:, None], grid.repeat(3, 1)], 1)
+    assert g.columns == 3
     for cells in (1, 2):
         s = LatentSelector(grid=cells, newest=3)
         s.reset(g)
@@ -172,7 +174,7 @@ def test_latent_equals_cosines_one_by_one(backbone):
         for chunk, v in zip(chunks, values, strict=False):
             s.observe(chunk, KV(v, v, v, positions, v[0].flatten(2).unflatten(1, (3, 6))))
         first = [v[0, 0].flatten(1).numpy() for v in values]
-        bins = [[0] * 6] if cells == 1 else [[0, 1, 1, 2, 3, 3]]  # two rows of three tokens: the middle one falls to the right
+        bins = [[0] * 6] if cells == 1 else [[0, 0, 1, 2, 2, 3]]  # two rows of three tokens: the middle one falls to the left
 
         def descriptor(v, f, bins=bins[0]):
             part = v[6 * f : 6 * f + 6]

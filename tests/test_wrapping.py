@@ -36,6 +36,16 @@ REFUSED = [
         lambda: make_policy("oracle", "policy/selector=lookahead", "policy/selector@policy.selector.inner=oracle"),
         "what OracleSelector looks at is not known ahead",
     ),
+    (
+        lambda: make_policy(
+            "oracle", "policy/selector=lookahead", "policy/selector@policy.selector.inner=given", "policy/selector@policy.selector.inner.inner=oracle"
+        ),
+        "what GivenSelector looks at is not known ahead",
+    ),
+    (lambda: PlacedPolicy(make_policy("pooled"), Rebased()), "placed: PooledPolicy computes with keys as they were rotated"),
+    (lambda: PlacedPolicy(make_policy("razor"), Rebased()), "placed: HeadsPolicy computes with keys as they were rotated"),
+    (lambda: make_policy("worldkv_slot", "policy/compressor=merge"), "retrieval: MergeCompressor makes one page of a chunk, and Slot gives"),
+    (lambda: make_policy("worldkv_clamped", "policy/compressor=merge"), "retrieval: MergeCompressor makes one page of a chunk, and Clamped gives"),
     (lambda: PlacedPolicy(CappedPolicy(make_policy("snapkv")), Rebased()), "placed: CappedPolicy keeps rows of many frames in one page"),
 ]
 

@@ -129,8 +129,12 @@ class KVBank:
         """Keep only `rows` of the concatenated rows of `frames` from now on, as one page under the first of them.
 
         Layers and heads may keep different rows, and fewer of them where `rows` is filled up with -1. The full forms leave the
-        window. into: which of the kept rows each row is merged into (see `Page.merge`); without it the others are lost.
-        """
+        window; of frames that keep no row nothing is remembered. into: which of the kept rows each row is merged into (see `Page.merge`); without it the
+        others are lost. """
+        if not rows.shape[1]:
+            for frame in frames:
+                self.drop(frame)
+            return
         page = Page.joined([self.page(frame) for frame in frames])
         page = page.keep(rows) if into is None else page.merge(rows, into)
         for frame in frames[1:]:

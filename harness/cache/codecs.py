@@ -1,4 +1,5 @@
-"""Codecs: the form in which a store keeps pages. What is in the window, recent frames and sink included, is always exact."""
+"""Codecs: the form in which a store keeps pages. What stays in the window, recent frames and sink included, is exact; of policies that
+move rows (`raw_keys`), a page whose position changes is read from the store again, sink and recent ones too."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -186,8 +186,11 @@ class ContextBuffer(Store):
         guesses: Float[Tensor, "p b f s c"] | None = None,
         points: Callable[[], Float[Tensor, "f r 3"]] | None = None,
     ) -> KV:
-        """K/V of the chunk after its clean pass on `latents`; k and v are views of the tail. guesses, points: see `KV`."""
-        return KV(self._k[:, :, self._tail], torch.stack(self._raw), self._v[:, :, self._tail], self._own, latents, guesses, points)
+        """K/V of the chunk after its clean pass on `latents`; k and v are views of the tail, but for k where the plan numbered positions anew: the window has
+        it at those. guesses, points: see `KV`."""
+        raw = torch.stack(self._raw)
+        k = self._k[:, :, self._tail] if self._start is None else self._rope(self._own)(raw)
+        return KV(k, raw, self._v[:, :, self._tail], self._own, latents, guesses, points)
 
     def put(self, frame: int, page: Page) -> None:
         """Adopt a frame of the chunk whose rows lie at the tail; nothing is copied."""

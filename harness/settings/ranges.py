@@ -6,6 +6,7 @@ Declared beside the class and nowhere else; `harness.settings.check` holds every
 
 import re
 from dataclasses import dataclass
+from math import inf
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Le, Len, Lt, Predicate
@@ -44,6 +45,9 @@ class Unbounded:
     """Infinity stands for no limit."""
 
 
+MOST = 1e15  # of a limit, which is multiplied by tokens, layers and heads
+
+
 def _is_device(text: str) -> bool:
     return re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text) is not None
 
@@ -55,7 +59,7 @@ Side = Annotated[int, Ge(1), Le(64)]  # points or parts along an edge
 Positive = Annotated[float, Gt(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 Weight = Annotated[float, Ge(0)]
-Limit = Annotated[float, Ge(0), Unbounded()]
+Limit = Annotated[float, Ge(0), Rule(lambda x: x <= MOST or x == inf, f"a number from 0 to {MOST:g}, or inf"), Unbounded()]
 Angle = Annotated[float, Gt(0), Lt(180)]  # degrees
 Pixels = Annotated[int, Ge(1), Le(16384)]
 Size = Annotated[tuple[Pixels, ...], Len(2, 2)]  # rows, columns

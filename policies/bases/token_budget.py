@@ -46,7 +46,7 @@ class TokenBudgetPolicy(CachePolicy):
         self.split.reset(geometry)
         if self.realign != "none" and self.scorer.rotated_keys:
             raise ValueError(f"token_budget: realign={self.realign} keeps keys un-rotated, and this scorer needs them rotated; use realign=none")
-        self.raw_keys = self.scorer.raw_keys or self.realign != "none"
+        self.raw_keys, self.rotated_keys = self.scorer.raw_keys or self.realign != "none", self.scorer.rotated_keys
         self.pooled, self.probes, self.rehearses = True, self.scorer.probes, self.scorer.rehearses
         self.needs_attention_scores, self._geometry, self._reachable = True, geometry, frozenset()
         self._born: dict[int, Tensor] = {}  # page -> l n h, of which frame each row is; -1: absent
@@ -54,7 +54,7 @@ class TokenBudgetPolicy(CachePolicy):
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         pool, rows, pools = self._pool(chunk.start, bank), {}, {}
-        reachable = self._reachable if self.scorer.drops else frozenset(pool)
+        reachable = self._reachable if self.scorer.drops else frozenset(pool if self._budget else ())
         frames = bank.frames if self._budget and not chunk.probing else [f for f in bank.frames if f not in pool]
         if chunk.probing:
             pool = ()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.datatypes import KV, Chunk
+from harness.datatypes import KV, Chunk, Geometry
 from harness.settings.ranges import Positive, Side
 from harness.worlds.poses import angle
 from policies.parts.likeness import Likeness
@@ -35,8 +35,12 @@ class LatentLikeness(Likeness):
 
     grid: Side = 2
 
+    def reset(self, geometry: Geometry) -> None:
+        super().reset(geometry)
+        self._columns = geometry.columns
+
     def describe(self, chunk: Chunk, kv: KV) -> tuple[Tensor, ...]:
-        return (described(kv, len(chunk.frames), self.grid),)
+        return (described(kv, len(chunk.frames), self.grid, self._columns),)
 
     def shares(self, one: list[Tensor], others: list[Tensor]) -> Tensor:
         return F.cosine_similarity(one[0][:, None], others[0][:, None], dim=-1).clamp(min=0)

@@ -71,8 +71,14 @@ def limit_of(retrieved: float, unit: str, g: Geometry) -> float:
 def head_rows(frames: Iterable[int], bank: KVBank, parts: Mapping[int, Int[Tensor, "l n *h"]]) -> int:
     """Rows that single heads of single layers hold of `frames`, or take of those in `parts`; absent ones do not count."""
     layers, heads = bank.geometry.layers, bank.geometry.heads
-    each = ((parts[f] >= 0).sum().item() * (heads if parts[f].dim() == 2 else 1) if f in parts else round(bank.held(f) * layers * heads) for f in frames)
-    return int(sum(each))
+
+    def of(frame: int) -> int:
+        if frame not in parts:
+            return round(bank.held(frame) * layers * heads)
+        taken = (parts[frame] >= 0).sum().item() * (heads if parts[frame].dim() == 2 else 1)
+        return round(taken * bank.held(frame) / bank.rows(frame))  # of heads that hold nothing of the frame, nothing is taken
+
+    return sum(map(of, frames))
 
 
 def affordable(order: Iterable[int], limit: float, cost: Callable[[int, int], int]) -> list[int]:
@@ -87,6 +93,7 @@ def affordable(order: Iterable[int], limit: float, cost: Callable[[int, int], in
 
 
 def settled(plan: Plan, last: int, start: int, size: int) -> list[int]:
-    """Chunks after chunk `last` and before frame `start` all of whose frames a plan brings back or could have brought back."""
-    free, ends = plan.candidates | set(plan.retrieved), range((last + 2) * size - 1, start, size)
-    return [end // size for end in ends if all(f in free for f in range(end + 1 - size, end + 1))]
+    """Chunks after chunk `last` and before frame `start` of which a plan shows nothing but what it brings back: they are neither sink nor recent,
+    whether or not they could come back."""
+    fixed, ends = set(plan.frames) - set(plan.retrieved), range((last + 2) * size - 1, start, size)
+    return [end // size for end in ends if not any(f in fixed for f in range(end + 1 - size, end + 1))]

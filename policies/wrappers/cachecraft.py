@@ -42,6 +42,8 @@ class CacheCraftPolicy(PolicyWrapper):
         super().reset(geometry)
         if self.inner.pooled or not self.inner.rewritable:
             raise ValueError(f"cachecraft: {type(self.inner).__name__} cuts or joins the pages that it stores, and whole chunks are encoded; wrap another")
+        if self.inner.compresses:
+            raise ValueError("cachecraft: the inner policy compresses what it stores, and whole chunks are encoded again; use policy/inner/compressor=none")
         if self.tries:
             raise ValueError("cachecraft: a selector that tries plans assembles them, and the chunks encoded again would be lost; choose another selector")
         self.needs_attention_scores, self._size, self._layers, self._now = True, geometry.chunk, geometry.layers, 0
@@ -56,7 +58,7 @@ class CacheCraftPolicy(PolicyWrapper):
         missing = {}
         for at, frame in enumerate(plan.frames):
             own = tuple(range(frame, frame + self._size))
-            if frame % self._size == 0 and set(own) <= set(plan.retrieved) and plan.frames[at : at + self._size] == own:
+            if frame >= self.sink and frame % self._size == 0 and set(own) <= set(plan.retrieved) and plan.frames[at : at + self._size] == own:
                 before = set(plan.frames[:at])
                 missing[frame // self._size] = sum(share for f, share in self._leant.get(frame // self._size, {}).items() if f not in before)
         order = sorted(missing, key=lambda c: -round(missing[c], 6))

@@ -56,7 +56,7 @@ class HeadsPolicy(PolicyWrapper):
         if self.compensate and (self.inner.raw_keys or not self.sink):
             found = f"{type(self.inner).__name__} places its rows anew" if self.inner.raw_keys else "sink=0 leaves no page that is always attended to"
             raise ValueError(f"heads: {found}, so a mean row has no place; use compensate=false, or an inner policy with absolute placement and a sink")
-        self.rewritable = False
+        self.rewritable, self.rotated_keys = False, self.rotated_keys or self.compensate
         self._lost = Lost()
         self._lost.reset(geometry)
         known = None if self.labels is None else labels_of(self.labels, geometry)

@@ -16,7 +16,7 @@ class KCentrePolicy(PolicyWrapper):
     """At most `chunks` chunks between sink and recent frames, around any policy that retrieves: the eviction controls of Keepsake
     (arXiv 2610.06588).
 
-    A chunk is settled once all its frames are candidates of the inner policy. When `chunks` are held and one more is settled, one
+    A chunk is settled once it is neither sink nor recent, whether or not the inner policy may choose it. When `chunks` are held and one more is settled, one
     goes; until then, that is for one plan, it is a candidate beside them. Evicted chunks are unreachable, and reported so.
     rule: `kcentre` keeps views spread: of the two chunks with the greatest likeness l(a, b) (mutual view overlap, see
     `policies.parts.likeness`; ties to the older pair) the newer goes. `fifo`: the oldest goes.

@@ -21,6 +21,8 @@ class PlacedPolicy(PolicyWrapper):
         super().reset(geometry)
         if self.raw_keys:
             raise ValueError(f"placed: {type(self.inner).__name__} places its rows itself; set that policy's own placement instead of wrapping it")
+        if self.rotated_keys:
+            raise ValueError(f"placed: {type(self.inner).__name__} computes with keys as they were rotated, which a placement keeps un-rotated; wrap another")
         if self.pooled:
             raise ValueError(f"placed: {type(self.inner).__name__} keeps rows of many frames in one page, which no one time can place; use its realign")
         if self.placement.by_similarity:

@@ -17,17 +17,15 @@ class PlacesPolicy(PolicyWrapper):
     """At most `members` chunks a place: EpiCache's budget for each episode (arXiv 2509.17396), with places of the world in the
     stead of clusters of a conversation. Around any policy that retrieves: its own selector, compressor and placement stand.
 
-    A chunk is settled once all its frames are candidates of the inner policy (sink and recent frames never are). It joins
+    A chunk is settled once it is neither sink nor recent, whether or not the inner policy may choose it. It joins
     the place p with the greatest likeness l(chunk, founder of p), if l > theta, and else founds a place; likeness is mutual
     view overlap in [0, 1] (see `policies.parts.likeness`). Of a full place the newest chunk goes (keep=first: what was seen first
     has drifted least) or the oldest (keep=newest: edits are kept); founders' views stay what a place is compared with,
     so that places do not wander. places: more of them than this, and the one least recently seen (joined or founded) goes
     with all its chunks. theta=inf or members=inf drops nothing.
 
-    A dropped chunk is unreachable, and reported so, although its place may have a chunk that shows nearly the same. What
-    selectors remember of it, a pose or a descriptor, stays. Uncertain: EpiCache clusters embeddings by k-means with the whole past at
-    hand and keeps what is nearest to a medoid, in blocks of tokens; online, by geometry and by chunk is our reading.
-    """
+    A dropped chunk is unreachable, and reported so, although its place may have a chunk that shows nearly the same. Uncertain: EpiCache clusters embeddings
+    by k-means with the whole past at hand and keeps what is nearest to a medoid, in blocks of tokens; online, by geometry and by chunk is our reading. """
 
     inner: CachePolicy
     likeness: Likeness

@@ -36,6 +36,8 @@ class ReencodePolicy(PolicyWrapper):
         super().reset(geometry)
         if self.inner.pooled or not self.inner.rewritable:
             raise ValueError(f"reencode: {type(self.inner).__name__} cuts or joins the pages that it stores, and whole chunks are encoded again; wrap another")
+        if self.inner.compresses:
+            raise ValueError("reencode: the inner policy compresses what it stores, and whole chunks are encoded again; use policy/inner/compressor=none")
         if self.tries:
             raise ValueError("reencode: a selector that tries plans assembles them, and the chunks encoded again would be lost; choose another selector")
         self._size = geometry.chunk

@@ -46,6 +46,8 @@ class MergeCompressor(Compressor):
 
     def into(self, chunk: Chunk, kv: KV, kept: Kept) -> Into:
         rows = kept[0][1]
+        if not rows.shape[1]:  # nothing is kept that the others could live on in
+            return [rows.new_zeros(len(rows), self._tokens * len(chunk.frames))]
         keys = unit(kv.k_raw.flatten(3).float(), self._ranks)  # l b m c
         target = torch.stack([self._nearest(x, r) for x, r in zip(keys, rows, strict=True)])
         own, size = torch.arange(rows.shape[1], device=rows.device).expand_as(rows), target.shape[1]

@@ -7,9 +7,11 @@ from typing import Literal
 
 class Placement(ABC):
     """moves: whether rows leave their own temporal position, so that the bank must keep un-rotated keys.
-    by_similarity: whether retrieved chunks come in the selector's order and not in temporal order."""
+    by_similarity: whether retrieved chunks come in the selector's order and not in temporal order. rigid: whether a chunk's frames keep their
+    distances, so that a page that holds rows of several can be placed."""
 
     moves: bool
+    rigid: bool = True
     by_similarity: bool
 
     @abstractmethod

@@ -16,8 +16,11 @@ class Clamped(Placement):
 
     span: Count = 21
     moves = True
+    rigid = False
     by_similarity = False
 
     def times(self, sink: list[int], retrieved: list[list[int]], recent: list[int], start: int, size: int) -> tuple[float, ...]:
+        if self.span < size:
+            raise ValueError(f"placement.span={self.span} is shorter than a chunk of {size} frames; use {size} or more")
         oldest = start + size - self.span
         return tuple(float(max(f, oldest)) for f in [*sink, *(f for frames in retrieved for f in frames), *recent])

@@ -23,6 +23,7 @@ class Slot(Placement):
     order: Literal["time", "similarity"] = "time"
     sink: bool = True
     moves = True
+    rigid = False
 
     def __post_init__(self) -> None:
         self.by_similarity = self.order == "similarity"

@@ -30,7 +30,7 @@ class MassScorer(Scorer):
       weight over the queries.
     - decay 0, kernel 1: participative compression (Deep Forcing, arXiv 2512.05081), the queries of the newest frames vote.
 
-    queries: how many of the chunk's queries vote, evenly spaced; 0: all. own: whether the chunk's own rows take part in the
+    queries: how many of the chunk's queries vote, evenly spaced; 0, and more than there are: all. own: whether the chunk's own rows take part in the
     softmax. Uncertain: these methods look at every decoded token or at the end of a prompt; a chunk's noisy passes are not
     looked at here. Neighbours are those in the pool (raster order, time after time), which after pruning need not be
     neighbours in the picture; SnapKV's window of 64 queries is the whole chunk unless `queries` says otherwise.
@@ -57,7 +57,7 @@ class MassScorer(Scorer):
         if not self.own and not site.context_rows:  # nothing is past yet: no row receives anything
             self._shares[site.layer] = k.new_zeros(k.shape[2], k.shape[1], dtype=torch.float32)
             return
-        chosen = torch.linspace(0, q.shape[1] - 1, self.queries or q.shape[1], device=q.device).long()
+        chosen = torch.linspace(0, q.shape[1] - 1, min(self.queries or q.shape[1], q.shape[1]), device=q.device).long()
         self._shares[site.layer] = self._share(q[:, chosen], k, bias, site)
 
     def _share(self, q: Tensor, k: Tensor, bias: Tensor | None, site: Site) -> Float[Tensor, "h n"]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from harness.datatypes import KV, Chunk, Geometry, Site
 from policies.parts.chunk_table import ChunkTable
-from policies.parts.select.base import Selector, by_score
+from policies.parts.select.base import Selector, at_own_positions, by_score
 
 
 @dataclass
@@ -33,7 +33,7 @@ class AttentionSelector(Selector):
 
     def look(self, q: Tensor, site: Site) -> None:
         if site.probe if self.probes else site.clean:
-            self._queries[site.layer] = q.float().mean((0, 1))  # in bfloat16 scores would tie
+            self._queries[site.layer] = at_own_positions(q, site, self._chunk).float().mean((0, 1))  # in bfloat16 scores would tie
 
     def observe(self, chunk: Chunk, kv: KV) -> None:
         self._keys.put(chunk.index, kv.k.float().unflatten(2, (self._chunk, -1)).mean((1, 3)))

@@ -12,11 +12,12 @@ from harness.datatypes import KV, Chunk, Geometry, Site
 class Selector(ABC):
     """State starts at `reset`. Candidates and answers are chunk indices; ties are broken by index, older first. needs_attention_scores:
     whether it reads the queries that pass by. probes: whether it needs those of the chunk to come, from a pass before planning; both
-    are known after `reset`. tries: whether it reads `Chunk.trial`."""
+    are known after `reset`. tries: whether it reads `Chunk.trial`. sees_truth: whether it reads `Chunk.overlap`, which is not known ahead."""
 
     needs_attention_scores: bool = False
     probes: bool = False
     tries: bool = False
+    sees_truth: bool = False
 
     def reset(self, geometry: Geometry) -> None: ...
 
@@ -56,6 +57,7 @@ class SelectorWrapper(Selector):
     def reset(self, geometry: Geometry) -> None:
         self.inner.reset(geometry)
         self.probes, self.needs_attention_scores, self.tries = self.inner.probes, self.inner.needs_attention_scores, self.inner.tries
+        self.sees_truth = self.inner.sees_truth
 
     def observe(self, chunk: Chunk, kv: KV) -> None:
         self.inner.observe(chunk, kv)
@@ -77,6 +79,15 @@ class SelectorWrapper(Selector):
 
     def soon(self, count: int) -> list[int]:
         return self.inner.soon(count)
+
+
+def at_own_positions(q: Float[Tensor, "b m h d"], site: Site, size: int) -> Float[Tensor, "b m h d"]:
+    """The queries of a call, rotated at the chunk's own positions, as `KV.k` is, where the plan numbered them anew. size: frames of a chunk."""
+    if site.positions is None or site.rope is None or site.raw_q is None or (moved := site.chunk * size - site.positions[0, 0]) == 0:
+        return q
+    positions = site.positions.clone()
+    positions[:, 0] += moved
+    return site.rope(positions)(site.raw_q)
 
 
 def by_score(scores: list[float], candidates: list[int]) -> list[int]:

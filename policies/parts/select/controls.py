@@ -38,6 +38,8 @@ class OracleSelector(Selector):
     It bounds coverage and not quality: the model need not make the most of what it is shown.
     """
 
+    sees_truth = True
+
     def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> Iterator[int]:
         surface, overlap = chunk.surface, chunk.overlap  # computed as they are read
         if surface is None or overlap is None:

@@ -28,12 +28,12 @@ class LatentSelector(Selector):
     newest: Natural = 3
 
     def reset(self, geometry: Geometry) -> None:
-        self._size = geometry.chunk
+        self._size, self._columns = geometry.chunk, geometry.columns
         self._descriptors = ChunkTable()
         self._descriptors.reset()
 
     def observe(self, chunk: Chunk, kv: KV) -> None:
-        descriptor = described(kv, self._size, self.grid)
+        descriptor = described(kv, self._size, self.grid, self._columns)
         self._descriptors.put(chunk.index, descriptor)
         self._last = descriptor[-1]
 
@@ -49,20 +49,23 @@ class LatentSelector(Selector):
         return by_score([s - 2 * (c > fresh) for s, c in zip(score, candidates, strict=True)], candidates)
 
 
-def described(kv: KV, frames: int, grid: int) -> Float[Tensor, "f g"]:
-    """The clean latents of a chunk's frames, pooled. Raises ValueError where there are none, and for a grid on latents that are finer
-    than the tokens, whose places a cache does not know."""
+def described(kv: KV, frames: int, grid: int, columns: int) -> Float[Tensor, "f g"]:
+    """The clean latents of a chunk's frames, pooled. columns: of the tokens, see `Geometry`. Raises ValueError where there are none, and for a grid on
+    latents that are finer than the tokens, whose places a cache does not know."""
     if kv.latents is None:
         raise ValueError("latent descriptors: the chunk's K/V came without latents; pass them to `chunk_kv`")
     x, tokens = kv.latents.float().mean(0), kv.positions.shape[0] // frames
     if grid > 1 and x.shape[1] != tokens:
         raise ValueError(f"latent descriptors: grid={grid}, but a frame has {x.shape[1]} latents and {tokens} tokens; use grid=1")
-    return x.mean(1) if grid == 1 else pooled(x, kv.positions[:tokens, 1:].to(x.device), grid)
+    if grid > 1 and not columns:
+        raise ValueError(f"latent descriptors: grid={grid}, but this backbone does not say where its tokens lie (Geometry.columns); use grid=1")
+    return x.mean(1) if grid == 1 else pooled(x, columns, grid)
 
 
-def pooled(x: Float[Tensor, "f s c"], places: Float[Tensor, "s 2"], grid: int) -> Float[Tensor, "f g"]:
-    """Means over the cells of a grid that spans the rows' own coordinates, one after the other."""
-    low, high = places.amin(0), places.amax(0)
-    cell = ((places - low) / (high - low).clamp(min=1e-6) * grid).long().clamp(max=grid - 1)
-    member = F.one_hot(cell[:, 0] * grid + cell[:, 1], grid * grid).to(x.dtype)
+def pooled(x: Float[Tensor, "f s c"], columns: int, grid: int) -> Float[Tensor, "f g"]:
+    """Means over the cells of a grid that spans the image, one after the other. By the tokens' places in the image, not by their coordinates: an
+    azimuth jumps by a full turn somewhere. Tokens lie row by row."""
+    at = torch.arange(x.shape[1], device=x.device)
+    row, column = at // columns * grid // -(-x.shape[1] // columns), at % columns * grid // columns
+    member = F.one_hot(row * grid + column, grid * grid).to(x.dtype)
     return torch.einsum("fsc,sg->fgc", x, member / member.sum(0).clamp(min=1)).flatten(1)

@@ -7,7 +7,6 @@ from itertools import islice
 from harness.datatypes import Chunk, Geometry
 from harness.settings.ranges import Count
 from policies.parts.select.base import Selector, SelectorWrapper
-from policies.parts.select.controls import OracleSelector
 
 
 @dataclass
@@ -27,7 +26,7 @@ class LookaheadSelector(SelectorWrapper):
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
-        if isinstance(self.inner, OracleSelector) or self.inner.tries:
+        if self.sees_truth or self.tries:
             raise ValueError(f"lookahead: what {type(self.inner).__name__} looks at is not known ahead; use another selector.inner (pose, fov, coverage)")
         self._size = geometry.chunk
         self._later: Iterator[int] | None = None  # what the chunks after the next want; only until it is asked for

@@ -9,7 +9,7 @@ from torch import Tensor
 from harness.datatypes import KV, Chunk, Geometry, Site
 from harness.settings.ranges import Count
 from policies.parts.chunk_table import ChunkTable
-from policies.parts.select.base import Selector, by_score
+from policies.parts.select.base import Selector, at_own_positions, by_score
 
 
 @dataclass
@@ -45,9 +45,11 @@ class QuerySelector(Selector):
         self._keys = ChunkTable()
         self._keys.reset()
         self._queries: dict[int, Tensor] = {}  # layer -> p h d
+        self._scores: Tensor | None = None  # of the last `order`: c l h
 
     def look(self, q: Tensor, site: Site) -> None:
         if site.probe if self.probes else site.clean:
+            q = at_own_positions(q, site, self._chunk)
             self._queries[site.layer] = q.unflatten(1, (self.parts, -1)).float().mean((0, 2))
 
     def observe(self, chunk: Chunk, kv: KV) -> None:
@@ -72,6 +74,7 @@ class QuerySelector(Selector):
     def takers(self, candidates: list[int], count: int) -> dict[int, Tensor]:
         if self.per == "shared" or not count:
             return {}
+        assert self._scores is not None, "order was called"
         scores = self._scores if self.per == "head" else self._geometry.mean_over_heads(self._scores, 2)[..., None].expand_as(self._scores)
         rank = scores.argsort(dim=0, descending=True, stable=True).argsort(0)
         takers = {c: r < count for c, r in zip(candidates, rank, strict=True) if (r < count).any()}
@@ -79,4 +82,5 @@ class QuerySelector(Selector):
 
     def _over_all(self) -> list[float]:
         """Scores of candidates over all layers and heads."""
+        assert self._scores is not None, "order was called"
         return self._geometry.mean_over_heads(self._scores.mean(1), 1).tolist()

@@ -1,15 +1,18 @@
 """Layers whose attention is spread and moves get more of the budget."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from harness.cache.attention import weights
 from harness.datatypes import Geometry, Site
-from harness.settings.ranges import Positive
+from harness.settings.ranges import Ge
 from policies.parts.score.mass import past_only
 from policies.parts.split.base import Split
+
+Temperature = Annotated[float, Ge(0.05)]  # below, powers overflow
 
 
 @dataclass
@@ -26,8 +29,8 @@ class CakeSplit(Split):
     """
 
     needs_attention_scores = True  # without annotation: not a field
-    tau_dispersion: Positive = 1.0
-    tau_shift: Positive = 1.0
+    tau_dispersion: Temperature = 1.0
+    tau_shift: Temperature = 1.0
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
