@@ -85,8 +85,12 @@ def refuse_too_large(parts: Parts, dtype_of: Callable[[str], torch.dtype], devic
 
 
 def chosen_device(name: str) -> torch.device:
-    """auto: the GPU where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    """auto: the GPU where there is one. Raises ValueError for a GPU that there is not."""
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        seen = f"sees {count} GPUs here; use cuda:0 to cuda:{count - 1}" if count else "sees no GPU here; use cpu, or install a CUDA build of PyTorch"
+        raise ValueError(f"backbone.device={name}, but PyTorch {seen}")
+    return device
 
 
 def fill_randomly(network: WanNetwork, device: torch.device, parts: Parts, seed: int = 0) -> None:
@@ -146,7 +150,8 @@ class WanBackbone(Backbone):
 
     @property
     def state_bytes(self) -> int:
-        return self._cross.nbytes + self._condition.nbytes
+        decoder = sum(x.nbytes for x in self.codec.state() if isinstance(x, Tensor))  # of a streaming decoder: the newest frames of every convolution
+        return self._cross.nbytes + self._condition.nbytes + decoder
 
     def state(self) -> dict:
         return {"cross": self._cross, "condition": self._condition, "decoder": self.codec.state()}

@@ -90,7 +90,10 @@ class WanVAE:
         """The mode of the posterior, normalised per channel, in float32. Raises ValueError for sizes that would be cut."""
         frames, *sides = pixels.shape[2:]
         if frames % 4 != 1 or any(side % 8 for side in sides):
-            raise ValueError(f"a video of {frames} frames of {sides} pixels: the VAE takes 1 + 4n frames with sides that are multiples of 8")
+            raise ValueError(
+                f"a video of {frames} frames of {sides} pixels: the VAE takes 1 + 4n frames with sides that are multiples of 8 "
+                "(single rooms and houses have other lengths: use world=scenes or world=recorded)"
+            )
         weight = self.model.quant_conv.weight
         mode = self.model.encode(pixels.to(weight)).latent_dist.mode()  # pyright: ignore[reportAttributeAccessIssue]
         return (mode.float() - self._mean) / self._std

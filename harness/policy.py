@@ -27,7 +27,7 @@ class CachePolicy(ABC):
     anew. compresses: whether it keeps only a part of a chunk's rows. Both are known after `reset`. tries: whether it plans by what the model would make of
     the true views (`Chunk.trial`): a bound, which nobody can use. codec: the form of banked pages, where the policy has a say in it; None leaves it to the
     store. arm: of a policy that needs weights which were trained for it, which ones; the setting `backbone.arm` follows it. A wrapper's is known after
-    `reset`. """
+    `reset`."""
 
     raw_keys: bool = False
     needs_attention_scores: bool = False

@@ -116,6 +116,7 @@ class Session:
         given = self.forced[None, chunk.start : chunk.start + g.chunk].to(g.device, torch.float32) if is_forced else None
         draws = [] if is_forced else self._noise(chunk)
         condition = self.backbone.condition(self.path, chunk)
+        clock.lap(chunk.index, "passes")  # noise and condition are the network's, whatever the policy
         if policy.probes and chunk.start:
             # given latents go in at the least noisy level: a pass at t = 0 would move some backbones' own caches on
             self._probe(chunk, condition, *((draws[0], self.backbone.timesteps[0]) if given is None else (given, self.backbone.timesteps[-1])))

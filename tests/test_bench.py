@@ -78,6 +78,27 @@ class Slow(PolicyWrapper):
         super().commit(chunk, kv, bank)
 
 
+@pytest.mark.parametrize("name", ["worldkv", "query"])
+def test_the_condition_is_the_networks(name, monkeypatch):
+    """The chunk begins with it: what it takes is in the chunk's time, in that of the ready window, and in no part of the memory's."""
+    backbone = TinyRoomsBackbone()
+    quick, *_ = timed(backbone, make_policy(name))
+    condition = backbone.condition
+    monkeypatch.setattr(backbone, "condition", lambda *a: (_burn(0.2), condition(*a))[1])
+    slow, *_ = timed(backbone, make_policy(name))
+    assert slow.seconds["network"] - quick.seconds["network"] == pytest.approx(0.2, rel=0.3)
+    assert slow.contiguous - quick.contiguous == pytest.approx(0.2, rel=0.3) and slow.seconds["plan"] + slow.seconds["assembly"] < 0.1
+
+
+def test_a_rollouts_condition_is_no_part_of_assembly(monkeypatch):
+    backbone, trajectory = TinyRoomsBackbone(), there_and_back(TinyRoomsBackbone().geometry, 4, (16, 24))
+    condition = backbone.condition
+    monkeypatch.setattr(backbone, "condition", lambda *a: (_burn(0.1), condition(*a))[1])
+    for name in ("worldkv", "query"):
+        stats = rollout(backbone, make_policy(name), GpuStore(), trajectory, 0, backbone.encode(trajectory.images)).stats[-1]
+        assert stats.seconds_passes > 0.1 and max(stats.seconds_plan, stats.seconds_assemble) < 0.1
+
+
 @pytest.mark.parametrize("where", ["plan", "attention", "commit"])
 def test_a_slow_part_shows_where_it_is(tiny, where):
     quick, *_ = timed(tiny, make_policy("worldkv"))

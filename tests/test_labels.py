@@ -73,6 +73,20 @@ def test_labels_of_another_network_are_refused(tmp_path, backbone):
     assert labels_of("auto", backbone.geometry) is None, "the test network has no shipped labels: it is calibrated online"
 
 
+def test_recorded_paths_calibrate_too(tmp_path):
+    """They have no splits. Labels go where they are wanted, into a folder that is not there yet."""
+    from harness.worlds.poses import integrate
+    from harness.worlds.scripted import parse
+    from tests.commands import ended
+
+    np.save(tmp_path / "poses.npy", integrate(parse("R60_L60", 10.0), 0.1).numpy())
+    np.save(tmp_path / "frames.npy", np.random.default_rng(0).integers(0, 255, (16, 16, 24, 3), dtype=np.uint8))
+    settings = ["world=recorded", f"world.folder={tmp_path}", "world.size=[16,24]", "world.chunk_px=3", "world.stride_px=1", "world.lead_in=2", "world.fov=80"]
+    code, said = ended("calibrate.py", "backbone=rooms_tiny", *settings, "world.protocol=guided", "labels=new/labels.json", cwd=tmp_path)
+    assert code == 0, said
+    assert json.loads((tmp_path / "new" / "labels.json").read_text())["about"]["chunks"] > 0
+
+
 def test_the_shipped_model_has_its_labels():
     backbone = RoomsBackbone(device="cpu")
     about = json.loads((LABELS / file_name(backbone.geometry)).read_text())["about"]

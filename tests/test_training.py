@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file
 
 from backbones.codecs import ConvCodec
 from backbones.rooms import RoomsBackbone, load_weights
@@ -37,7 +38,7 @@ def config(out, **changes) -> DictConfig:
         "network": {"width": 64, "layers": 2, "heads": 2, "mlp": 2},
         "denoiser": {"unique": 4, "validate_every": 6, "warmup": 2, "validation": few, "rounds": 1,
                      "phases": [{"chunks": 3, "walk_chunks": 4, "batch": 2, "steps": 4}, {"chunks": 4, "walk_chunks": 5, "batch": 1, "steps": 2}]},
-        "samples": {"trajectories": 1, "size": [16, 16]},
+        "samples": {"trajectories": 1},
         "recall": {"gaps": [1, 2], "scenes": 1},
     }  # fmt: skip
     return OmegaConf.merge(cfg, small, changes)
@@ -47,6 +48,27 @@ def config(out, **changes) -> DictConfig:
 def whole(tmp_path_factory) -> Path:
     """The weights of a training that nothing happened to, in its folder."""
     return train(config(tmp_path_factory.mktemp("training") / "whole"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"samples": {"size": [64, 64]}}, r"samples.size=\[64, 64\], but the model works at world.size=16"),
+        ({"codec": {"phases": []}}, r"codec.phases=\[\]: without start=FILE there is no codec to keep"),
+        ({"denoiser": {"unique": 10**6 + 1}}, "denoiser.unique=1000001: use a whole number from 1 to 1,000,000"),
+    ],
+)
+def test_what_would_fail_late_is_refused(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(config(tmp_path, **changes))
+
+
+def test_a_codec_that_is_not_trained_stays_to_the_bit(whole, tmp_path):
+    """Although the weights that are averaged hold it too."""
+    begun = train(config(tmp_path / "more", start=str(whole), codec={"phases": []}, denoiser={"ema": 0.9}))
+    before, after = load_file(whole), load_file(begun)
+    assert all(torch.equal(x, after[k]) for k, x in before.items() if k.startswith("codec."))
+    assert any(not torch.equal(x, after[k]) for k, x in before.items() if k.startswith("network."))
 
 
 @pytest.mark.parametrize("crash_at", [2, 5])

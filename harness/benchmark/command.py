@@ -73,6 +73,8 @@ def collect(cfg: DictConfig, say: Callable[[str], None]) -> tuple[Samples, Stopp
 
     torch.set_num_threads(cfg.threads)
     samples: Samples = {}
+    for file in filter(None, (cfg.out, cfg.docs)):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)  # what cannot be made is said before the measurements
     try:
         for i, (name, row) in enumerate(measure(cfg), 1):
             samples.setdefault(name, []).append(row)
@@ -100,12 +102,12 @@ def main() -> None:
 
 
 def _show(cfg: DictConfig, rows: dict[str, dict[str, Figure]], stopped: bool) -> None:
-    import torch
 
+    from backbones.wan_causal import chosen_device
     from harness.benchmark.timing import Stopwatch
     from harness.results.provenance import provenance
 
-    device = torch.device("cuda" if torch.cuda.is_available() and cfg.backbone.device != "cpu" else "cpu")
+    device = chosen_device(cfg.backbone.device)
     counts = sorted({row["chunk s"].n for row in rows.values()})
     repeats = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     about = {**provenance(device), "clock": f"{Stopwatch(device).clock}, medians of {repeats}", "model": _model(cfg.backbone)}

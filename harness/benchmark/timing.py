@@ -20,6 +20,7 @@ from harness.policy import CachePolicy, PolicyWrapper
 from harness.rollout import rollout
 
 OUTSIDE = "outside"  # of the passes: conditions and noise; shown as a part of the network
+SWITCHES = 8  # of the watch in a layer of a real pass: in and out of the seam, two rotations, attention
 NOTHING = ""  # what is done for the measurement's sake
 
 
@@ -31,10 +32,15 @@ class Stopwatch:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self._device, self._cuda = device, device.type == "cuda"
         self._read = time.thread_time if not self._cuda and torch.get_num_threads() == 1 else time.perf_counter
         self.clock = "CPU time of the thread" if self._read is time.thread_time else "wall time"
         self.start()
+
+    def begin(self) -> None:
+        """A chunk begins, unless it has begun."""
+        if self._part == NOTHING:
+            self.start()
 
     def start(self) -> None:
         self.seconds: dict[str, float] = dict.fromkeys((*PARTS, OUTSIDE), 0.0)
@@ -47,7 +53,7 @@ class Stopwatch:
 
     def now(self) -> float:
         if self._cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
         return self._read()
 
     @contextmanager
@@ -106,15 +112,19 @@ class ReadyWindow:
         self.seconds *= (timesteps + 1) / timesteps
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return dense(q, *self._rows[layer])
+        for _ in range(SWITCHES // 2):  # on a GPU each waits for the device, which a pass that is timed part by part does before and after its work
+            self._watch.now()
+        out = dense(q, *self._rows[layer])
+        for _ in range(SWITCHES // 2):
+            self._watch.now()
+        return out
 
     def cross(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return dense(q, k, v)
 
 
 class TimedPolicy(PolicyWrapper):
-    """Times plan, attention and commit. A chunk begins with its plan (its first one, where a policy probes), so none is planned before the last
-    one is decoded."""
+    """Times plan, attention and commit. None is planned before the last one is decoded, where that one ends."""
 
     plans_ahead = False
 
@@ -122,8 +132,7 @@ class TimedPolicy(PolicyWrapper):
         self.inner, self.watch, self.ready = inner, watch, ready
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
-        if chunk.probing or not (self.probes and chunk.start):
-            self.watch.start()
+        self.watch.begin()
         self.ready.sketching = chunk.probing
         with self.watch("plan"):
             return super().plan(chunk, bank)
@@ -155,8 +164,8 @@ class TimedSeam:
 
 class TimedBackbone(Backbone):
     """Times the network, RoPE, decoding, and what the seam does besides (writing the chunk's rows into the window). A chunk
-    ends with its decoding. compared: the chunk whose passes have one over a ready window beside them; a probe before it is planned, and chunks that
-    are encoded again for it, have none: they are what the policy costs."""
+    begins with its noise or its condition and ends with its decoding. compared: the chunk whose passes have one over a ready window beside them; a probe
+    before it is planned, and chunks that are encoded again for it, have none: they are what the policy costs."""
 
     def __init__(self, inner: Backbone, watch: Stopwatch, ready: ReadyWindow, compared: int) -> None:
         self.inner, self.watch, self.ready, self.compared = inner, watch, ready, compared
@@ -178,6 +187,7 @@ class TimedBackbone(Backbone):
         self.inner.restore(state)
 
     def condition(self, trajectory: Trajectory, chunk: Chunk) -> Condition:
+        self.watch.begin()
         with self.watch(OUTSIDE):
             condition = self.inner.condition(trajectory, chunk)
         if chunk.index == self.compared:
@@ -202,6 +212,7 @@ class TimedBackbone(Backbone):
             return self.inner.renoise(x0, t, noise)
 
     def noise(self, generator: torch.Generator) -> Tensor:
+        self.watch.begin()
         with self.watch(OUTSIDE):
             return self.inner.noise(generator)
 

@@ -130,7 +130,7 @@ class KVBank:
 
         Layers and heads may keep different rows, and fewer of them where `rows` is filled up with -1. The full forms leave the
         window; of frames that keep no row nothing is remembered. into: which of the kept rows each row is merged into (see `Page.merge`); without it the
-        others are lost. """
+        others are lost."""
         if not rows.shape[1]:
             for frame in frames:
                 self.drop(frame)

@@ -5,6 +5,8 @@ import time
 
 import torch
 
+CGROUP = "/sys/fs/cgroup"
+
 
 class Clock:
     """Wall time of the parts of chunks; on a GPU each lap waits for the device."""
@@ -77,8 +79,9 @@ def free_bytes(device: torch.device) -> int | None:
     try:
         with open("/proc/meminfo") as file:
             found += [int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")]
-        with open("/sys/fs/cgroup/memory.max") as most, open("/sys/fs/cgroup/memory.current") as used:
-            found.append(int(most.read()) - int(used.read()))
+        with open(f"{CGROUP}/memory.max") as most, open(f"{CGROUP}/memory.current") as used, open(f"{CGROUP}/memory.stat") as parts:
+            files = sum(int(line.split()[1]) for line in parts if line.startswith(("active_file ", "inactive_file ")))  # what was read, and can be read again
+            found.append(int(most.read()) - int(used.read()) + files)
     except (OSError, ValueError):  # no such file, or `max`: no limit
         pass
     return min(found, default=None)

@@ -22,9 +22,9 @@ class ArmTraining(DenoiserTraining):
     """As `DenoiserTraining`, but every chunk sees what `policy` would show it, and what `memory` adds to it.
 
     share: of clips whose windows are the policy's; in the others every chunk sees its whole past. own: of the context's chunks that are the
-    model's own predictions (one pass, from noise, instead of a chunk's four) at the end of training; their share rises from nothing over
-    the last third. lr_memory: highest learning rate of the memory's own weights, which are new and learn faster than those that were trained
-    before. Clips and their order are functions of the seed, noise of seed and step, so that arms of one seed differ by their memory alone.
+    model's own predictions (one pass, from the noise level that the step has drawn for each chunk, instead of a chunk's four) at the end of training; their
+    share rises from nothing over the last third. lr_memory: highest learning rate of the memory's own weights, which are new and learn faster than those that
+    were trained before. Clips and their order are functions of the seed, noise of seed and step, so that arms of one seed differ by their memory alone.
     """
 
     def __init__(

@@ -37,13 +37,18 @@ def main() -> None:
     overrides = [a for a in sys.argv[1:] if not a.startswith("labels=")]
     check_overrides(CONF, overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", with_plugins(["world.split=validation", "world.trajectories=8", *overrides]))
+        given = compose("config", with_plugins(overrides)).world
+        mine = [
+            f"world.{key}={value}" for key, value in (("split", "validation"), ("trajectories", 8)) if key in given
+        ]  # of worlds that are made, not recorded
+        cfg = compose("config", with_plugins([*mine, *overrides]))
     check_fields({k: v for k, v in plain(cfg).items() if k not in GROUPS}, MainSettings)
     plugins = plugins_of([f"plugins=[{','.join(cfg.plugins)}]"])
     check(plain(cfg.world), "world", World, plugins)
     backbone = build(cfg.backbone, "backbone", Backbone, plugins)
     where = next((a.removeprefix("labels=") for a in sys.argv[1:] if a.startswith("labels=")), None)
     path = Path(where) if where else LABELS / file_name(backbone.geometry)
+    path.parent.mkdir(parents=True, exist_ok=True)  # what cannot be made is said before the rollouts
     calibrate(cfg, backbone, path, overrides)
 
 

@@ -11,6 +11,7 @@ from harness.training.clips import Phase, Scenery
 from harness.training.codec import Terms
 
 Steps = Annotated[Count, Le(10**8)]
+Scenes = Annotated[Count, Le(10**6)]  # of one seed
 Width = Annotated[Count, Le(8192)]
 
 
@@ -23,7 +24,7 @@ class CodecStage:
     blocks: Annotated[Count, Le(100)]
     lr: Positive
     frozen: bool
-    unique: Count
+    unique: Scenes
     validate_every: Steps
     validation: Phase
     phases: Sequence[Phase]
@@ -55,7 +56,7 @@ class DenoiserStage:
     lr_muon: Weight
     lr_adam: Weight
     ema: Share
-    unique: Count
+    unique: Scenes
     validate_every: Steps
     validation: Phase
     rounds: Natural
@@ -71,7 +72,7 @@ class FirstStage:
     """What is trained before an arm: the depth head that `geometry` needs, and an arm's own weights on the base as it is."""
 
     lr: Positive
-    unique: Count
+    unique: Scenes
     validate_every: Steps
     validation: Phase
     phases: Annotated[Sequence[Phase], Len(1)]

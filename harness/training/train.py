@@ -33,6 +33,10 @@ def checked(cfg: DictConfig) -> dict:
     check(settings["samples"], "samples", World)
     if settings["device"] == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda, but PyTorch sees no GPU here; use device=cpu, or install a CUDA build of PyTorch")
+    if not settings["codec"]["phases"] and not settings["start"] and not settings["arm"]:
+        raise ValueError("codec.phases=[]: without start=FILE there is no codec to keep; give a weights file, or let the codec train")
+    if settings["samples"].get("size") not in (None, [settings["world"]["size"]] * 2):
+        raise ValueError(f"samples.size={settings['samples']['size']}, but the model works at world.size={settings['world']['size']}; use the same")
     stages = {name: settings[name] for name in ("codec", "denoiser")} | (
         {f"arm.{name}": settings["arm"][name] for name in ("depth", "alone")} if settings["arm"] else {}
     )
@@ -79,6 +83,7 @@ def train(cfg: DictConfig) -> Path:
     model = {"grid": [side, side], "chunk": CHUNK, "levels": settings["denoiser"]["levels"], "codec": codec_sizes, "network": settings["network"]}
     keys = ("levels", "level_weights", "context_noise", "warmup", "decay", "lr_muon", "lr_adam")
     module = DenoiserTraining(network, codec, steps=length(cfg.denoiser), seed=cfg.seed, **{k: settings["denoiser"][k] for k in keys})
+    kept = {k: x.clone() for k, x in pack(codec, network).items() if k.startswith("codec.")}  # an average of equal numbers need not be that number
     if module.steps:
         samples = SampleGrid(out / "samples", build(settings["samples"], "samples", World), model, seen)
         shown = partial(_model, model, codec, network)
@@ -93,7 +98,7 @@ def train(cfg: DictConfig) -> Path:
             network,
             more={"network": settings["network"]},
         )
-    save_weights(out / "rooms.safetensors", model | {"steps": seen + module.steps}, pack(codec, network))
+    save_weights(out / "rooms.safetensors", model | {"steps": seen + module.steps}, pack(codec, network) | kept)
     return out / "rooms.safetensors"
 
 

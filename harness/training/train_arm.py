@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from backbones.codecs import ConvCodec
 from backbones.rooms import WEIGHTS, RoomsBackbone, load_weights, pack
-from backbones.rooms_arms import file_name, memory_of, save_arm
+from backbones.rooms_arms import file_name, fingerprint, memory_of, save_arm
 from backbones.rooms_geometry import GeometryMemory
 from backbones.rooms_memory import Memory
 from backbones.rooms_network import RoomsNetwork
@@ -40,19 +40,19 @@ def train_arm(cfg: DictConfig, settings: dict) -> Path:
         memory.depth.requires_grad_(False)
     keys = ("levels", "level_weights", "context_noise", "warmup", "decay", "lr_muon", "lr_adam")
     training = {k: settings["denoiser"][k] for k in keys} | {"steps": length(cfg.denoiser), "seed": cfg.seed}
-    policy = build(arm["policy"], "arm.policy", CachePolicy)
+    policy, begun = build(arm["policy"], "arm.policy", CachePolicy), {"arm": arm, "base": fingerprint(tensors)}
     clips = partial(SessionClips, palindromes=arm["palindromes"])
     if any(p.requires_grad for p in memory.parameters()):
         first = MemoryTraining(network, codec, memory, policy, 1.0, 0.0, cfg.arm.alone.lr, **training | {"steps": length(cfg.arm.alone), "warmup": WARMUP})
         network.requires_grad_(False)
-        fit("alone", first, cfg.arm.alone, cfg, 1, [], memory, clips, {"arm": settings["arm"]})
+        fit("alone", first, cfg.arm.alone, cfg, 1, [], memory, clips, begun | {"training": training})
         network.requires_grad_(True)
     module = ArmTraining(network, codec, memory, policy, arm["share"], arm["own"], arm["lr_memory"], **training)
     shown = build(arm["policy"], "arm.policy", CachePolicy)
     recall = RecallCurve(
         out / "samples", Scenery(**cfg.world), partial(_model, config, codec, network, arm["name"], memory), shown, **settings["recall"], seen=0
     )
-    fit("arm", module, cfg.denoiser, cfg, 2, [recall, EMAWeightAveraging(decay=cfg.denoiser.ema)], module.trained, clips, {"arm": settings["arm"]})
+    fit("arm", module, cfg.denoiser, cfg, 2, [recall, EMAWeightAveraging(decay=cfg.denoiser.ema)], module.trained, clips, begun)
     about = {"arm": arm["name"], "steps": module.steps, "seed": cfg.seed, "base_steps": config.get("steps", 0)}
     result = out / file_name(arm["name"], path)
     save_arm(result, about, tensors, network.state_dict(), memory)

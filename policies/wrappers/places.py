@@ -25,7 +25,7 @@ class PlacesPolicy(PolicyWrapper):
     with all its chunks. theta=inf or members=inf drops nothing.
 
     A dropped chunk is unreachable, and reported so, although its place may have a chunk that shows nearly the same. Uncertain: EpiCache clusters embeddings
-    by k-means with the whole past at hand and keeps what is nearest to a medoid, in blocks of tokens; online, by geometry and by chunk is our reading. """
+    by k-means with the whole past at hand and keeps what is nearest to a medoid, in blocks of tokens; online, by geometry and by chunk is our reading."""
 
     inner: CachePolicy
     likeness: Likeness
