@@ -174,9 +174,9 @@ class WanBackbone(Backbone):
         return torch.cat([mask, latents.cpu()]).to(self.geometry.device)
 
     def _encoded_image(self, image: Float[Tensor, "1 3 y x"], frames: int) -> Float[Tensor, "16 f y x"]:
-        pixels = torch.zeros(1, 3, STRIDE * (frames - 1) + 1, *self.size)
-        pixels[0, :, 0] = 2 * image[0] - 1
-        return self.codec.encode(pixels.to(self.geometry.device))[0]
+        pixels = torch.zeros(1, 3, STRIDE * (frames - 1) + 1, *self.size, device=self.geometry.device)
+        pixels[0, :, 0] = 2 * image[0].to(pixels) - 1
+        return self.codec.encode(pixels)[0]
 
     def latent_frames(self, trajectory: Trajectory) -> int:
         """Latent frames of a rollout: whole chunks only, and one at least (of a path that is led on from its first image)."""
