@@ -24,7 +24,7 @@ from tests.made_runs import make_run
 from tests.toy_arms import TRAINED, config, toy_base
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-SHIPPED = {"control": 800, "retrieved": 800, "compressed": 800, "recurrent": 800, "geometry": 400}  # steps
+SHIPPED = {"control": 800, "retrieved": 800, "compressed": 800, "recurrent": 800, "geometry": 800}  # steps
 
 
 @pytest.fixture(scope="module")
