@@ -135,7 +135,7 @@ class RoomsBackbone(Backbone):
     def encode(self, frames: Float[Tensor, "p 3 y x"]) -> Float[Tensor, "f s c"]:
         if tuple(frames.shape[-2:]) != self.size:
             raise ValueError(
-                f"frames are {tuple(frames.shape[-2:])} pixels, the model works at {self.size}; set world.size={self.size[0]} or resize the images"
+                f"frames are {tuple(frames.shape[-2:])} pixels, the model works at {self.size}; set world.size={list(self.size)} or resize the images"
             )
         return self.codec.encode(frames.to(self.geometry.device)).flatten(2).transpose(1, 2)
 

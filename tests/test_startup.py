@@ -40,7 +40,11 @@ def test_help_needs_nothing_heavy(tmp_path, script):
     ("script", "arguments", "expected"),
     [
         ("run.py", ["policy.retreived=6"], "Did you mean: policy.retrieved"),
-        ("run.py", ["policy=worldvk"], "worldkv"),
+        ("run.py", ["policy=worldvk"], "there is no policy=worldvk. Did you mean: worldkv"),
+        ("run.py", ["-m", "policy=full,worldvk"], "there is no policy=worldvk. Did you mean: worldkv"),
+        ("run.py", ["policy=worldkv", "policy/selector=covrage"], "there is no policy/selector=covrage. Did you mean: coverage"),
+        ("run.py", ["store=s3"], "there is no store=s3. Use one of: "),
+        ("run.py", ["policy=full,sliding"], "policy=full,sliding asks for several runs; add -m"),
         ("run.py", ["logger=wandb"], "use auto, online, offline, trackio or none"),
         ("train.py", ["devcie=cpu"], "devcie"),
         ("bench.py", ["chnuk=3"], "chnuk"),

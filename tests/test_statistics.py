@@ -105,6 +105,7 @@ def test_tables_star_what_is_significant_and_say_among_how_many(experiment):
     cells = {row["run"]: row["PSNR revisit to full"] for row in text.table(runs, "full")}
     assert "*" in cells["worldkv"] and "*" not in cells["h2o"] and cells["full"] == "baseline"
     (note,) = (n for n in text.notes(runs, "full") if n.startswith("*"))
+    assert not any("not comparable" in n for n in text.notes(runs, "full")), "one group"
     assert "over 2 comparisons" in note and "8 trajectories find a difference of" in note
     rows = list(csv.DictReader(io.StringIO(text.comma_separated(runs, "full"))))
     by_run = {row["run"]: row for row in rows}

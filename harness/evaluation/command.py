@@ -21,7 +21,7 @@ from harness.evaluation.multirun import Asked, check_launcher, conclude, folder_
 from harness.results.run_folder import without_result
 from harness.settings.build import plain
 from harness.settings.check import check_fields
-from harness.settings.command_line import CONF, ROOT, check_overrides, label_of, understood
+from harness.settings.command_line import CONF, ROOT, check_overrides, check_single, label_of, understood
 from harness.settings.entry_point import end, entry_point, explained
 from harness.settings.help import asks_for_help, help_text
 from harness.settings.main_job import GROUPS, MainSettings
@@ -107,6 +107,8 @@ def main() -> None:
     sys.argv[1:] = arguments = with_plugins(arguments)
     asked = Asked.by(arguments)
     if not asked.several or asked.others:
+        if not asked.others:
+            check_single(arguments)
         _main()
         return
     check_launcher(arguments)

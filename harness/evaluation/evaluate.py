@@ -21,12 +21,12 @@ from rich.markup import escape
 from harness.evaluation.checks import NOTHING, check_all, check_images, device_of
 from harness.evaluation.predict import parts_of, predict, snapshot_of
 from harness.evaluation.ranks import Work, agreed, check_ranks, follow, outer_rank, ranks_of, together, tolerance
-from harness.evaluation.weights import weights_of
+from harness.evaluation.weights import code_of, inputs_of, weights_of
 from harness.reporting.pictures import experiment_pictures, run_pictures
 from harness.reporting.table import Run, headline
 from harness.reporting.terminal import comparison, console
 from harness.results.identity import DECIDES, comparable, deciding, run_path
-from harness.results.ownership import check_same_settings, check_same_weights
+from harness.results.ownership import check_same_contents, check_same_settings
 from harness.results.provenance import provenance
 from harness.results.run_folder import RunFolder
 from harness.settings.build import build
@@ -83,9 +83,10 @@ def evaluate(
     if cfg.overwrite and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":  # a requeued job goes on with what it has
         folder.clear()
     check_same_settings(folder, deciding(settings), bool(cfg.run_dir))
-    weights = {} if "backbone" in given else weights_of(settings["backbone"])
-    check_same_weights(folder, weights)
     packages = plugins_of(plugins)
+    contents = {} if "backbone" in given else weights_of(settings["backbone"])
+    contents |= ({} if "world" in given else inputs_of(settings["world"])) | code_of([settings[k] for k in DECIDES if k != "seed"])
+    changed = " and ".join(check_same_contents(folder, contents))
     world = given.get("world") or build(cfg.world, "world", World, packages)
     check_names(world.names)
     results, rollouts = folder.results(), 0.0
@@ -94,6 +95,8 @@ def evaluate(
         saved, about = Path(cfg.snapshot.save), snapshot_of(settings).about
         done &= {name for name in world.names if is_saved(saved, name, about, cfg.seed)}
     fresh = results is None or len(done) < len(world.names) or set(results["run"].get("names", world.names)) != set(world.names)
+    if changed and done and fresh:
+        raise ValueError(f"{path} holds trajectories of other code: {changed} has changed since, and one mean would be of both; overwrite=true runs all again")
     # a W&B agent's run is a new one to its sweep, whether or not there is anything left to do
     told = cfg.logger != "none" and (fresh or folder.owes("tracker") or bool(os.environ.get("WANDB_SWEEP_ID")))
     tracker = _tracker(cfg, settings, choices, label, folder, len(world.names)) if told else None
@@ -102,7 +105,7 @@ def evaluate(
             out.print(line, markup=False, highlight=False, soft_wrap=True)
         folder.create()
         write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
-        folder.write_weights(weights)
+        folder.write_weights(contents)
         with together(settings, packages):
             work = agreed(ranks_of(settings), Work(tuple(i for i, n in enumerate(world.names) if n not in done), path / "bank"))
             parts = parts_of(cfg, settings, given, packages)
@@ -123,7 +126,7 @@ def evaluate(
             "ranks": ranks_of(settings),
             "ranks_tolerance": tolerance(settings),
             "comparable": comparable(settings),
-            "weights": weights,
+            "weights": contents,
             "metrics": metrics.versions(),
             "about_policy": line_of(given["policy"]) if "policy" in given else policy_line(choices["policy"], [CONF, *plugin_folders(plugins)]),
             "fps_includes": "plan, assembly, denoising and clean passes, commit, decode; generated chunks only; no warm-up excluded",
@@ -135,7 +138,8 @@ def evaluate(
         if outer is not None:
             with together(settings, packages):
                 agreed(ranks_of(settings), Work((), path / "bank"))  # the other ranks wait for something to do
-        out.print(f"finished before: {path} (overwrite=true runs it again)", markup=False, soft_wrap=True)
+        older = f"before {changed} was changed; " if changed else ""
+        out.print(f"finished before: {path} ({older}overwrite=true runs it again)", style="yellow" if changed else "", markup=False, soft_wrap=True)
         if tracker is not None:
             tracker.begin()
     if folder.owes("pictures"):

@@ -99,6 +99,7 @@ def reasons(mine: Run, other: Run) -> list[str]:
     found = [f"{k}: {_short(mine.settings.get(k))} / {_short(other.settings.get(k))}" for k in differ]
     found += [f"metric {k}: version {v} / {w}" for k, v in mine.about["metrics"].items() if (w := other.about["metrics"].get(k)) != v]
     found += ["other weights under the same name"] if _base(mine) != _base(other) else []
+    found += ["other paths or pictures under the same name"] if _inputs(mine) != _inputs(other) else []
     probes = [{r.name: probed(r) for r in run.records if r.probes} for run in (mine, other)]
     found += ["other recall probes"] if any(probes[1].get(name, views) != views for name, views in probes[0].items()) else []
     return found or ["other noise"]
@@ -118,6 +119,11 @@ def groups_of(runs: Sequence[Run]) -> list[list[Run]]:
     return [[r for r in runs if r.group == g] for g in sorted({r.group for r in runs})]
 
 
+def _inputs(run: Run) -> str:
+    """The digests of what the world read."""
+    return json.dumps({k: v for k, v in sorted(run.about.get("weights", {}).items()) if k.startswith("world.")})
+
+
 def other_weights(runs: Sequence[Run]) -> str:
     """Which of the runs have weights of which arm, and that differences to the others are the training's too; empty where all have the same."""
     arms = {arm: [r.name or r.label for r in runs if r.settings.get(ARM) == arm] for arm in dict.fromkeys(r.settings.get(ARM) for r in runs)}
@@ -128,11 +134,11 @@ def other_weights(runs: Sequence[Run]) -> str:
 
 
 def _group(runs: Sequence[Run]) -> None:
-    """Number the groups, the largest first. Settings, the base's weights and metric versions must agree, and of every trajectory that two runs share
-    the noise, and which views were probed."""
+    """Number the groups, the largest first. Settings, the base's weights, what the world read and metric versions must agree, and of every
+    trajectory that two runs share the noise, and which views were probed."""
     noise: list[tuple[tuple, dict[str, str]]] = []
     for run in runs:
-        key = (run.about["comparable"], run.about["backbone"], json.dumps(run.about["metrics"], sort_keys=True), _base(run))
+        key = (run.about["comparable"], run.about["backbone"], json.dumps(run.about["metrics"], sort_keys=True), _base(run), _inputs(run))
         mine = {r.name: r.noise for r in run.records} | {f"probes of {r.name}": probed(r) for r in run.records if r.probes}
         for number, (known, theirs) in enumerate(noise):
             if known == key and all(theirs[n] == mine[n] for n in mine.keys() & theirs.keys()):

@@ -72,7 +72,7 @@ def notes(runs: list[Run], baseline: str) -> list[str]:
     """What is not comparable, and why."""
     groups, found, home = groups_of(runs), [], home_group(runs, baseline)
     for group in groups:
-        if group is not home:
+        if group[0].group != home[0].group:
             why = "; ".join(reasons(group[0], home[0])[:4])
             against = f"compared with the {baseline} of their own" if any(r.label == baseline for r in group) else f"no {baseline} to compare with"
             found.append(f"{len(group)} runs are not comparable with the others ({why}): {against}")

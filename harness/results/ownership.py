@@ -1,4 +1,4 @@
-"""Whether a run folder is this evaluation's: of the same settings, and of the same weights."""
+"""Whether a run folder is this evaluation's: of the same settings, and of the same files."""
 
 import logging
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from harness.results.identity import DECIDES, deciding
 from harness.results.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
+CODE = "code of "  # before a module, among what a run folder remembers of contents
 
 
 def check_same_settings(folder: RunFolder, settings: dict, chosen: bool) -> None:
@@ -29,8 +30,14 @@ def check_same_settings(folder: RunFolder, settings: dict, chosen: bool) -> None
             raise ValueError(f"{folder.path} holds a run with other settings of {', '.join(differ)}; choose another run_dir, or overwrite=true to replace it")
 
 
-def check_same_weights(folder: RunFolder, weights: Mapping[str, str]) -> None:
-    """Rollouts of other weights under the same name stay apart: a file that was trained anew, another checkout. weights: digests by setting."""
-    if (theirs := folder.weights()) is not None and (differ := [k for k in weights if k in theirs and theirs[k] != weights[k]]):
-        named = " and ".join(f"backbone.{k}" for k in differ)
-        raise ValueError(f"{folder.path} holds rollouts of other weights: the file of {named} has changed since; choose another name, or overwrite=true")
+def check_same_contents(folder: RunFolder, contents: Mapping[str, str]) -> list[str]:
+    """Rollouts of other files under the same name stay apart: weights that were trained anew, a path that was recorded again, a policy whose code was
+    edited. contents: digests by setting, and by module (`CODE`). Returns the modules that have changed: a finished run stands, but nothing may be added
+    to it. Raises ValueError for other weights or inputs."""
+    theirs = folder.weights() or {}
+    differ = [k for k in contents if k in theirs and theirs[k] != contents[k]]
+    if files := [k for k in differ if not k.startswith(CODE)]:
+        what = "weights" if not any(k.startswith("world.") for k in files) else "inputs"
+        named = " and ".join(k if k.startswith("world.") else f"backbone.{k}" for k in files)
+        raise ValueError(f"{folder.path} holds rollouts of other {what}: what {named} names has changed since; choose another name, or overwrite=true")
+    return [k.removeprefix(CODE) for k in differ]

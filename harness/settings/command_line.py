@@ -2,7 +2,8 @@
 
 import difflib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -36,6 +37,9 @@ def check_overrides(conf: Path, arguments: Sequence[str]) -> None:
             option = group.partition("=")[2]
             if ".." in option or option.startswith(("/", "'/", '"/')):
                 raise SystemExit(f"error: {override.key_or_group}={option}: an option is a name; files of your own folder are found with --config-dir=FOLDER")
+        if not any(a.startswith(("--config-dir", "-cd", "hydra.searchpath=")) for a in arguments):  # else options may lie anywhere
+            for override in groups:
+                _check_option(override, places)
         chosen = with_plugins([*first, *plugins])
         settings = [o for o in parsed if not (o in groups or o.is_add() or o.is_force_add() or o.key_or_group.startswith("hydra"))]
         if not settings:
@@ -59,6 +63,28 @@ def check_overrides(conf: Path, arguments: Sequence[str]) -> None:
                 f"error: there is no setting {key!r}. Did you mean: {', '.join(close or siblings or known)}?"
                 + (f"\nsettings of {parent}: {', '.join(siblings)}" if siblings else "")
             )
+
+
+def _check_option(override: Override, places: Iterable[Path]) -> None:
+    """Exits with the near names for an option of a group that is in none of `places`."""
+    group = override.key_or_group
+    known = sorted({f.stem for p in places for f in (p / group).glob("*.yaml")})
+    values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
+    for option in map(str, values):
+        if re.fullmatch(r"[\w-]+", option) and option not in (*known, "null"):
+            close = difflib.get_close_matches(option, known, 3, 0.6)
+            meant = f"Did you mean: {', '.join(close)}?" if close else f"Use one of: {', '.join(known)}"
+            raise SystemExit(f"error: there is no {group}={option}. {meant}")
+
+
+def check_single(arguments: Sequence[str]) -> None:
+    """Exits with the remedy where values are listed for several runs, and nothing says that several are wanted."""
+    try:
+        parsed = OverridesParser.create().parse_overrides([a for a in arguments if "=" in a and not a.startswith("-")])
+    except HydraException:
+        return  # Hydra says what is wrong with it
+    if several := [o.input_line for o in parsed if o.is_sweep_override()]:
+        raise SystemExit(f"error: {several[0]} asks for several runs; add -m, which runs each of them")
 
 
 def understood(arguments: Sequence[str]) -> list[str]:

@@ -47,11 +47,7 @@ class RetrievalPolicy(CachePolicy):
         self.compressor.reset(geometry)  # what the parts need is known now
         self.raw_keys, self.needs_attention_scores = self.placement.moves, self.selector.needs_attention_scores or self.compressor.needs_attention_scores
         self.probes, self.tries, self.compresses = self.selector.probes, self.selector.tries, not isinstance(self.compressor, KeepAll)
-        if self.compressor.joint and not self.placement.rigid:
-            raise ValueError(
-                f"retrieval: {type(self.compressor).__name__} makes one page of a chunk, and {type(self.placement).__name__} gives each frame its own "
-                "position; use policy.compressor.budget=frame or another compressor, or placement=absolute or rebased"
-            )
+        self.placement.check(self.compressor)
         if self.compress == "store" and self.compressor.slots > 1:
             raise ValueError("retrieval: compressor.rotate follows the order of retrieval; it needs compress=retrieve")
         if self.compress == "retrieve" and self.compressor.joint:
@@ -65,8 +61,7 @@ class RetrievalPolicy(CachePolicy):
         banked = {f // size for f in bank.frames}  # a wrapper may have dropped chunks
         for gone in self._observed - banked:
             self.selector.forget(gone)
-            self._kept.pop(gone, None)
-            self._into.pop(gone, None)
+            self._kept, self._into = ({c: x for c, x in table.items() if c != gone} for table in (self._kept, self._into))
         self._observed &= banked
         candidates = self.selector.eligible([c for c in window.chunks(chunk.start) if c in banked])
         if self.fallback and not candidates:
@@ -121,5 +116,4 @@ class RetrievalPolicy(CachePolicy):
         if self.compress == "store" and leaving in self._kept:
             kept, into = self._kept.pop(leaving)[0], self._into.pop(leaving)
             for (frames, rows), target in zip(kept, into or [None] * len(kept), strict=True):
-                if all(map(bank.rows, frames)):  # a wrapper may have dropped the chunk
-                    bank.replace(frames, rows, target)
+                bank.replace(frames, rows, target)

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
+from policies.parts.compress.base import Compressor
+
 
 class Placement(ABC):
     """moves: whether rows leave their own temporal position, so that the bank must keep un-rotated keys.
@@ -13,6 +15,12 @@ class Placement(ABC):
     moves: bool
     rigid: bool = True
     by_similarity: bool
+
+    def check(self, compressor: Compressor) -> None:
+        """Raises ValueError for a compressor whose pages it cannot place."""
+        if compressor.joint and not self.rigid:
+            kind, mine = type(compressor).__name__, type(self).__name__
+            raise ValueError(f"retrieval: {kind} makes one page of a chunk, and {mine} gives each frame its own position; use placement=rebased or absolute")
 
     @abstractmethod
     def times(self, sink: list[int], retrieved: list[list[int]], recent: list[int], start: int, size: int) -> tuple[float, ...] | None:
