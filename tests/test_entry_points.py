@@ -63,6 +63,7 @@ def test_a_fault_of_the_program_shows_where_it_is(capsys):
         main()
     err = capsys.readouterr().err
     assert ended.value.code == 1 and "Traceback" in err and "this is a fault of the program, please report it" in err.splitlines()[-1]
+    assert f"raised in {__file__}:" in err.splitlines()[-1], "whose code it is in"
 
 
 def test_a_signal_is_raised_once_and_handlers_come_back():

@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import json
 import re
 
 import numpy as np
@@ -131,6 +132,20 @@ def test_few_trajectories_are_said_to_be_few(tmp_path):
     runs, _ = read_runs(tmp_path / "e")
     assert "*" not in text.table(runs, "full")[0]["PSNR revisit to full"]
     assert any("over 1 comparisons); 4 trajectories cannot show it, 6 can" in n for n in text.notes(runs, "full"))
+
+
+def test_what_is_no_better_than_an_unrelated_view_is_said_to_mean_nothing(tmp_path):
+    def noted(quality: float) -> bool:
+        folder = tmp_path / f"q{quality}"
+        for policy in ("full", "worldkv"):
+            file = make_run(folder, policy, quality=quality, names=EIGHT) / "results.json"
+            results = json.loads(file.read_text())
+            results["summary"]["quality/psnr_floor"] = {"mean": 12.0, "ci95": None, "n": 8}
+            file.write_text(json.dumps({k: v for k, v in results.items() if k != "sum"}))
+        runs, _ = read_runs(folder)
+        return any("quality means nothing here" in n for n in text.notes(runs, "full"))
+
+    assert noted(5.0) and not noted(30.0)
 
 
 def test_a_run_that_lacks_trajectories_says_so_and_is_not_the_best(tmp_path):

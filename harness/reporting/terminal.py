@@ -14,7 +14,7 @@ from harness.reporting.audit import audit_notes
 from harness.reporting.columns import columns_of, ends_of
 from harness.reporting.groups import Run, groups_of, other_weights, read_runs
 from harness.reporting.table import BASELINE
-from harness.reporting.text import Row, failures, notes, rows, significance
+from harness.reporting.text import Row, failures, meaningless, notes, rows, significance
 from metrics.column import Column
 
 WIDE = 140  # of output that goes to a file, where nobody said how wide
@@ -135,7 +135,9 @@ def comparison(experiment: Path, current: Path, width: int) -> Group:
     if len(same) == 1 and "external" not in about and not any(k.startswith("replay/") for k in mine.summary):
         others = ",".join(dict.fromkeys((BASELINE, "sliding", "worldkv", about["policy"])))
         lines.append(Text(f"compare: -m policy={others}"))
-    said = [*filter(None, [other_weights(same)]), *failures(same), *significance(same, BASELINE), *audit_notes(same)]
+    if len(same) > 1 and not any(r.label == BASELINE for r in same):
+        lines.append(Text(f"no run of {BASELINE} to differ from; differences to another: harness/report.py {experiment} --baseline {same[0].label}"))
+    said = [*filter(None, [other_weights(same)]), *failures(same), *meaningless(same), *significance(same, BASELINE), *audit_notes(same)]
     lines += [Text(note, style="dim") for note in said]
     if others := len(runs) - len(same):
         lines.append(Text(f"{others} runs of another world, seed, backbone or noise are not comparable and not shown"))

@@ -68,6 +68,15 @@ def failures(runs: list[Run]) -> list[str]:
     return [f"{r.name}: {len(r.about['failed'])} trajectories failed and are missing" for r in runs if r.about["failed"]]
 
 
+def meaningless(runs: list[Run]) -> list[str]:
+    """Where no run is better than an unrelated view, as of an untrained model."""
+    main = leading(shown(runs))
+    scored = [(e["mean"], floor["mean"]) for r in runs if main and (e := r.summary.get(main.key)) and (floor := r.summary.get(main.floor))]
+    if main is None or not scored or any((mean - floor) * main.better > 0 for mean, floor in scored):
+        return []
+    return [f"no run's {main.heading} is better than the floor, an unrelated view of its rollout (as of an untrained model): quality means nothing here"]
+
+
 def notes(runs: list[Run], baseline: str) -> list[str]:
     """What is not comparable, and why."""
     groups, found, home = groups_of(runs), [], home_group(runs, baseline)
@@ -81,7 +90,7 @@ def notes(runs: list[Run], baseline: str) -> list[str]:
         found.append(f"speed was measured on {len(devices)} devices and is not comparable between them: {'; '.join(sorted(devices))}")
     for said in sorted({r.about["external"] for r in runs if "external" in r.about}):
         found.append(f"{', '.join(r.name for r in runs if r.about.get('external') == said)}: {said}")
-    return found + failures(runs) + significance(home, baseline) + _band(runs, home) + audit_notes(home)
+    return found + failures(runs) + meaningless(home) + significance(home, baseline) + _band(runs, home) + audit_notes(home)
 
 
 def significance(group: list[Run], baseline: str) -> list[str]:
@@ -120,7 +129,8 @@ def wanted(group: list[Run], baseline: str, difference: float) -> list[str]:
         if entry["sd"] is not None:
             count = needed(entry["sd"], difference / main.factor, len(entries))
             effect = f"{difference:g} {main.unit} in {main.heading} to {baseline}"
-            found.append(f"{run.name}: {count} trajectories find {effect} in 8 of 10 cases (n={entry['n']} now)")
+            rough = ", so a rough guess" if entry["n"] < fewest(1) else ""
+            found.append(f"{run.name}: {count} trajectories find {effect} in 8 of 10 cases (n={entry['n']} now{rough})")
     if not found:
         raise ValueError("one trajectory says nothing of how trajectories differ; evaluate two or more")
     return found

@@ -57,8 +57,15 @@ def end(error: Exception) -> NoReturn:
     known = explained(error)
     if known is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
-        _leave(f"error: {known or f'{type(error).__name__}: {error}; this is a fault of the program, please report it with the lines above'}", 1)
+        _leave(f"error: {known or f'{type(error).__name__}: {error}; {_whose(error)}this is a fault of the program, please report it with the lines above'}", 1)
     _leave(f"error: {known}", 1)
+
+
+def _whose(error: BaseException) -> str:
+    """Where it was raised, of code that is not installed: a policy or a metric of one's own may lie in these folders too."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename and not f.filename.startswith("<")]
+    where = frames[-1] if frames else None
+    return f"raised in {where.filename}:{where.lineno} ({where.name}); if that is code of yours, look there, if not, " if where else ""
 
 
 def usage(text: str) -> NoReturn:
