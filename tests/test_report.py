@@ -181,7 +181,7 @@ def test_quality_against_the_gap_by_hand(tmp_path):
     curve = data._against(data._rows(runs[0], "pairs"), lambda pair: pair["gap_frames"], [PSNR])
     by_hand = [np.array([p["psnr_revisit"] for r in runs[0].records for p in r.pairs if p["gap_frames"] == gap]) for gap in curve["x"]]
     assert curve[PSNR] == pytest.approx([v.mean() for v in by_hand], rel=1e-6) and curve["n"] == [5] * 4
-    assert curve["error/psnr_revisit"] == pytest.approx([1.96 * v.std(ddof=1) / 5**0.5 for v in by_hand], rel=1e-5)
+    assert curve["error/psnr_revisit"] == pytest.approx([2.7764451 * v.std(ddof=1) / 5**0.5 for v in by_hand], rel=1e-5), "t of 4 degrees of freedom"
 
 
 def test_help_and_a_typo():

@@ -142,7 +142,7 @@ def test_make_table_runs_what_its_table_is_made_of():
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["policy=worldvk"], ["worldvk", "worldkv", "sliding"]),
+        (["policy=worldvk"], ["worldvk", "Did you mean: worldkv"]),
         (["policy=[1]"], ["error: policy=[1]: an option of policy is a name"]),
         (["policy=worldkv", "policy.retreived=6"], ["policy.retreived", "Did you mean: policy.retrieved"]),
         (["policy=worldkv", "policy.sink=-1"], ["error: policy.sink=-1: use a whole number from 0"]),

@@ -137,7 +137,7 @@ def test_the_least_and_the_greatest_are_built_or_refused_at_once(found):
     [
         (["policy.sink=-1"], "policy.sink=-1: use a whole number from 0"),
         (["policy.sink=abc"], "policy.sink='abc': use a whole number from 0"),
-        (["policy.retrieved=nan"], "policy.retrieved=nan: use a number from 0, or inf for no limit"),
+        (["policy.retrieved=nan"], "policy.retrieved=nan: use a number from 0 to 1e+15, or inf for no limit"),
         (["policy.selector.metres=nan"], "policy.selector.metres=nan: use a number above 0"),
         (["policy.unit=apples"], "policy.unit='apples': use equivalents, frames, tokens or bytes"),
         (["policy.selector=3"], "policy.selector=3: use a Selector (settings with its _target_)"),
@@ -210,5 +210,5 @@ def test_the_words_are_those_of_the_declaration():
     from harness.settings.ranges import Angle, Count, Limit, Share, Size
 
     assert allowed(Count) == "a whole number from 1" and allowed(Share) == "a number from 0 to 1"
-    assert allowed(Limit | None) == "a number from 0, or inf for no limit or null"
+    assert allowed(Limit | None) == "a number from 0 to 1e+15, or inf for no limit or null"
     assert allowed(Size) == "a list of 2, each a whole number from 1 to 16,384" and allowed(Angle) == "a number above 0 and below 180"

@@ -102,6 +102,7 @@ def main() -> None:
 
 
 def _show(cfg: DictConfig, rows: dict[str, dict[str, Figure]], stopped: bool) -> None:
+    import torch
 
     from harness.benchmark.timing import Stopwatch
     from harness.results.provenance import provenance

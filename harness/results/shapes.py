@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from metrics.column import GROUPS, Column
-
 DIGITS = 9  # at most, after the point
 
 TEXTS = ("label", "policy", "backbone", "world", "store", "comparable", "device", "finished")
@@ -60,6 +58,8 @@ def check_record(record: Any) -> None:
 
 
 def _check_column(column: Mapping[str, Any]) -> None:
+    from metrics.column import GROUPS, Column  # not before it is settled whose `metrics` Python finds
+
     for field in fields(Column):
         value = column.get(field.name, None if field.default is MISSING else field.default)
         if not isinstance(value, int | float if field.type is float else field.type):

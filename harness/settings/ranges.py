@@ -59,7 +59,7 @@ Side = Annotated[int, Ge(1), Le(64)]  # points or parts along an edge
 Positive = Annotated[float, Gt(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 Weight = Annotated[float, Ge(0)]
-Limit = Annotated[float, Ge(0), Rule(lambda x: x <= MOST or x == inf, f"a number from 0 to {MOST:g}, or inf"), Unbounded()]
+Limit = Annotated[float, Ge(0), Rule(lambda x: x <= MOST or x == inf, f"a number from 0 to {MOST:g}, or inf for no limit"), Unbounded()]
 Angle = Annotated[float, Gt(0), Lt(180)]  # degrees
 Pixels = Annotated[int, Ge(1), Le(16384)]
 Size = Annotated[tuple[Pixels, ...], Len(2, 2)]  # rows, columns
