@@ -62,7 +62,7 @@ def _check_column(column: Mapping[str, Any]) -> None:
 
     for field in fields(Column):
         value = column.get(field.name, None if field.default is MISSING else field.default)
-        if not isinstance(value, int | float if field.type is float else field.type):
+        if not isinstance(value, int | float if field.type is float else field.type):  # pyright: ignore[reportArgumentType]
             raise ValueError(f"a column has {value!r} for {field.name}")
     if column["group"] not in GROUPS or not 0 <= column.get("decimals", 0) <= DIGITS or not math.isfinite(column.get("factor", 1.0)):
         raise ValueError(
