@@ -198,9 +198,8 @@ def _quality(run: Run, main: Column | None) -> float:
 
 
 def _best(group: list[Run], c: Column) -> str | None:
-    """The best value as it is shown, so that runs which look equal are both marked; None where nothing can be best: speeds of several devices,
-    a single run. Runs
-    that lack trajectories are no candidates."""
+    """The best value as it is shown, so that runs which look equal are both marked; None where nothing can be best: speeds of several devices, a
+    single run. Runs that lack trajectories are no candidates."""
     if not c.better or (c.timed and len({r.about["device"] for r in group}) > 1):
         return None
     values = [e["mean"] * c.better for r in group if not r.about["failed"] and (e := r.summary.get(c.key))]
