@@ -175,6 +175,17 @@ def test_a_row_for_every_mode():
         command.checked(command.settings(["repeats=0"]))
 
 
+def test_every_mode_has_the_weights_that_it_needs():
+    """Trained memories of one bench are on different weights; a backbone without arms says so before anything is measured."""
+    cfg = command.settings(["backbone=rooms_tiny", "modes=trained", "repeats=1", "chunk=5"])
+    with pytest.raises(ValueError, match="needs weights of the arm control"):
+        next(measure(command.settings(["backbone.size=[64,96]", "modes=trained"])))
+    rows = dict(measure(cfg))
+    assert list(rows) == list(cfg.modes)
+    assert rows["trained_compressed"]["frames"] < rows["full"]["frames"]
+    assert rows["trained_geometry"]["network ms"] > rows["sink_recent"]["network ms"], "pictures of the past are warped"
+
+
 EXAMPLES = re.findall(r"^python harness/bench.py ?(.*?)(?:   .*)?$", command.__doc__, re.M)
 assert len(EXAMPLES) >= 5
 

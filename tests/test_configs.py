@@ -12,7 +12,8 @@ from tests.conftest import CONF
 
 PARTS = ("hydra/launcher", "policy/selector", "policy/compressor", "policy/placement", "policy/likeness", "policy/scorer", "policy/split", "store/codec")
 GROUPS = {
-    g: sorted(p.stem for p in (CONF / g).glob("*.yaml")) for g in ("policy", "backbone", "world", "store", "metric", "experiment", "budget", "arm", *PARTS)
+    g: sorted(p.stem for p in (CONF / g).glob("*.yaml"))
+    for g in ("policy", "backbone", "world", "store", "metric", "experiment", "budget", "arm", "modes", *PARTS)
 }
 
 
@@ -22,7 +23,7 @@ def test_every_yaml_is_in_a_tested_group():
 
 
 @pytest.mark.parametrize(
-    ("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names if g not in ("experiment", "budget", "arm", "hydra/launcher")]
+    ("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names if g not in ("experiment", "budget", "arm", "modes", "hydra/launcher")]
 )
 def test_options_instantiate(group, name, tmp_path):
     needs = {"policy/likeness": ["policy=places"], "policy/scorer": ["policy=h2o"], "policy/split": ["policy=h2o"]}

@@ -1,8 +1,9 @@
 """Where the time of a chunk goes, policy by policy, and how far it is from attention over a ready-made window.
 
-python harness/bench.py                                    the cache modes of conf/bench.yaml on a mid-size network, in minutes
+python harness/bench.py                                    the cache modes of the reference on a mid-size network, in minutes
 python harness/bench.py backbone=rooms chunk=12            another backbone, another chunk
 python harness/bench.py backbone=lingbot backbone.weights=random backbone.device=cuda   published sizes, on a GPU
+python harness/bench.py backbone=rooms modes=trained chunk=40   trained memories, each on its own weights
 python harness/bench.py '+modes.mine=["policy=worldkv", "policy.retrieved=15"]'         another mode
 python harness/bench.py repeats=5 docs=docs/performance.md out=bench.json               written down
 
@@ -33,7 +34,7 @@ from harness.settings.ranges import Count, Le, Len, Seed
 from harness.system.files import write_atomic
 from harness.system.stopping import Stopped
 
-GROUPS = ("backbone", "store")
+GROUPS = ("backbone", "store")  # built elsewhere
 Samples = dict[str, list[dict[str, float]]]
 
 

@@ -1,6 +1,6 @@
-"""The chunk's time under every cache mode of conf/bench.yaml, sample by sample."""
+"""The chunk's time under every mode of a bench, sample by sample."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -12,7 +12,8 @@ from harness.benchmark.timing import ChunkTime, time_last_chunk
 from harness.cache.stores import PackedStore
 from harness.datatypes import Geometry, Trajectory
 from harness.policy import CachePolicy
-from harness.settings.build import build
+from harness.session import check_arm
+from harness.settings.build import build, plain
 from harness.settings.command_line import CONF
 from harness.settings.plugins import plugins_of, with_plugins
 from harness.worlds.poses import pinhole, rotation
@@ -39,16 +40,29 @@ def measure(cfg: DictConfig) -> Iterator[tuple[str, dict[str, float]]]:
     policies = {name: build(_policy(settings, cfg.plugins), f"modes.{name}: policy", CachePolicy, plugins) for name, settings in cfg.modes.items()}
     backbone = build(cfg.backbone, "backbone", Backbone, plugins)
     g: Geometry = backbone.geometry
+    for policy in policies.values():
+        policy.reset(g)  # what cannot work is said before minutes of measuring
+    backbones = _with_arms(backbone, policies.values(), cfg.backbone, plugins)
     trajectory = there_and_back(g, cfg.chunk + 1, backbone.size)
     rng = torch.Generator().manual_seed(cfg.seed)
     past = torch.cat([backbone.noise(rng)[0].cpu() for _ in range(cfg.chunk)])
-    for policy in policies.values():
-        policy.reset(g)  # what cannot work is said before minutes of measuring
     warm_up = there_and_back(g, 2, backbone.size)
-    time_last_chunk(backbone, next(iter(policies.values())), build(cfg.store, "store", PackedStore, plugins), warm_up, cfg.seed, past[: g.chunk])
+    for arm, policy in {policy.arm: policy for policy in policies.values()}.items():
+        time_last_chunk(backbones[arm], policy, build(cfg.store, "store", PackedStore, plugins), warm_up, cfg.seed, past[: g.chunk])
     for repeat in range(cfg.repeats):
         for name in list(policies) if repeat % 2 == 0 else reversed(policies):
-            yield name, columns(time_last_chunk(backbone, policies[name], build(cfg.store, "store", PackedStore, plugins), trajectory, cfg.seed, past), g)
+            policy, store = policies[name], build(cfg.store, "store", PackedStore, plugins)
+            yield name, columns(time_last_chunk(backbones[policy.arm], policy, store, trajectory, cfg.seed, past), g)
+
+
+def _with_arms(backbone: Backbone, policies: Iterable[CachePolicy], settings: DictConfig, plugins: Sequence[str]) -> dict[str | None, Backbone]:
+    """The backbone by the arm that a policy needs; None: as the settings say. The policies were reset."""
+    found = {None: backbone, backbone.arm: backbone}
+    for policy in policies:
+        if policy.arm not in found:
+            found[policy.arm] = build({**plain(settings), "arm": policy.arm}, "backbone", Backbone, plugins) if "arm" in settings else backbone
+        check_arm(policy, found[policy.arm])
+    return found
 
 
 def columns(timed: ChunkTime, g: Geometry) -> dict[str, float]:

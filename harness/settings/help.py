@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from harness.settings.plugins import plugin_folders, with_plugins
 
-ELSEWHERE = ("hydra", "arm")  # Hydra's own, and those of harness/train.py alone
+ELSEWHERE = ("hydra", "arm", "modes")  # Hydra's own, and those of harness/train.py and of harness/bench.py alone
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
