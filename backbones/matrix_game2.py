@@ -17,9 +17,10 @@ from backbones.codecs import PreviewCodec
 from backbones.wan_causal import Codec, Precision, Schedule, Sizes, WanBackbone, checked, chosen_device, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork
 from backbones.wan_parallel import built, codec_of, shared_images
-from harness.datatypes import Chunk, Trajectory
+from harness.datatypes import Chunk
 from harness.settings.ranges import Count, Device, Positive, Size
 from harness.system.ranks import ALONE, Ranks, joined
+from harness.trajectory import Trajectory
 
 _SIZES = WanConfig(1536, 12, 30, 8960, 1280, context="image", control="after_cross")
 PUBLISHED = {

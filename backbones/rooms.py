@@ -21,9 +21,10 @@ from backbones.rooms_network import RoomsNetwork, ray_angles, ray_features, ray_
 from backbones.rope import rotate
 from backbones.wan_causal import chosen_device
 from harness.backbone import Backbone, KVSeam
-from harness.datatypes import Chunk, Condition, Geometry, Trajectory
+from harness.datatypes import Chunk, Condition, Geometry
 from harness.settings.ranges import Device, Seed
 from harness.system.files import write_bytes
+from harness.trajectory import Trajectory
 from harness.worlds.poses import rays, relative
 
 WEIGHTS = Path(__file__).parent / "weights" / "rooms.safetensors"

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from backbones.codecs import ConvCodec, Residual
 from backbones.rooms_memory import Memory
 from backbones.warp import enlarged, points_of, splat
-from harness.datatypes import Chunk, Trajectory
+from harness.datatypes import Chunk
+from harness.trajectory import Trajectory
 
 FINE = 4  # depths a token along each axis
 NEAREST, FARTHEST = 0.1, 40.0  # metres

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from backbones.codecs import ConvCodec
 from harness.backbone import KVSeam
-from harness.datatypes import Chunk, Trajectory
+from harness.datatypes import Chunk
+from harness.trajectory import Trajectory
 
 
 class Memory(nn.Module):

@@ -17,9 +17,10 @@ from backbones.matrix_game2 import schedule
 from backbones.wan_causal import Codec, Precision, Schedule, Sizes, WanBackbone, checked, chosen_device, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork
 from backbones.wan_parallel import built, codec_of, shared_tokens
-from harness.datatypes import Chunk, Trajectory
+from harness.datatypes import Chunk
 from harness.settings.ranges import Count, Device, Size
 from harness.system.ranks import joined
+from harness.trajectory import Trajectory
 
 TEXT_LENGTH = 512
 STEPS = (1000, 750, 500, 250)

@@ -15,9 +15,10 @@ from backbones.rope import rotate_adjacent, turn_by
 from backbones.wan_attention import heads_each
 from backbones.wan_network import Control, WanConfig, WanNetwork, angles
 from harness.backbone import Backbone, KVSeam
-from harness.datatypes import Chunk, Condition, Geometry, Trajectory
+from harness.datatypes import Chunk, Condition, Geometry
 from harness.settings.ranges import Ge, Le
 from harness.system.meters import free_bytes
+from harness.trajectory import Trajectory
 
 LATENT_CHANNELS = 16
 CELL = 8  # pixels per latent cell

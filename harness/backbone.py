@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.datatypes import Chunk, Condition, Geometry, Trajectory
+from harness.datatypes import Chunk, Condition, Geometry
+from harness.trajectory import Trajectory
 
 
 class KVSeam(Protocol):

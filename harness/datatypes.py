@@ -1,4 +1,4 @@
-"""The words of the project as frozen dataclasses. Imported by all, imports none of ours (pages are in `harness.cache.page`).
+"""What a policy sees, as frozen dataclasses (the path is in `harness.trajectory`, pages are in `harness.cache.page`).
 
 Shape letters, everywhere: `b` rollouts that share a trajectory and therefore a plan, `f` latent frames, `s` tokens per
 frame, `n` context rows, `m` rows of the current chunk, `h` heads, `d` head dim, `l` layers. K/V is always `b n h d`,
@@ -7,7 +7,6 @@ and `l b n h d` where all layers travel together. A *frame* is a latent frame; n
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,26 +14,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.system.ranks import ALONE, Ranks
-
-
-class Overlap(Protocol):
-    """True co-visibility of views of video frames (rows) with views of others (columns), computed for the pairs that are asked for."""
-
-    def __call__(self, rows: Sequence[int], columns: Sequence[int], /) -> Float[Tensor, "n m"]:
-        """Share of each view that the other shows too."""
-        ...
-
-    def surface(self, rows: Sequence[int], columns: Sequence[int], /) -> Bool[Tensor, "n s m"]:
-        """Which of the surface points that a view of `rows` shows each view of `columns` shows too."""
-        ...
-
-    def shown(self, views: Sequence[int], /) -> Float[Tensor, "n s 3"]:
-        """Where the rays of each view, on a grid, meet surfaces: points of the world."""
-        ...
-
-    def depth(self, rows: Sequence[int], size: tuple[int, int], /) -> Float[Tensor, "n y x"]:
-        """True depth along the optical axis of views, in metres, at the centres of `size` (rows, columns) pixels."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -221,128 +200,3 @@ class Site:
     raw_q: Float[Tensor, "b m h d"] | None = None  # the queries before RoPE, after qk-norm
     positions: Float[Tensor, "m 3"] | None = None  # where they were rotated
     rope: Callable[[Float[Tensor, "*l n 3"]], Callable[..., Tensor]] | None = None  # the backbone's rotation, for rows `... n h d`
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkStats:
-    """Cost and memory of one chunk. Seconds, bytes and counts; `forced` chunks run the clean pass only.
-
-    retrieved, attended, unreachable: frames. stored: rows kept a layer of every past frame when the chunk was planned.
-    taken: rows that the window took of each attended frame. unreachable and stored grow with the past: rollouts of more
-    than `session.TRACED` frames leave them out (None); their numbers stay.
-    """
-
-    chunk: int
-    start: int
-    frames: int
-    frames_px: int
-    forced: bool
-    attended_rows: int
-    window_bytes: int  # rows of the context buffer in use, all layers
-    bank_bytes_gpu: int
-    bank_bytes_cpu: int
-    bytes_moved: int  # between window, tiers and devices, for this chunk
-    rows_rotated: int  # stored rows whose RoPE was applied again
-    unreachable_frames: int
-    state_bytes: int  # of the backbone besides the window: action caches, prompt K/V
-    peak_bytes: int
-    seconds_plan: float
-    seconds_assemble: float
-    seconds_passes: float
-    seconds_commit: float
-    seconds_decode: float
-    retrieved: tuple[int, ...]
-    attended: tuple[int, ...]
-    unreachable: tuple[int, ...] | None = ()
-    stored: tuple[int, ...] | None = ()
-    taken: tuple[int, ...] = ()
-    bank_bytes_disk: int = 0
-    host_bytes: int = 0  # resident memory of the process after the chunk, whatever it is used for; 0: unknown
-    open_files: int = 0
-    scratch_bytes: int = 0  # what the policy keeps beside window and bank: scores, summaries, descriptors
-    peak_bytes_all: int = 0  # of all ranks that share the rollout, where `peak_bytes` is the greatest rank's
-
-    @property
-    def seconds(self) -> float:
-        return self.seconds_plan + self.seconds_assemble + self.seconds_passes + self.seconds_commit + self.seconds_decode
-
-
-@dataclass(frozen=True)
-class RevisitPair:
-    """Two video frames with the same view, which was left in between.
-
-    gap_metres and gap_degrees: what the two poses really differ by. unrelated: the frame whose view differs most from
-    `first`, for the floor.
-    """
-
-    first: int
-    revisit: int
-    unrelated: int
-    gap_metres: float
-    gap_degrees: float
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """One rollout's task. Poses, actions and intrinsics are one per video frame; `images` are the frames that are given.
-
-    The first `given` video frames are clean context, the rest is generated. reference: true frames, where the world has
-    them. overlap: true co-visibility of some video frames' views with some others' (see `Chunk`), where the world has geometry.
-    no_pairs: why there are no revisit pairs, where there are none.
-    """
-
-    name: str
-    c2w: Float[Tensor, "p 4 4"]
-    intrinsics: Float[Tensor, "p 4"]
-    actions: Float[Tensor, "p 6"]
-    images: Float[Tensor, "g 3 y x"]
-    pairs: tuple[RevisitPair, ...]
-    fps: float = 16.0
-    prompt: str = ""
-    metres: float = 0.0  # that a key moves the camera in a video frame; 0: unknown
-    reference: Float[Tensor, "p 3 y x"] | None = None
-    overlap: Overlap | None = None
-    no_pairs: str = ""
-
-    @property
-    def given(self) -> int:
-        return len(self.images)
-
-    @staticmethod
-    def start(images: Float[Tensor, "g 3 y x"], intrinsics: Float[Tensor, "4"], metres: float = 0.0, prompt: str = "", name: str = "session") -> "Trajectory":
-        """The beginning of a path that nobody knows yet: the given images, seen from one pose, the origin."""
-        count = len(images)
-        return Trajectory(name, torch.eye(4).repeat(count, 1, 1), intrinsics.expand(count, 4), torch.zeros(count, 6), images, (), prompt=prompt, metres=metres)
-
-
-@dataclass(frozen=True)
-class ProbeView:
-    """What a recall probe showed: before `chunk` was made, a fork showed the views of chunk `target`, whose video frames are `frames`.
-
-    gap: chunks since these views were last seen. metres: from where the camera was. retrieved: what the policy brought back.
-    aside: metres and degrees from the target's views, where the fork looked from beside them; truth: the true views from there.
-    audit: what is shown with these pages replaced, by what they are replaced by; unaudited: why they cannot be.
-    """
-
-    chunk: int
-    target: int
-    gap: int
-    metres: float
-    frames: tuple[int, ...]
-    shown: Float[Tensor, "p 3 y x"]
-    retrieved: tuple[int, ...]
-    aside: tuple[float, float] | None = None
-    truth: Float[Tensor, "p 3 y x"] | None = None
-    audit: Mapping[str, Float[Tensor, "p 3 y x"]] = field(default_factory=dict)
-    unaudited: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """Video frames in [0, 1] and the cost of every chunk. generated: which frames are the model's own."""
-
-    frames: Float[Tensor, "p 3 y x"]
-    generated: Bool[Tensor, "p"]
-    stats: tuple[ChunkStats, ...]
-    noise: str  # fingerprint of the noise that was drawn
-    latents: Float[Tensor, "f s c"] = field(repr=False, default_factory=lambda: torch.empty(0))

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from harness.backbone import Backbone
 from harness.cache.stores import PackedStore
-from harness.datatypes import ChunkStats, Rollout, Trajectory
+from harness.outcome import ChunkStats, Rollout
 from harness.policy import CachePolicy
 from harness.session import Session
 from harness.snapshot.saved_state import check_savable
 from harness.snapshot.snapshot import find_snapshot
 from harness.system.files import file_name
+from harness.trajectory import Trajectory
 from harness.worlds.chunks import chunk_count
 
 

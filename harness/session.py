@@ -25,12 +25,14 @@ from harness.cache.kv_cache import KVCache
 from harness.cache.scratch import scratch_bytes
 from harness.cache.stores import PackedStore
 from harness.cache.trial import Trial
-from harness.datatypes import Chunk, ChunkStats, Condition, Overlap, Plan, Rollout, Trajectory
+from harness.datatypes import Chunk, Condition, Plan
+from harness.outcome import ChunkStats, Rollout
 from harness.passes import denoised, generator, rehearsed
 from harness.policy import CachePolicy
 from harness.snapshot.saved_state import check_state, put_back, state_of_session
 from harness.snapshot.snapshot import check_same_path, damaged, read_snapshot, write_snapshot
 from harness.system.frame_buffer import FrameBuffer
+from harness.trajectory import Overlap, Trajectory
 from harness.worlds.chunks import chunk_at, chunk_count, led_back, led_on, shown_at, true_views
 
 TRACED = 1500  # latent frames; the trace of every past frame at every chunk grows with their square

@@ -7,7 +7,7 @@ import numpy as np
 from metrics.column import Column
 
 if TYPE_CHECKING:  # who only shows costs need not wait for torch
-    from harness.datatypes import ChunkStats, Rollout
+    from harness.outcome import ChunkStats, Rollout
 
 PARTS = ("plan", "assemble", "passes", "commit", "decode")
 MB = 1e-6

@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.datatypes import Rollout, Trajectory
+from harness.outcome import Rollout
+from harness.trajectory import Trajectory
 from metrics.column import Column
 
 ABOUT = "local contrast against the true frames: 1 is as sharp; blur flatters a revisit score"

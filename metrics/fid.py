@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from harness.datatypes import Rollout, Trajectory
+from harness.outcome import Rollout
+from harness.trajectory import Trajectory
 from metrics.revisit import scored
 from metrics.rollout import RolloutMetric
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from harness.datatypes import Rollout, Trajectory
+from harness.outcome import Rollout
+from harness.trajectory import Trajectory
 from metrics import cost, drift, revisit
 from metrics.column import ARMS, Column
 from metrics.fid import FID

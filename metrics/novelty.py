@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from harness.datatypes import Rollout, Trajectory
+from harness.outcome import Rollout
+from harness.trajectory import Trajectory
 from metrics.column import Column
 from metrics.frame import FrameMetric
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from harness.datatypes import ProbeView, Rollout, Trajectory
+from harness.outcome import ProbeView, Rollout
+from harness.trajectory import Trajectory
 from metrics.column import ARMS, Column, recalled
 from metrics.frame import FrameMetric
 

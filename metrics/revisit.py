@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from harness.datatypes import RevisitPair, Rollout, Trajectory
+from harness.outcome import Rollout
+from harness.trajectory import RevisitPair, Trajectory
 from metrics.column import Column
 from metrics.frame import FrameMetric
 

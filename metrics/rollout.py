@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from harness.datatypes import Rollout, Trajectory
+from harness.outcome import Rollout
+from harness.trajectory import Trajectory
 from metrics.column import Column
 
 

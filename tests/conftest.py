@@ -16,10 +16,11 @@ from hydra import compose, initialize_config_dir
 
 from backbones.rooms import TinyRoomsBackbone
 from harness.cache.stores import GpuStore, Store
-from harness.datatypes import Rollout, Trajectory
+from harness.outcome import Rollout
 from harness.policy import CachePolicy
 from harness.rollout import rollout
 from harness.settings.build import build, plain
+from harness.trajectory import Trajectory
 from harness.worlds.rooms_world import RoomsWorld
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,7 +1,7 @@
 """What the tests of bounded memories share: a diary of a policy, and a path whose views are alike by all degrees."""
 
-from harness.datatypes import Trajectory
 from harness.policy import PolicyWrapper
+from harness.trajectory import Trajectory
 from tests.conftest import make_world
 
 

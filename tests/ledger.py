@@ -5,7 +5,8 @@ from typing import Protocol
 
 import torch
 
-from harness.datatypes import Chunk, Trajectory
+from harness.datatypes import Chunk
+from harness.trajectory import Trajectory
 from harness.worlds.chunks import chunks_of
 from tests.tolerances import SECOND_ROUTE
 

@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 
 from harness.backbone import Backbone
 from harness.cache.stores import GpuStore, Store
-from harness.datatypes import Rollout, Trajectory
+from harness.outcome import Rollout
 from harness.policy import CachePolicy
 from harness.rollout import rollout
+from harness.trajectory import Trajectory
 
 FOLDER = Path(__file__).parent / "golden"
 SINK_RECENT = ("sink_recent", "policy.sink=3", "policy.recent=3")

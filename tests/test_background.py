@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from harness.datatypes import Rollout, Trajectory
 from harness.evaluation.callbacks import ResultWriter
 from harness.evaluation.live import LiveLog
 from harness.evaluation.runner import Outcome
+from harness.outcome import Rollout
 from harness.reporting import media
 from harness.results.run_folder import Record, RunFolder
 from harness.system.background import Background
+from harness.trajectory import Trajectory
 
 
 def test_jobs_run_in_order_and_beside():

@@ -9,15 +9,18 @@ from tests.conftest import ROOT
 OURS = ("harness", "policies", "backbones", "metrics")
 # entry points: arguments in, a call, an exit status
 ENTRY = ("run", "sweep", "score", "train", "calibrate", "bench", "replay", "report", "play", "dashboard", "docs", "__main__")
-LOW = ("harness.datatypes", "harness.system", "harness.settings.ranges")  # what everything may use
+WORDS = ("harness.datatypes", "harness.trajectory", "harness.outcome")
+LOW = (*WORDS, "harness.system", "harness.settings.ranges")  # what everything may use
 LOOP = ("harness.policy", "harness.backbone", "harness.session", "harness.cache", "harness.snapshot", "harness.worlds")
 SHOWN = ("harness.results", "harness.settings", "harness.reporting")
 ALLOWED = {  # a module or a room -> what of ours it may import besides itself
-    "harness.datatypes": ("harness.system.ranks",),
+    "harness.trajectory": (),
+    "harness.outcome": (),
+    "harness.datatypes": ("harness.trajectory", "harness.system.ranks"),
     "harness.system": (),
     "harness.settings": ("harness.system",),
     "harness.worlds": LOW,
-    "harness.backbone": ("harness.datatypes",),
+    "harness.backbone": ("harness.datatypes", "harness.trajectory"),
     "harness.cache": (*LOW, "harness.backbone"),
     "harness.policy": ("harness.datatypes", "harness.cache"),
     "harness.passes": ("harness.datatypes", "harness.backbone", "harness.cache"),
@@ -36,7 +39,7 @@ ALLOWED = {  # a module or a room -> what of ours it may import besides itself
     "harness.training": ("harness", "backbones", "policies", "metrics"),
     "policies": ("harness.datatypes", "harness.system.ranks", "harness.settings.ranges", "harness.policy", "harness.cache", "harness.worlds.poses"),
     "backbones": (*LOW, "harness.backbone", "harness.cache.attention", "harness.worlds.poses"),
-    "metrics": ("harness.datatypes", "harness.settings.ranges"),
+    "metrics": (*WORDS, "harness.settings.ranges"),
 }
 HYDRA = (
     "harness.settings", "harness.evaluation", "harness.scoring", "harness.sweeping", "harness.benchmark", "harness.replaying", "harness.playing",

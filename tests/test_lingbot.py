@@ -12,8 +12,8 @@ from backbones.wan_network import WanConfig, angles
 from backbones.wan_parallel import built
 from harness.cache.context import ContextBuffer
 from harness.cache.stores import GpuStore
-from harness.datatypes import Trajectory
 from harness.system.ranks import ALONE, Ranks
+from harness.trajectory import Trajectory
 from tests.conftest import make_policy
 from tests.replay import AT_RETRIEVAL, PER_FRAME, REBASED, RELEASE, SINK_RECENT, WHOLE, RecordedCodec, assert_close, config, golden, records, replay, rows
 

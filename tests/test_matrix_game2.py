@@ -10,8 +10,8 @@ from backbones.checkpoints import put
 from backbones.matrix_game2 import PUBLISHED, ActionCache, ActionConfig, MatrixGame2Backbone, MatrixGame2Network, history, schedule
 from backbones.wan_network import WanConfig
 from backbones.wan_parallel import built
-from harness.datatypes import Trajectory
 from harness.system.ranks import ALONE, Ranks
+from harness.trajectory import Trajectory
 from tests.conftest import make_policy
 from tests.replay import AT_RETRIEVAL, PER_FRAME, REBASED, RELEASE, SINK_RECENT, WHOLE, RecordedCodec, assert_close, config, golden, records, replay, rows
 

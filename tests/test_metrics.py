@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from harness.datatypes import ChunkStats, RevisitPair, Rollout, Trajectory
+from harness.outcome import ChunkStats, Rollout
+from harness.trajectory import RevisitPair, Trajectory
 from metrics.cost import cost
 from metrics.drift import drift, local_contrast
 from metrics.frame import LPIPS, LPIPS_WEIGHTS, PSNR, SSIM

@@ -18,11 +18,12 @@ from backbones.wan_attention import heads_each
 from backbones.wan_parallel import built, codec_of, shared_images, shared_tokens
 from harness.benchmark.ranks import H200, LINGBOT, share, table
 from harness.cache.stores import GpuStore
-from harness.datatypes import Geometry, Trajectory
+from harness.datatypes import Geometry
 from harness.evaluation.ranks import outer_rank
 from harness.rollout import rollout
 from harness.settings.build import build
 from harness.system.ranks import joined
+from harness.trajectory import Trajectory
 from harness.worlds.poses import integrate, pinhole
 from tests import test_lingbot, test_matrix_game2
 from tests.conftest import CONF, ROOT, make_policy

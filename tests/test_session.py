@@ -10,9 +10,9 @@ from backbones.rooms import TinyRoomsBackbone
 from harness.cache.disk import DiskStore
 from harness.cache.stores import GpuStore, PinnedStore
 from harness.cache.tiers import TieredStore
-from harness.datatypes import Trajectory
 from harness.rollout import rollout
 from harness.session import Session
+from harness.trajectory import Trajectory
 from harness.worlds.poses import integrate, pinhole
 from tests.conftest import make_policy
 

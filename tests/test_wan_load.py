@@ -11,9 +11,9 @@ from backbones import lingbot, matrix_game2
 from backbones.matrix_game2 import ActionConfig, MatrixGame2Network
 from backbones.wan_network import WanConfig
 from harness.cache.stores import GpuStore
-from harness.datatypes import Trajectory
 from harness.rollout import rollout
 from harness.settings.build import build
+from harness.trajectory import Trajectory
 from tests.conftest import make_policy
 from tests.replay import golden
 from tests.test_wan_clip import clip_file, saved

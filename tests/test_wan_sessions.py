@@ -8,9 +8,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from harness.cache.stores import GpuStore
-from harness.datatypes import Trajectory
 from harness.rollout import rollout
 from harness.session import Session
+from harness.trajectory import Trajectory
 from harness.worlds.poses import integrate, pinhole
 from tests.conftest import CONF, make_policy
 from tests.test_session import same

@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from backbones.codecs import ConvCodec
 from backbones.rooms import pack, save_weights
 from backbones.rooms_network import RoomsNetwork
-from harness.datatypes import Trajectory
 from harness.training.arm_clips import as_session
 from harness.training.clips import CHUNK, Clip, Scenery, make_clip
+from harness.trajectory import Trajectory
 from tests.conftest import CONF
 
 TRAINED = ("control", "retrieved", "compressed", "recurrent", "geometry")

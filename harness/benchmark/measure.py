@@ -10,12 +10,13 @@ from harness.backbone import Backbone
 from harness.benchmark.table import PARTS
 from harness.benchmark.timing import ChunkTime, time_last_chunk
 from harness.cache.stores import PackedStore
-from harness.datatypes import Geometry, Trajectory
+from harness.datatypes import Geometry
 from harness.policy import CachePolicy
 from harness.session import check_arm
 from harness.settings.build import build, plain
 from harness.settings.command_line import CONF
 from harness.settings.plugins import plugins_of, with_plugins
+from harness.trajectory import Trajectory
 from harness.worlds.poses import pinhole, rotation
 
 

@@ -15,9 +15,10 @@ from harness.benchmark.table import PARTS
 from harness.cache.attention import dense
 from harness.cache.bank import KVBank
 from harness.cache.stores import PackedStore
-from harness.datatypes import KV, Chunk, Condition, Plan, Site, Trajectory
+from harness.datatypes import KV, Chunk, Condition, Plan, Site
 from harness.policy import CachePolicy, PolicyWrapper
 from harness.rollout import rollout
+from harness.trajectory import Trajectory
 
 OUTSIDE = "outside"  # of the passes: conditions and noise; shown as a part of the network
 SWITCHES = 8  # of the watch in a layer of a real pass: in and out of the seam, two rotations, attention

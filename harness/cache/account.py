@@ -4,7 +4,8 @@ import torch
 
 from harness.backbone import Backbone
 from harness.cache.kv_cache import KVCache
-from harness.datatypes import Chunk, ChunkStats, Plan
+from harness.datatypes import Chunk, Plan
+from harness.outcome import ChunkStats
 from harness.system.meters import Clock, PeakMemory, host_bytes, open_files
 
 TIERS = ("gpu", "cpu", "disk")

@@ -19,9 +19,10 @@ from harness.cache.bank import KVBank
 from harness.cache.codecs import Codec
 from harness.cache.page import Page
 from harness.cache.stores import PinnedStore
-from harness.datatypes import Chunk, Geometry, Plan, Trajectory
+from harness.datatypes import Chunk, Geometry, Plan
 from harness.policy import CachePolicy, PolicyWrapper
 from harness.session import Session
+from harness.trajectory import Trajectory
 from harness.worlds.revisits import distances
 
 SHOWS = 0.1  # a page is wrong where it shows less of the view than this; where the world has no truth,

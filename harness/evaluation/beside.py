@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.datatypes import Trajectory
+from harness.trajectory import Trajectory
 from harness.worlds.covisibility import CoVisibility
 from harness.worlds.ground import Ground
 from harness.worlds.poses import rotation

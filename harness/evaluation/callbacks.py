@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from harness.datatypes import ChunkStats
 from harness.evaluation.live import LiveLog
 from harness.evaluation.runner import Outcome
+from harness.outcome import ChunkStats
 from harness.reporting.media import films, save_image, strips, to_uint8
 from harness.results.run_folder import RunFolder
 from harness.system.background import Background

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.datatypes import ChunkStats
+from harness.outcome import ChunkStats
 from harness.results.live import append
 from harness.results.run_folder import Record
 from metrics.cost import held

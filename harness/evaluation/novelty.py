@@ -1,7 +1,8 @@
 """Which views of a path are new when they are shown, and which had been seen and left."""
 
-from harness.datatypes import Geometry, Trajectory
+from harness.datatypes import Geometry
 from harness.evaluation.probes import seen
+from harness.trajectory import Trajectory
 from harness.worlds.chunks import chunk_count
 
 MOST = 400  # chunks; pairs of views grow with their square, and at 1,000 take half a minute

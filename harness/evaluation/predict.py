@@ -12,9 +12,9 @@ from omegaconf import DictConfig
 
 from harness.backbone import Backbone
 from harness.cache.stores import PackedStore
-from harness.datatypes import ChunkStats
 from harness.evaluation.checks import device_of
 from harness.evaluation.ranks import Work, place
+from harness.outcome import ChunkStats
 from harness.policy import CachePolicy
 from harness.reporting.terminal import console
 from harness.results.identity import plain_backbone

@@ -12,11 +12,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from harness.backbone import Backbone
-from harness.datatypes import ChunkStats, Geometry, ProbeView, Trajectory
+from harness.datatypes import Geometry
 from harness.evaluation.audit import Auditor, DoesNotApply, Substitute, SubstitutedPolicy
 from harness.evaluation.beside import Aside, aside
+from harness.outcome import ChunkStats, ProbeView
 from harness.session import Session
 from harness.settings.main_job import Probes
+from harness.trajectory import Trajectory
 from harness.worlds.chunks import chunk_at, chunk_count
 from harness.worlds.covisibility import CoVisibility
 from harness.worlds.ground import Ground

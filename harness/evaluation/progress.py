@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import lightning as L
 
-from harness.datatypes import ChunkStats
 from harness.evaluation.runner import EvalModule
+from harness.outcome import ChunkStats
 
 EVERY = 30.0  # seconds between two lines; the first chunk has one of its own
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from harness.backbone import Backbone
 from harness.cache.stores import PackedStore
-from harness.datatypes import ChunkStats, ProbeView, Rollout, Trajectory
 from harness.evaluation.audit import Auditor, other_memory
 from harness.evaluation.probes import NO_PROBES, Prober, Probes, cannot, schedule
+from harness.outcome import ChunkStats, ProbeView, Rollout
 from harness.policy import CachePolicy
 from harness.rollout import NO_SNAPSHOT, Snapshot, rollout
+from harness.trajectory import Trajectory
 from harness.worlds.base import World
 from harness.worlds.chunks import chunk_count
 

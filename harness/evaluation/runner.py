@@ -11,14 +11,15 @@ from torch.utils.data import DataLoader, Dataset
 from harness.backbone import Backbone
 from harness.cache.page_files import DamagedPage
 from harness.cache.stores import PackedStore
-from harness.datatypes import ChunkStats, Rollout, Trajectory
 from harness.evaluation.novelty import kinds
 from harness.evaluation.probes import NO_PROBES, Probes
 from harness.evaluation.rolling import ALIKE, Rolled, Roller
+from harness.outcome import ChunkStats, Rollout
 from harness.policy import CachePolicy
 from harness.results.run_folder import Record, sound
 from harness.rollout import NO_SNAPSHOT, Snapshot
 from harness.system.stopping import exit_on_signals
+from harness.trajectory import Trajectory
 from harness.worlds.base import World
 from harness.worlds.poses import top_view
 from metrics.cost import cost, held

@@ -10,10 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from harness.backbone import Backbone
-from harness.datatypes import ChunkStats, Trajectory
+from harness.outcome import ChunkStats
 from harness.playing.setup import Made
 from harness.reporting.trace import trace
 from harness.session import Session
+from harness.trajectory import Trajectory
 from metrics.cost import held
 
 LOSSLESS = 128 * 128  # pixels of a picture up to which it is a PNG; larger ones are JPEG, which takes a tenth of the time and bytes

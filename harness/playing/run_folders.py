@@ -8,8 +8,8 @@ from jaxtyping import Float
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from harness.datatypes import Rollout, Trajectory
 from harness.evaluation.runner import chunk_row
+from harness.outcome import Rollout
 from harness.playing.pane import Pane
 from harness.reporting.media import films
 from harness.results.identity import comparable, config_hash
@@ -18,6 +18,7 @@ from harness.results.run_folder import Record, RunFolder
 from harness.settings.build import build
 from harness.settings.plugins import plugins_of
 from harness.system.files import file_name, write_atomic
+from harness.trajectory import Trajectory
 from harness.worlds.poses import top_view
 from metrics.cost import cost
 from metrics.drift import drift

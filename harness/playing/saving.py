@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from harness.cache.stores import GpuStore
-from harness.datatypes import Trajectory
 from harness.playing.pane import Pane, picture, psnr
 from harness.playing.setup import Choice
 from harness.playing.walk import Walk
 from harness.session import Session
 from harness.system.files import atomic_folder, write_atomic
+from harness.trajectory import Trajectory
 from harness.worlds.covisibility import CoVisibility
 from harness.worlds.revisits import find_pairs
 

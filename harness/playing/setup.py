@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.backbone import Backbone
 from harness.cache.stores import PackedStore
-from harness.datatypes import Trajectory
 from harness.playing.camera import Camera
 from harness.policy import CachePolicy
 from harness.results.identity import plain_backbone
@@ -22,6 +21,7 @@ from harness.settings.command_line import CONF, composed, label_of
 from harness.settings.main_job import GROUPS, MainSettings
 from harness.settings.nested import flatten
 from harness.settings.plugins import plugin_folders, plugins_of
+from harness.trajectory import Trajectory
 from harness.worlds.base import World
 from harness.worlds.ground import Ground
 

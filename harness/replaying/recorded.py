@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.datatypes import KV, Geometry, Trajectory
+from harness.datatypes import KV, Geometry
 from harness.snapshot.snapshot import check_same_path, find_snapshot, read_state
+from harness.trajectory import Trajectory
 
 
 def sizes(chunk: int, stride: int, tokens: int) -> Geometry:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from harness.cache.bank import KVBank
 from harness.cache.stores import GpuStore
-from harness.datatypes import Geometry, Plan, Trajectory
+from harness.datatypes import Geometry, Plan
 from harness.policy import CachePolicy
 from harness.replaying.recorded import Content
+from harness.trajectory import Trajectory
 from harness.worlds.chunks import chunk_at, chunk_count, shown_at
 from harness.worlds.ground import Ground
 from metrics.replay import Found, found, mean_found, stability

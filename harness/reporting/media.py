@@ -17,10 +17,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from harness.datatypes import Rollout, Trajectory
+from harness.outcome import Rollout
 from harness.reporting.columns import costs
 from harness.reporting.curves import over_rollout
 from harness.system.files import FREE_SPACE, write_bytes
+from harness.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

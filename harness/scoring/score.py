@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from harness.datatypes import Rollout
+from harness.outcome import Rollout
 from harness.reporting.media import films, save_image, strips, to_uint8
 from harness.reporting.pictures import run_pictures
 from harness.reporting.terminal import comparison, console

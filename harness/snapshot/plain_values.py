@@ -9,8 +9,10 @@ from torch import Tensor
 
 from harness.cache.page import Page
 from harness.cache.page_files import alone
-from harness.datatypes import KV, Chunk, ChunkStats, Geometry, Plan, Site, Trajectory
+from harness.datatypes import KV, Chunk, Geometry, Plan, Site
+from harness.outcome import ChunkStats
 from harness.system.ranks import Ranks
+from harness.trajectory import Trajectory
 
 PLAIN = (type(None), bool, int, float, str)
 SEQUENCES = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from harness.backbone import Backbone
 from harness.cache.kv_cache import KVCache
-from harness.datatypes import ChunkStats, Geometry, Plan, Trajectory
+from harness.datatypes import Geometry, Plan
+from harness.outcome import ChunkStats
 from harness.policy import CachePolicy
 from harness.snapshot.plain_values import restore, state_of
 from harness.system.frame_buffer import FrameBuffer
+from harness.trajectory import Trajectory
 
 
 class Savable(Protocol):

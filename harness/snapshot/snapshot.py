@@ -17,11 +17,12 @@ from torch import Tensor
 
 from harness.cache.codecs import Packed
 from harness.cache.page_files import checked, read_page, write_page
-from harness.datatypes import Geometry, Trajectory
+from harness.datatypes import Geometry
 from harness.settings.nested import flatten
 from harness.snapshot.plain_values import decode, encode
 from harness.snapshot.saved_state import check_state
 from harness.system.files import atomic_folder, file_name, put_back, summed, unsummed, write_bytes
+from harness.trajectory import Trajectory
 
 SCHEMA = 3
 SUMMED = 3  # from this schema on every file has a checksum; older snapshots are read without

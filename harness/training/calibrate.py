@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 
 from harness.backbone import Backbone
 from harness.cache.stores import GpuStore
-from harness.datatypes import Trajectory
 from harness.rollout import rollout
 from harness.settings.build import build, plain
 from harness.settings.check import check, check_fields
@@ -23,6 +22,7 @@ from harness.settings.command_line import CONF, check_overrides
 from harness.settings.entry_point import entry_point
 from harness.settings.main_job import GROUPS, MainSettings
 from harness.settings.plugins import plugins_of, with_plugins
+from harness.trajectory import Trajectory
 from harness.worlds.base import World
 from policies.full import FullPolicy
 from policies.parts.reach import LABELS, file_name, write_labels

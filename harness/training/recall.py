@@ -11,13 +11,13 @@ import torch
 
 from backbones.rooms import RoomsBackbone
 from harness.cache.stores import GpuStore
-from harness.datatypes import Trajectory
 from harness.policy import CachePolicy
 from harness.rollout import rollout
 from harness.system.files import write_atomic
 from harness.training.clips import Scenery
 from harness.training.modules import DenoiserTraining, decibel
 from harness.training.walks import CHUNK, house_walk, room_walk
+from harness.trajectory import Trajectory
 from harness.worlds.poses import pinhole
 from harness.worlds.render import render
 from harness.worlds.rooms import SEEDS

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.datatypes import Trajectory
 from harness.settings.ranges import Ge, Gt, Le
 from harness.system.meters import free_bytes
+from harness.trajectory import Trajectory
 from harness.worlds.ground import Ground
 from harness.worlds.revisits import outbound
 

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from harness.datatypes import Chunk, Geometry, Overlap, Trajectory
+from harness.datatypes import Chunk, Geometry
+from harness.trajectory import Overlap, Trajectory
 from harness.worlds.poses import onward
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.datatypes import RevisitPair, Trajectory
 from harness.settings.ranges import Angle, Count, Le, Len, Natural, Share, Size
+from harness.trajectory import RevisitPair, Trajectory
 from harness.worlds.base import ChunkPx, Protocol, Split, Step, Turn, World, refuse_too_large
 from harness.worlds.changing import LATER, Change, change, check_changes
 from harness.worlds.covisibility import CoVisibility

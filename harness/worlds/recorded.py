@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.datatypes import Trajectory
 from harness.settings.ranges import Angle, Count, Natural, Positive, Share, Size, Weight
 from harness.system.files import folders_below
+from harness.trajectory import Trajectory
 from harness.worlds.base import ChunkPx, Held, Protocol, World, given_frames
 from harness.worlds.formats import WANTED, find_cameras
 from harness.worlds.formats.arrays import named, read_array

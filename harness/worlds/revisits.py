@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.datatypes import RevisitPair
+from harness.trajectory import RevisitPair
 from harness.worlds.frusta import FrustumOverlap
 from harness.worlds.poses import angle
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.datatypes import Trajectory
 from harness.settings.ranges import Angle, Count, Le, Len, Natural, Share, Size
+from harness.trajectory import Trajectory
 from harness.worlds.base import ChunkPx, Held, Protocol, Split, Step, Trajectories, Turn, World, given_frames, refuse_too_large
 from harness.worlds.changing import Change, change, check_changes
 from harness.worlds.covisibility import CoVisibility

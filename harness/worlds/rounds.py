@@ -4,8 +4,8 @@ from typing import Annotated
 
 import torch
 
-from harness.datatypes import RevisitPair, Trajectory
 from harness.settings.ranges import Angle, Count, Le, Size
+from harness.trajectory import RevisitPair, Trajectory
 from harness.worlds.base import ChunkPx, Held, Step, Turn, World, refuse_too_large
 from harness.worlds.poses import integrate, pinhole
 from harness.worlds.rooms import SEEDS, make_room, place, render

@@ -12,8 +12,8 @@ import yaml
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.datatypes import RevisitPair, Trajectory
 from harness.settings.ranges import Angle, Count, Len, Natural, Positive, Share, Size, Weight
+from harness.trajectory import RevisitPair, Trajectory
 from harness.worlds.base import ChunkPx, Held, Step, Turn, World
 from harness.worlds.frusta import reach
 from harness.worlds.paths import check_stride, frame_rate, read_path, whole_chunks

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from harness.datatypes import RevisitPair, Trajectory
 from harness.settings.ranges import Angle, Natural, Positive, Share, Size, Weight
+from harness.trajectory import RevisitPair, Trajectory
 from harness.worlds.base import World
 from harness.worlds.films import Film, read_film, same_shape
 from harness.worlds.frusta import reach
