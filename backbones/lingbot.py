@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from backbones.checkpoints import LINGBOT_WORLD_FAST, files_at, load_into, read_config, require
 from backbones.codecs import PreviewCodec
-from backbones.wan_causal import CELL, Codec, Precision, Schedule, Sizes, WanBackbone, checked, chosen_device, fill_randomly, precision, refuse_too_large
+from backbones.wan_causal import CELL, Codec, Precision, Schedule, Sizes, WanBackbone, checked, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork, fold
 from backbones.wan_parallel import built, codec_of, shared_tokens
 from harness.datatypes import Chunk
 from harness.settings.ranges import Count, Device, Ge, Le, Len, Positive, Size
+from harness.system.devices import chosen_device
 from harness.system.ranks import ALONE, Ranks, joined
 from harness.trajectory import Trajectory
 from harness.worlds.poses import rays, steps

@@ -14,11 +14,12 @@ from torch import Tensor
 from backbones.actions import ActionCache, ActionConfig, ActionModule, history, rotation
 from backbones.checkpoints import MATRIX_GAME_2, files_at, load_into, require
 from backbones.codecs import PreviewCodec
-from backbones.wan_causal import Codec, Precision, Schedule, Sizes, WanBackbone, checked, chosen_device, fill_randomly, precision, refuse_too_large
+from backbones.wan_causal import Codec, Precision, Schedule, Sizes, WanBackbone, checked, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork
 from backbones.wan_parallel import built, codec_of, shared_images
 from harness.datatypes import Chunk
 from harness.settings.ranges import Count, Device, Positive, Size
+from harness.system.devices import chosen_device
 from harness.system.ranks import ALONE, Ranks, joined
 from harness.trajectory import Trajectory
 

@@ -19,10 +19,10 @@ from backbones.rooms_geometry import DepthHead, GeometryMemory
 from backbones.rooms_memory import Memory
 from backbones.rooms_network import RoomsNetwork, ray_angles, ray_features, ray_positions
 from backbones.rope import rotate
-from backbones.wan_causal import chosen_device
 from harness.backbone import Backbone, KVSeam
 from harness.datatypes import Chunk, Condition, Geometry
 from harness.settings.ranges import Device, Seed
+from harness.system.devices import chosen_device
 from harness.system.files import write_bytes
 from harness.trajectory import Trajectory
 from harness.worlds.poses import rays, relative

@@ -14,11 +14,12 @@ from torch import Tensor
 from backbones.checkpoints import SELF_FORCING, files_at, load_into, require
 from backbones.codecs import PreviewCodec
 from backbones.matrix_game2 import schedule
-from backbones.wan_causal import Codec, Precision, Schedule, Sizes, WanBackbone, checked, chosen_device, fill_randomly, precision, refuse_too_large
+from backbones.wan_causal import Codec, Precision, Schedule, Sizes, WanBackbone, checked, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork
 from backbones.wan_parallel import built, codec_of, shared_tokens
 from harness.datatypes import Chunk
 from harness.settings.ranges import Count, Device, Size
+from harness.system.devices import chosen_device
 from harness.system.ranks import joined
 from harness.trajectory import Trajectory
 

@@ -85,15 +85,6 @@ def refuse_too_large(parts: Parts, dtype_of: Callable[[str], torch.dtype], devic
         )
 
 
-def chosen_device(name: str) -> torch.device:
-    """auto: the GPU where there is one. Raises ValueError for a GPU that there is not."""
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
-        seen = f"sees {count} GPUs here; use cuda:0 to cuda:{count - 1}" if count else "sees no GPU here; use cpu, or install a CUDA build of PyTorch"
-        raise ValueError(f"backbone.device={name}, but PyTorch {seen}")
-    return device
-
-
 def fill_randomly(network: WanNetwork, device: torch.device, parts: Parts, seed: int = 0) -> None:
     """Give a network that was built on the meta device random weights: the published sizes without a checkpoint. What `parts` leaves out is
     drawn too, so that any number of ranks holds the same network.

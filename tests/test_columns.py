@@ -137,8 +137,10 @@ def test_an_added_metric_is_in_a_sweeps_table(evaluated):
 
     board = Board("s", "quality/psnr_revisit", 1, 1, 0)
     board.console = Console(width=100, record=True, file=io.StringIO())
-    board.console.print(board.table({Done(): {k: v["mean"] for k, v in results["summary"].items()}}, 8))
-    assert "Shade" in board.console.export_text()
+    summary = results["summary"] | {"quality/psnr_revisit": {"mean": 30.5, "ci95": [28.25, 33.0], "n": 4}}
+    board.console.print(board.table({Done(): summary}, 8))
+    shown = board.console.export_text()
+    assert "Shade" in shown and "30.50 [28.25, 33.00]" in shown, "what points are ranked by has its interval"
 
 
 def printed(*parts, width):

@@ -6,8 +6,8 @@ import io
 import pytest
 import torch
 
-from backbones.wan_causal import chosen_device
 from harness.system import meters
+from harness.system.devices import chosen_device
 
 
 def test_a_containers_page_cache_is_free(tmp_path, monkeypatch):

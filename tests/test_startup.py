@@ -43,6 +43,8 @@ def test_help_needs_nothing_heavy(tmp_path, script):
         ("run.py", ["policy=worldvk"], "there is no policy=worldvk. Did you mean: worldkv"),
         ("run.py", ["-m", "policy=full,worldvk"], "there is no policy=worldvk. Did you mean: worldkv"),
         ("run.py", ["policy=worldkv", "policy/selector=covrage"], "there is no policy/selector=covrage. Did you mean: coverage"),
+        ("run.py", ["policy=sliding", "policy/selector=coverage"], "policy=sliding has no selector to choose"),
+        ("run.py", ["policy/scorer=h2o", "policy.recent=3"], "the default policy has no scorer to choose"),
         ("run.py", ["store=s3"], "there is no store=s3. Use one of: "),
         ("run.py", ["policy=full,sliding"], "policy=full,sliding asks for several runs; add -m"),
         ("run.py", ["logger=wandb"], "use auto, online, offline, trackio or none"),

@@ -103,12 +103,12 @@ def main() -> None:
 
 
 def _show(cfg: DictConfig, rows: dict[str, dict[str, Figure]], stopped: bool) -> None:
-    import torch
 
     from harness.benchmark.timing import Stopwatch
     from harness.results.provenance import provenance
+    from harness.system.devices import chosen_device
 
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if cfg.backbone.device == "auto" else cfg.backbone.device)
+    device = chosen_device(cfg.backbone.device)
     counts = sorted({row["chunk s"].n for row in rows.values()})
     repeats = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     about = {**provenance(device), "clock": f"{Stopwatch(device).clock}, medians of {repeats}", "model": _model(cfg.backbone)}

@@ -15,6 +15,7 @@ from harness.settings.build import plain
 from harness.settings.check import check, check_fields, check_object
 from harness.settings.main_job import GROUPS, MainSettings
 from harness.settings.plugins import plugins_of
+from harness.system.devices import chosen_device
 from harness.worlds.base import World
 
 if TYPE_CHECKING:
@@ -55,9 +56,4 @@ def check_images(metrics: "MetricSet", size: Sequence[int] | None) -> None:
 
 
 def device_of(settings: dict) -> torch.device:
-    wanted = settings["backbone"]["device"]
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if str(wanted).startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"backbone.device={wanted}, but PyTorch sees no GPU here; use backbone.device=cpu, or install a CUDA build of PyTorch")
-    return torch.device(wanted)
+    return chosen_device(str(settings["backbone"]["device"]))

@@ -42,11 +42,14 @@ def check_overrides(conf: Path, arguments: Sequence[str]) -> None:
                 _check_option(override, places)
         chosen = with_plugins([*first, *plugins])
         settings = [o for o in parsed if not (o in groups or o.is_add() or o.is_force_add() or o.key_or_group.startswith("hydra"))]
-        if not settings:
+        if not settings and not any("/" in o.key_or_group for o in groups):
             return  # Hydra's own composition says all there is to say; ours would take 0.15 s
         with initialize_config_dir(str(conf), version_base="1.3"):
             cfg = compose("config", chosen)
-    except HydraException:
+    except HydraException as error:
+        if part := re.match(r"Could not override '(\w+)/([\w/]+)'. No match", str(error)):
+            whole = next((f"{part[1]}={_one(o)}" for o in groups if o.key_or_group == part[1]), f"the default {part[1]}")
+            raise SystemExit(f"error: {whole} has no {part[2]} to choose; its settings are shown by --help beside it") from None
         return  # Hydra says what is wrong with it, and lists a group's options
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None

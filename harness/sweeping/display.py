@@ -11,7 +11,7 @@ from rich.text import Text
 
 from harness.reporting.columns import columns_of
 from harness.reporting.terminal import Part, console, fitted, heading
-from harness.sweeping.point import Point
+from harness.sweeping.point import Point, Summary, mean_of
 from metrics.column import Column
 
 
@@ -38,6 +38,9 @@ class Board:
         self._task = self._bar.add_task("points", total=total, completed=before, before=before, since=time.monotonic(), failed="")
         self._live = Live(console=self.console, refresh_per_second=2, transient=True) if self.console.is_terminal else None
 
+        if before:
+            self.console.print(f"{name}: {before} of {total or 'its'} points are finished", markup=False, highlight=False)
+
     def __enter__(self) -> "Board":
         if self._live:
             self._live.start()
@@ -47,7 +50,7 @@ class Board:
         if self._live:
             self._live.stop()
 
-    def update(self, done: Mapping[Point, dict[str, float]], running: Sequence[Point], failed: int) -> None:
+    def update(self, done: Mapping[Point, Summary], running: Sequence[Point], failed: int) -> None:
         self._bar.update(self._task, completed=len(done) + failed, failed=f"[red]{failed} failed" if failed else "")
         if self._live:
             now = [f"[dim]running: {escape(_title(p))} ({p.records()} trajectories done)" for p in running]
@@ -57,11 +60,11 @@ class Board:
         if not self._live:
             self.console.print(f"\\[{seen}/{self._total}] {escape(_title(point))}: {escape(how)}", highlight=False)
 
-    def table(self, done: Mapping[Point, dict[str, float]], most: int) -> RenderableType:
-        """The best points by the sweep's metric, and what sets them apart."""
+    def table(self, done: Mapping[Point, Summary], most: int) -> RenderableType:
+        """The best points by the sweep's metric, with its 95 % interval over trajectories, and what sets them apart."""
         if not done:
             return Text(f"{self._name}: no point is finished yet")
-        ranked = sorted(done.items(), key=lambda item: -self._sign * item[1].get(self._metric, -self._sign * float("inf")))
+        ranked = sorted(done.items(), key=lambda item: -self._sign * mean_of(item[1], self._metric, -self._sign * float("inf")))
         names = list(dict.fromkeys(k for p in done for k in p.parameters))
         varied = [k for k in names if len({p.parameters.get(k) for p in done}) > 1] or names[:1]
         self._columns = self._columns or columns_of(results for p in list(done)[:1] if (results := p.results()))
@@ -71,9 +74,16 @@ class Board:
         best = ranked[:most]
         first, *others = ([_short(p.parameters.get(k, "")) for p, _ in best] for k in varied)
         names, *settings = (Part(k.removeprefix("policy."), 0, cells, [""] * len(best)) for k, cells in zip(varied, (first, *others), strict=True))
-        values = [Part(heading(c), c.rank, [c.show(s[c.key]) if c.key in s else "-" for _, s in best], [""] * len(best)) for c in shown]
+        values = [Part(heading(c), c.rank, [self._cell(c, s) for _, s in best], [""] * len(best)) for c in shown]
         table, _ = fitted(names, [*settings, *values], self.console.width)
         return Group(Text(f"{self._name}: {'best ' if len(done) > most else ''}points by {self._metric}"), Text(""), table)
+
+    def _cell(self, column: Column, summary: Summary) -> str:
+        entry = summary.get(column.key)
+        if entry is None:
+            return "-"
+        ends = entry["ci95"] if column.key == self._metric else None
+        return column.show(entry["mean"]) + (f" [{', '.join(map(column.show, ends))}]" if ends else "")
 
 
 def _title(point: Point) -> str:

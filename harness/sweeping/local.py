@@ -27,7 +27,7 @@ from harness.settings.command_line import CONF, ROOT, check_overrides, composed,
 from harness.settings.entry_point import entry_point, usage
 from harness.sweeping.display import Board
 from harness.sweeping.file import SweepFile, Tried, load, overrides_of
-from harness.sweeping.point import Point, known, resolve, work
+from harness.sweeping.point import Point, Summary, known, mean_of, resolve, work
 from harness.system.stopping import end_processes
 
 PRELOADED = [  # by the process that points are forks of: Lightning and torchmetrics, which `evaluate` imports late, take 6 s, of every point else
@@ -96,7 +96,7 @@ class Runner:
 
     def __init__(self, options: Options, experiment: Path, context: ForkContext | ForkServerContext) -> None:
         self.options, self.experiment, self._context = options, experiment, context
-        self.done: dict[Point, dict[str, float]] = {}
+        self.done: dict[Point, Summary] = {}
         self.failed: dict[Point, str] = {}
         self._planned: list[Point] = []
         self._running: dict[int, tuple[Point, BaseProcess, Path]] = {}  # slot -> its point, process and log
@@ -172,11 +172,11 @@ class Runner:
                 yield point
 
     def _tried(self) -> list[Tried]:
-        values = {p: s.get(self.options.file.metric, float("nan")) for p, s in self.done.items()} | dict.fromkeys(self.failed, float("nan"))
+        values = {p: mean_of(s, self.options.file.metric) for p, s in self.done.items()} | dict.fromkeys(self.failed, float("nan"))
         return [Tried(p.parameters, values.get(p)) for p in self._planned]
 
     def _reached(self) -> bool:
-        return any(self.options.file.reached(s[self.options.file.metric]) for s in self.done.values() if self.options.file.metric in s)
+        return any(self.options.file.reached(mean_of(s, self.options.file.metric)) for s in self.done.values() if self.options.file.metric in s)
 
     def _start(self, point: Point, logs: Path, board: Board) -> None:
         point.begin(self.options.file.digest, self._planned.index(point))
@@ -201,7 +201,7 @@ class Runner:
         results = None if code else point.results()
         if results:
             self._finished(point, results)
-            how = self.failed.get(point) or f"{self.options.file.metric} {self.done[point].get(self.options.file.metric, float('nan')):.4g}"
+            how = self.failed.get(point) or f"{self.options.file.metric} {mean_of(self.done[point], self.options.file.metric):.4g}"
         else:
             lines = said.strip().splitlines()
             lines = [f"ended by signal {-code}"] if code < 0 else lines or ["no results"]
@@ -210,21 +210,17 @@ class Runner:
 
     def _finished(self, point: Point, results: dict) -> None:
         """Take a point's results. A metric that is no column of theirs is none of another point's either; where nothing was scored, others may be."""
-        means, metric = _means(results), self.options.file.metric
-        if metric in means:
-            self.done[point] = means
+        summary, metric = results["summary"], self.options.file.metric
+        if metric in summary:
+            self.done[point] = summary
         elif why := without_result(results):
             self.failed[point] = why
         elif metric in {c["key"] for c in results.get("columns", [])}:
             self.failed[point] = f"it has no {metric}, which other points may have"
         else:
-            self.done[point] = means
-            near = difflib.get_close_matches(metric, means, 5, 0.4) or sorted(k for k in means if k.startswith("quality/"))
+            self.done[point] = summary
+            near = difflib.get_close_matches(metric, summary, 5, 0.4) or sorted(k for k in summary if k.startswith("quality/"))
             self.wrong = self.wrong or f"runs have no {metric}, which the sweep file names as its metric; did you mean {', '.join(near)}?"
-
-
-def _means(results: dict) -> dict[str, float]:
-    return {k: v["mean"] for k, v in results["summary"].items()}
 
 
 def sweep(arguments: Sequence[str], context: ForkContext | ForkServerContext) -> None:

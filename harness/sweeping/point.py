@@ -7,9 +7,10 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -22,6 +23,12 @@ from harness.settings.entry_point import explained
 from harness.sweeping.file import Scalar, overrides_of
 from harness.system.files import write_atomic
 from harness.system.stopping import exit_on_signals
+
+Summary = Mapping[str, Mapping[str, Any]]  # of results.json: of every column its mean, ci95 and n
+
+
+def mean_of(summary: Summary, metric: str, missing: float = float("nan")) -> float:
+    return summary[metric]["mean"] if metric in summary else missing
 
 
 @dataclass(frozen=True, eq=False)
