@@ -46,6 +46,7 @@ class ChunkStats:
     open_files: int = 0
     scratch_bytes: int = 0  # what the policy keeps beside window and bank: scores, summaries, descriptors
     peak_bytes_all: int = 0  # of all ranks that share the rollout, where `peak_bytes` is the greatest rank's
+    seconds_waited: float = 0.0  # of `seconds`: the main thread was ready, and other work had the cores
 
     @property
     def seconds(self) -> float:

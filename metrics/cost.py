@@ -42,7 +42,7 @@ def cost(rollout: "Rollout") -> dict[str, float]:
     Seconds include plan, assembly, passes, commit and decode; rendering, metrics and writing are not in them. Bytes: the
     largest over the rollout for window and peak, at the end for the bank, the mean a chunk for bytes moved; `stored_bytes`
     is the largest sum of the four over the chunks: what `capped` limits, pages that are
-    fetched ahead apart. What is counted where a chunk ends: `harness/cache/account.py`.
+    fetched ahead apart. share_waited: of the seconds, while other work had the cores. What is counted where a chunk ends: `harness/cache/account.py`.
     """
     chunks = [s for s in rollout.stats if not s.forced]
     if not chunks:
@@ -72,6 +72,7 @@ def cost(rollout: "Rollout") -> dict[str, float]:
         "peak_bytes_all": max(s.peak_bytes_all for s in chunks),
     }
     columns |= {f"share_{part}": sum(_part(s, part) for s in chunks) / total for part in PARTS}
+    columns["share_waited"] = sum(s.seconds_waited for s in chunks) / total
     return {f"cost/{name}": float(value) for name, value in columns.items()}
 
 

@@ -2,6 +2,10 @@
 
 import builtins
 import io
+import os
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -25,6 +29,27 @@ def test_a_containers_page_cache_is_free(tmp_path, monkeypatch):
     assert meters.free_bytes(torch.device("cpu")) == 60 * g
     (tmp_path / "memory.max").write_text("max\n")
     assert meters.free_bytes(torch.device("cpu")) == 10**12 // 1000 * 1024
+
+
+def test_waiting_for_a_core_is_seen():
+    """Two processes on one core: each waits for about half of the time; alone it waits for little of it."""
+    if not hasattr(os, "sched_setaffinity") or not os.path.exists("/proc/thread-self/schedstat"):
+        pytest.skip("Linux tells how long a thread waited")
+    spin = "import os; os.sched_setaffinity(0, {%d})\nprint('on', flush=True)\nwhile True: pass"
+    mine = os.sched_getaffinity(0)
+    core = min(mine)
+    other = subprocess.Popen([sys.executable, "-c", spin % core], stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert other.stdout.readline() == b"on\n"
+        os.sched_setaffinity(0, {core})
+        before, begin = meters.seconds_waited(), time.perf_counter()
+        while time.perf_counter() - begin < 1.0:
+            pass
+        assert 0.2 < meters.seconds_waited() - before < 1.1
+    finally:
+        os.sched_setaffinity(0, mine)
+        other.kill()
+        other.wait()
 
 
 def test_a_gpu_that_there_is_not(monkeypatch):

@@ -17,7 +17,7 @@ from harness.reporting import data, groups, text
 from harness.reporting.trace import trace
 from harness.results.run_folder import RunFolder
 from tests.conftest import ROOT
-from tests.made_runs import NAMES, make_run
+from tests.made_runs import DEVICE, NAMES, make_run
 
 PSNR = "quality/psnr_revisit"
 
@@ -75,6 +75,16 @@ def test_what_is_not_comparable_is_said_and_not_compared(experiment):
     assert alone and all(r.differences[PSNR] == "-" and not r.best for r in alone)
     assert not any("cost/fps_mean" in r.best for r in rows)  # measured on two devices
     assert any(PSNR in r.best for r in rows)
+
+
+def test_a_busy_machine_is_said_and_no_speed_is_best_there(experiment):
+    runs, _ = groups.read_runs(experiment)
+    runs = [r for r in max(groups.groups_of(runs), key=len) if r.about["device"] == DEVICE]
+    assert any("cost/fps_mean" in row.best for row in text.rows(runs, text.shown(runs), "full"))
+    busy = runs[0]
+    busy.summary["cost/share_waited"] = {"mean": 0.21, "ci95": None, "n": 5}
+    assert any(f"waited for a core: {busy.name} 21 %" in note for note in text.notes(runs, "full"))
+    assert not any("cost/fps_mean" in row.best for row in text.rows(runs, text.shown(runs), "full"))
 
 
 def test_every_format_says_the_same(experiment, capsys):

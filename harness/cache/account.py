@@ -6,7 +6,7 @@ from harness.backbone import Backbone
 from harness.cache.kv_cache import KVCache
 from harness.datatypes import Chunk, Plan
 from harness.outcome import ChunkStats
-from harness.system.meters import Clock, PeakMemory, host_bytes, open_files
+from harness.system.meters import Clock, PeakMemory, host_bytes, open_files, seconds_waited
 
 TIERS = ("gpu", "cpu", "disk")
 PARTS = dict.fromkeys(("seconds_plan", "seconds_assemble", "seconds_passes", "seconds_commit", "seconds_decode"), 0.0)
@@ -18,6 +18,7 @@ class Account:
     def __init__(self, device: torch.device) -> None:
         self.clock, self._peak = Clock(device), PeakMemory(device)
         self._moved = self._rotated = 0
+        self._waited = 0.0
 
     def begin(self) -> None:
         """A rollout begins, which is no fork of another."""
@@ -26,6 +27,7 @@ class Account:
     def open(self, cache: KVCache) -> None:
         """A chunk begins: what was moved and rotated before is not its own."""
         self._moved, self._rotated = cache.bank.bytes_moved, cache.window.rows_rotated
+        self._waited = seconds_waited()
         self.clock.start()
 
     def close(
@@ -73,4 +75,5 @@ class Account:
             stored=stored,
             taken=tuple(taken[f] for f in plan.frames),
             open_files=open_files(),
+            seconds_waited=seconds_waited() - self._waited,
         )

@@ -109,7 +109,11 @@ def results_table(name: str, table: dict, link: Link, concepts: str = "../concep
     limits = {ENDS[end]: [_limit(by_heading.get(heading), values) for heading in columns] for end, values in ends.items()}
     rows = [f"| *{limit}* | " + " | ".join(cells) + " |" for limit, cells in limits.items() if any(cells)]
     about = f"{table['trajectories']} held-out trajectories of `{table['world']}`, `{table['protocol']}`, seed {table['seed']}, same noise"
-    starred = f" {len(others)} policies are compared; * adjusted p < {LEVEL} ([significance]({concepts}#significance))." if others and not (view and view.short) else ""
+    starred = (
+        f" {len(others)} policies are compared; * adjusted p < {LEVEL} ([significance]({concepts}#significance))."
+        if others and not (view and view.short)
+        else ""
+    )
     return "\n".join([*_rows(columns, _sorted(shown, known), link), *rows, "", f"{about}; {table['device']}.{starred}"])
 
 

@@ -15,6 +15,8 @@ from harness.reporting.groups import Run, groups_of, other_weights, reasons
 from harness.results.statistics import LEVEL, adjusted, detectable, fewest, needed, paired
 from metrics.column import Column
 
+BUSY = 0.05  # share of a run's seconds that it waited for a core, from which on tables say so
+
 
 @dataclass(frozen=True)
 class Row:
@@ -88,6 +90,8 @@ def notes(runs: list[Run], baseline: str) -> list[str]:
     found += filter(None, map(other_weights, groups))
     if len(devices := {r.about["device"] for r in runs}) > 1:
         found.append(f"speed was measured on {len(devices)} devices and is not comparable between them: {'; '.join(sorted(devices))}")
+    if busy := [f"{r.name} {100 * _waited(r):.0f} %" for r in runs if _waited(r) > BUSY]:
+        found.append(f"other work ran on the machine, so speed says little; of its time, a run waited for a core: {', '.join(busy)}")
     for said in sorted({r.about["external"] for r in runs if "external" in r.about}):
         found.append(f"{', '.join(r.name for r in runs if r.about.get('external') == said)}: {said}")
     return found + failures(runs) + meaningless(home) + significance(home, baseline) + _band(runs, home) + audit_notes(home)
@@ -198,12 +202,17 @@ def _quality(run: Run, main: Column | None) -> float:
 
 
 def _best(group: list[Run], c: Column) -> str | None:
-    """The best value as it is shown, so that runs which look equal are both marked; None where nothing can be best: speeds of several devices, a
-    single run. Runs that lack trajectories are no candidates."""
-    if not c.better or (c.timed and len({r.about["device"] for r in group}) > 1):
+    """The best value as it is shown, so that runs which look equal are both marked; None where nothing can be best: speeds of several devices or
+    beside other work, a single run. Runs that lack trajectories are no candidates."""
+    if not c.better or (c.timed and (len({r.about["device"] for r in group}) > 1 or any(_waited(r) > BUSY for r in group))):
         return None
     values = [e["mean"] * c.better for r in group if not r.about["failed"] and (e := r.summary.get(c.key))]
     return c.show(max(values) * c.better) if len(values) > 1 else None
+
+
+def _waited(run: Run) -> float:
+    """Share of a run's seconds in which other work had the cores."""
+    return run.summary.get("cost/share_waited", {"mean": 0.0})["mean"]
 
 
 def _cell(run: Run, c: Column) -> str:

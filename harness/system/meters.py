@@ -63,6 +63,15 @@ def host_bytes() -> int:
         return 0
 
 
+def seconds_waited() -> float:
+    """How long this thread, since it began, was ready to run while the cores did other work; 0 where the system does not say (Linux does)."""
+    try:
+        with open("/proc/thread-self/schedstat") as file:
+            return int(file.read().split()[1]) * 1e-9
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
 def open_files() -> int:
     """Files, pipes and sockets that this process has open; 0 where the system does not say."""
     try:
