@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.reporting import gains
 from harness.reporting.audited import audit_table
 from harness.reporting.crossed import cell_of, crossed_table
 from harness.reporting.documents import ALIKE, _check_one_table, added
@@ -117,3 +118,22 @@ def test_runs_of_other_weights_or_probes_are_not_compared():
     plain, probed, other, newer = grouped([run_of("1", None), run_of("1", 2), run_of("1", 5), run_of("2", None)])
     assert plain.group == probed.group and len({plain.group, other.group, newer.group}) == 3
     assert reasons(probed, other) == ["other recall probes"] and reasons(newer, plain) == ["other weights under the same name"]
+
+
+def test_gains_are_over_the_window_without_memory_of_the_same_weights():
+    noise = [0.1, -0.1, 0.2, -0.2, 0.0, 0.05, -0.05, 0.3]
+
+    def rows(mean: float) -> dict:
+        return {f"t{i}": {KEY: mean + e, "recall/psnr": mean - 5 + 2 * e} for i, e in enumerate(noise)}
+
+    about = {"trajectories": 8, "world": "houses", "protocol": "guided"}
+    tokens = about | {"values": {policy: rows(30.0) for policy in gains.MEMORIES} | {gains.UNTRAINED: rows(20.0), gains.CONTROL: rows(21.0)}}
+    limited = about | {"values": {label: rows(25.0) for label in gains.MEMORIES.values() if label}}
+    lines = [[c.strip() for c in line.strip("| ").split("|")] for line in gains.gains_table(tokens, limited).splitlines() if line.startswith("| `")]
+    found = {policy: (trained, [cell.split(" [")[0] for cell in cells]) for policy, trained, *cells in lines}
+    assert found["`worldkv`"] == ("no", ["+10.00*", "+10.00*", "+5.00*", "+5.00*"])
+    assert found["`trained_retrieved`"] == ("yes", ["+9.00*", "+9.00*", "+4.00*", "+4.00*"])
+    assert found["`trained_geometry`"] == ("yes", ["+9.00*"] * 4), "below the limit as it is"
+    del limited["values"][gains.MEMORIES["worldkv"]]
+    with pytest.raises(ValueError, match="have no values of capped inner=worldkv frames=45 codec=int4"):
+        gains.gains_table(tokens, limited)

@@ -20,34 +20,20 @@ BENCH_KEPT = (  # benches have many runs
 SPEED = ("long",)  # tables that show speed, which only a run with the machine to itself may
 TRAINED = ("control", "retrieved", "compressed", "recurrent", "geometry")  # arms, in the order of the docs
 MAIN = "houses_guided"  # the table of all policies
-SHORT_COLUMNS = ("PSNR revisit", "LPIPS revisit", "PSNR true view", "PSNR recall", "PSNR recall true view", "stored (MB)")
+SHORT = "short"  # the README's
+VIEWS = {  # blocks that show these rows of MAIN
+    SHORT: ("full", "reencode", "int4_chunks", "worldkv", "random", "sliding"),
+    "selectors": (
+        *("full", "reencode", "places", "retrieval_only", "int4_chunks", "worldkv", "oracle_quality", "oracle", "coverage", "fov", "query", "attention"),
+        *("latent", "random", "recency", "sink_recent", "sliding"),
+    ),
+}
+SHORT_COLUMNS = ("PSNR revisit", "LPIPS revisit", "PSNR true view", "PSNR recall", "PSNR recall true view")
 ENDS = {"floor": "floor: an unrelated view", "ceiling": "ceiling: the codec's round trip"}
 PICTURES = {"long": "cost.png", "novelty": "novelty.png"}  # experiment: what its cost.png is called in docs/
 CURVES = {  # pictures of recall against the gap: the experiment, its picture in docs/, and whose curves
     MAIN: ("recall.png", ("full", "reencode", "worldkv", "oracle", "random", "sliding")),
     "trained": ("recall_trained.png", ("retrieval_rebased", "worldkv", *(f"trained_{arm}" for arm in TRAINED))),
-}
-
-
-@dataclass(frozen=True)
-class View:
-    """A block that shows some rows of a table. short: in few columns, for the README."""
-
-    table: str
-    rows: tuple[str, ...]
-    short: bool = False
-
-
-VIEWS = {
-    "short": View(MAIN, ("full", "reencode", "int4_chunks", "worldkv", "random", "sliding"), short=True),
-    "short_trained": View("trained", ("retrieval_rebased", "worldkv", "sink_recent", *(f"trained_{arm}" for arm in TRAINED)), short=True),
-    "selectors": View(
-        MAIN,
-        (
-            *("full", "reencode", "places", "retrieval_only", "int4_chunks", "worldkv", "oracle_quality", "oracle", "coverage", "fov", "query", "attention"),
-            *("latent", "random", "recency", "sink_recent", "sliding"),
-        ),
-    ),
 }
 
 
@@ -88,11 +74,11 @@ BENCHES = {
 
 def source(name: str) -> str:
     """The file in docs/results that a block is made from."""
-    return VIEWS[name].table if name in VIEWS else name
+    return MAIN if name in VIEWS else name
 
 
 def results_table(name: str, table: dict, link: Link, concepts: str = "../concepts.md") -> str:
-    """The comparison of docs/results/NAME.json, or a view of one, best first. Below the runs stand what bounds
+    """The comparison of docs/results/NAME.json, or a view of MAIN, best first. Below the runs stand what bounds
     a column: the floor under the revisit scores, the ceiling under the true view alone, since a revisit is compared with a view that
     the same rollout generated."""
     bench = BENCHES.get(source(name))
@@ -100,20 +86,16 @@ def results_table(name: str, table: dict, link: Link, concepts: str = "../concep
     columns = _bench_columns(bench, runs, known) if bench else _cost_columns(known) if name in SPEED else _quality_columns(known, BASELINE, runs)
     shown = {bench.name(label): run for label, run in runs.items() if bench.leads(label)} if bench else runs
     others = [run for run in shown.values() if (run["difference"].get(_main(known).key) or {}).get("p") is not None]
-    if view := VIEWS.get(name):
-        if missing := set(view.rows) - shown.keys():
-            raise ValueError(f"docs/results/{view.table}.json has no run of {', '.join(sorted(missing))}, which the table `{name}` shows")
-        columns, shown = _short(columns) if view.short else columns, {label: shown[label] for label in view.rows}
+    if name in VIEWS:
+        if missing := set(VIEWS[name]) - shown.keys():
+            raise ValueError(f"docs/results/{MAIN}.json has no run of {', '.join(sorted(missing))}, which the table `{name}` shows")
+        columns, shown = _short(columns) if name == SHORT else columns, {label: shown[label] for label in VIEWS[name]}
     ends = ends_of(known, next(iter(runs.values()))["summary"])
     by_heading = {c.heading: c for c in known}
     limits = {ENDS[end]: [_limit(by_heading.get(heading), values) for heading in columns] for end, values in ends.items()}
     rows = [f"| *{limit}* | " + " | ".join(cells) + " |" for limit, cells in limits.items() if any(cells)]
     about = f"{table['trajectories']} held-out trajectories of `{table['world']}`, `{table['protocol']}`, seed {table['seed']}, same noise"
-    starred = (
-        f" {len(others)} policies are compared; * adjusted p < {LEVEL} ([significance]({concepts}#significance))."
-        if others and not (view and view.short)
-        else ""
-    )
+    starred = f" {len(others)} policies are compared; * adjusted p < {LEVEL} ([significance]({concepts}#significance))." if others and name != SHORT else ""
     return "\n".join([*_rows(columns, _sorted(shown, known), link), *rows, "", f"{about}; {table['device']}.{starred}"])
 
 
@@ -155,13 +137,13 @@ def _limit(column: Column | None, values: dict[str, float]) -> str:
 
 
 def _short(columns: dict[str, Cell]) -> dict[str, Cell]:
-    """The README's. What is stored is window and bank where the table does not say more."""
+    """The README's."""
 
     def stored(run: dict) -> str:
         return f"{sum(run['summary'][f'cost/{part}_bytes']['mean'] for part in ('window', 'bank')) / 1e6:.1f}"
 
     shown = {name: cell for name, cell in columns.items() if name in SHORT_COLUMNS or name.startswith("PSNR vs ")}
-    return shown if "stored (MB)" in shown else shown | {"window + bank (MB, float32 unless coded)": stored}
+    return shown | {"window + bank (MB, float32 unless coded)": stored}
 
 
 def _quality_columns(known: Sequence[Column], base: str, runs: dict[str, dict]) -> dict[str, Cell]:

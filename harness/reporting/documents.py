@@ -28,6 +28,8 @@ from harness.reporting.crossed import KEYS, crossed_table
 from harness.reporting.crossed import NAME as CROSSED
 from harness.reporting.doctables import BENCH_KEPT, BENCHES, CURVES, KEPT, MAIN, PICTURES, Link, bench_rows, results_table, source
 from harness.reporting.endurance import endurance
+from harness.reporting.gains import BYTES, gains_table
+from harness.reporting.gains import NAME as GAINS
 from harness.reporting.media import filmstrips
 from harness.reporting.methods import FOLDER, PLAIN, method_index, method_page, methods
 from harness.reporting.recall_plot import recall_plot
@@ -45,7 +47,7 @@ BLOCK = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.S)
 CONCEPTS = ROOT / "docs" / "concepts.md"
 HERO = ("full", "worldkv", "sliding")
 ALIKE = ("world", "protocol", "seed", "trajectories", "noise", "comparable", "metrics", "weights", "probes")  # of the parts of a table
-VALUES = {CROSSED: tuple(KEYS.values())} | dict.fromkeys(AUDITS, AUDITED)  # columns of which every trajectory's value is kept, by table
+VALUES = dict.fromkeys((CROSSED, BYTES), tuple(KEYS.values())) | dict.fromkeys(AUDITS, AUDITED)  # columns of which every trajectory's value is kept, by table
 SAME_DB = 0.05  # between two machines' runs of the policy that the others are compared with; float sums differ
 ENDURANCE = "endurance"  # one long rollout a policy: a picture and no table
 
@@ -161,6 +163,8 @@ def render(page: Path, text: str) -> str:
             body = crossed_table(KEYS[name], _results(CROSSED))
         elif name == TRAININGS:
             body = trainings_table(_results(name))
+        elif name == GAINS:
+            body = gains_table(_results(CROSSED), _results(BYTES))
         elif name in AUDITS:
             body = audit_table(_results(name), _links(page), os.path.relpath(CONCEPTS, page.parent))
         else:
