@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import sys
 import time
 from pathlib import Path
 
@@ -30,7 +31,9 @@ def _round(folder: str, arguments: list[str]) -> None:
     os.setsid()  # a tree of its own, to be killed
     os.chdir(folder)
     chosen = options(arguments)
-    os._exit(Runner(chosen, Path("outputs/s"), multiprocessing.get_context("fork")).run())
+    failed = Runner(chosen, Path("outputs/s"), multiprocessing.get_context("fork")).run()
+    sys.stdout.flush()
+    os._exit(failed)
 
 
 def outcome(folder: Path) -> dict[str, object]:
