@@ -47,7 +47,8 @@ BLOCK = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.S)
 CONCEPTS = ROOT / "docs" / "concepts.md"
 HERO = ("full", "worldkv", "sliding")
 ALIKE = ("world", "protocol", "seed", "trajectories", "noise", "comparable", "metrics", "weights", "probes")  # of the parts of a table
-VALUES = {CROSSED: tuple(KEYS.values()), BYTES: tuple(KEYS.values())} | dict.fromkeys(AUDITS, AUDITED)  # columns of which every trajectory's value is kept, by table
+# columns of which every trajectory's value is kept, by table
+VALUES = {CROSSED: tuple(KEYS.values()), BYTES: tuple(KEYS.values())} | dict.fromkeys(AUDITS, AUDITED)
 SAME_DB = 0.05  # between two machines' runs of the policy that the others are compared with; float sums differ
 ENDURANCE = "endurance"  # one long rollout a policy: a picture and no table
 
