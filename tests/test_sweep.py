@@ -103,6 +103,13 @@ def test_markup_in_names_is_shown_as_it_is(capsys):
     assert "policy=[bold]p: failed: [link=x]y" in capsys.readouterr().out
 
 
+def test_a_sweep_that_goes_on_says_what_it_has(capsys):
+    Board("s", "quality/x", 1, 4, 0)
+    assert not capsys.readouterr().out
+    Board("s", "quality/x", 1, 4, 2)
+    assert capsys.readouterr().out == "s: 2 of 4 points are finished\n"
+
+
 def test_the_command_line_is_checked(tmp_path):
     path = str(sweep_file(tmp_path, {"seed": {"values": [0, 1]}}))
     assert options([path, "jobs=2", "name=other", "threads=3"]) == Options(load(Path(path)), ("progress=false", "name=other", "threads=3"), 2, None)
