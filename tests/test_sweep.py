@@ -104,6 +104,8 @@ def test_markup_in_names_is_shown_as_it_is(capsys):
 
 
 def test_a_sweep_that_goes_on_says_what_it_has(capsys):
+    from harness.sweeping.display import Board
+
     Board("s", "quality/x", 1, 4, 0)
     assert not capsys.readouterr().out
     Board("s", "quality/x", 1, 4, 2)
