@@ -1,16 +1,22 @@
 """A table of the docs that is made in parts: rows stay where both parts were made alike, and nowhere else."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from harness.reporting import gains
 from harness.reporting.audited import audit_table
+from harness.reporting.columns import columns_of
 from harness.reporting.crossed import cell_of, crossed_table
+from harness.reporting.doctables import results_table
 from harness.reporting.documents import ALIKE, _check_one_table, added
 from harness.reporting.groups import Run, grouped, reasons
+from harness.reporting.noise import KEY as OTHER_SEEDS
+from harness.reporting.noise import by_first_seed, from_themselves
 from harness.reporting.table import finished_runs
 from harness.results.run_folder import Record
+from harness.results.statistics import paired
 from tests.made_runs import NAMES, make_run
 
 KEY = "quality/psnr_revisit"
@@ -88,6 +94,37 @@ def test_an_audit_says_whose_gain_is_memory():
     ]
     with pytest.raises(ValueError, match="was audited; give probes.audit"):
         audit_table(table | {"values": {"low": {"t0": {"recall/psnr": 1.0}}}}, str, "c.md")
+
+
+def test_runs_of_another_seed_are_no_rows_but_tell_how_much_noise_there_is(tmp_path):
+    """worldkv differs from itself by about 0.5 dB between seeds: h2o, 0.2 dB from it, lies within that; sliding does not."""
+    for policy, quality in (("worldkv", 30.0), ("h2o", 30.2), ("sliding", 25.0)):
+        make_run(tmp_path, policy, quality=quality)
+    make_run(tmp_path, "worldkv", quality=30.5, seed=1, noise="other")
+    runs, others = by_first_seed(finished_runs(tmp_path))
+    _check_one_table(tmp_path, runs)
+    assert len(runs) == 3 and [r.label for r in others] == ["worldkv"]
+    found = from_themselves(runs, others, [KEY])
+    assert found["worldkv"][KEY] == pytest.approx(0.5, abs=0.3)
+    base = runs[[r.label for r in runs].index("worldkv")]
+    rows = {r.label: {"summary": r.results["summary"], "difference": {} if r is base else {KEY: paired(r.values, base.values, KEY)}} for r in runs}
+    table = {k: runs[0].results["run"][k] for k in ("world", "protocol", "seed", "trajectories", "device")}
+    table |= {"columns": [asdict(c) for c in columns_of(r.results for r in runs)], "runs": rows}
+    lines = results_table("houses_changing", table | {OTHER_SEEDS: found}, str).splitlines()
+    cells = {line.split(" | ")[0].strip("| "): line.split(" | ")[2] for line in lines if line.startswith("|")}
+    assert "~" in cells["h2o"] and "~" not in cells["sliding"]
+    assert "under another noise seed, runs of `worldkv` differ from those shown by up to 0." in lines[-1]
+    assert "~" not in "".join(results_table("houses_changing", table, str)), "no second seed, no band"
+    with pytest.raises(ValueError, match="`sliding` was run with seed 1 but not seed 0"):
+        from_themselves([base], [replace(others[0], label="sliding")], [KEY])
+
+
+def test_what_two_parts_know_of_the_noise_is_put_together():
+    known = part("one", "a", base=30.0, old=28.0) | {OTHER_SEEDS: {"old": {KEY: 0.2}}}
+    assert added(part("one", "b", base=30.0), known, "base", "outputs/t")[OTHER_SEEDS] == {"old": {KEY: 0.2}}
+    again = added(part("one", "b", base=30.0) | {OTHER_SEEDS: {"base": {KEY: 0.1}}}, known, "base", "outputs/t")
+    assert again[OTHER_SEEDS] == {"old": {KEY: 0.2}, "base": {KEY: 0.1}}
+    assert OTHER_SEEDS not in added(part("one", "b", base=30.0), part("one", "a", base=30.0), "base", "outputs/t")
 
 
 @pytest.mark.parametrize(

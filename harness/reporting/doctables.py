@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.reporting.columns import columns_of, ends_of, leading
+from harness.reporting.noise import band, noise_note
 from harness.reporting.table import BASELINE
 from harness.results.older import completed_summary
 from harness.results.statistics import LEVEL, adjusted
@@ -69,6 +70,7 @@ BENCHES = {
     "trained": Bench("worldkv", "arm", "none", more=("cost/stored_bytes",)),
     "trained_bytes": Bench("capped inner=worldkv frames=45", "frames", "45", more=("cost/stored_bytes",)),
     "trained_free": Bench("worldkv", more=("novel/psnr", "novel/lpips", "novel/frames")),
+    "trained_rooms": Bench("worldkv", more=("cost/stored_bytes",)),
 }
 
 
@@ -96,7 +98,8 @@ def results_table(name: str, table: dict, link: Link, concepts: str = "../concep
     rows = [f"| *{limit}* | " + " | ".join(cells) + " |" for limit, cells in limits.items() if any(cells)]
     about = f"{table['trajectories']} held-out trajectories of `{table['world']}`, `{table['protocol']}`, seed {table['seed']}, same noise"
     starred = f" {len(others)} policies are compared; * adjusted p < {LEVEL} ([significance]({concepts}#significance))." if others and name != SHORT else ""
-    return "\n".join([*_rows(columns, _sorted(shown, known), link), *rows, "", f"{about}; {table['device']}.{starred}"])
+    noise = noise_note(table, [c for c in known if c.heading in columns and c.difference])
+    return "\n".join([*_rows(columns, _sorted(shown, known), link), *rows, "", f"{about}; {table['device']}.{starred}{noise}"])
 
 
 def bench_rows(name: str, table: dict, link: Link) -> str:
@@ -113,7 +116,9 @@ def _read(table: dict, base: str) -> tuple[dict[str, dict], list[Column]]:
     """A table's runs and columns. Older tables hold the baseline's difference to itself, which is no comparison."""
     runs = {label: run | {"label": label, "summary": completed_summary(run["summary"])} for label, run in table["runs"].items()}
     runs |= {base: runs[base] | {"difference": {}}} if base in runs else {}
-    return runs, columns_of(run | {"columns": table.get("columns")} for run in runs.values())
+    known = columns_of(run | {"columns": table.get("columns")} for run in runs.values())
+    bands = {c.key: band(table, c.key) for c in known}
+    return {label: run | {"bands": bands} for label, run in runs.items()}, known
 
 
 def _sorted(runs: dict[str, dict], known: Sequence[Column]) -> dict[str, dict]:
@@ -209,6 +214,10 @@ def _between(c: Column, entry: dict, sign: bool = False) -> str:
     return f" [{', '.join(c.show(v, sign=sign) for v in entry['ci95'])}]" if entry.get("ci95") else ""
 
 
+def _noisy(difference: float, band: float | None) -> str:
+    return "~" if band is not None and abs(difference) <= band else ""
+
+
 def _difference(c: Column, runs: dict[str, dict]) -> Cell:
     """With a star where it is significant among all of these runs (of tables that were made before: without)."""
     known = {label: p for label, run in runs.items() if (p := (run["difference"].get(c.key) or {}).get("p")) is not None}
@@ -218,6 +227,7 @@ def _difference(c: Column, runs: dict[str, dict]) -> Cell:
         entry = run["difference"].get(c.key)
         if not entry or entry["mean"] == 0 == (entry["ci95"] or [0])[0]:
             return ""
-        return f"{c.show(entry['mean'], sign=True)}{'*' if run['label'] in stars else ''}{_between(c, entry, sign=True)}"
+        marks = ("*" if run["label"] in stars else "") + _noisy(entry["mean"], run["bands"].get(c.key))
+        return f"{c.show(entry['mean'], sign=True)}{marks}{_between(c, entry, sign=True)}"
 
     return cell

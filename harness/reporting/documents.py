@@ -32,6 +32,8 @@ from harness.reporting.gains import BYTES, gains_table
 from harness.reporting.gains import NAME as GAINS
 from harness.reporting.media import filmstrips
 from harness.reporting.methods import FOLDER, PLAIN, method_index, method_page, methods
+from harness.reporting.noise import KEY as OTHER_SEEDS
+from harness.reporting.noise import by_first_seed, from_themselves
 from harness.reporting.recall_plot import recall_plot
 from harness.reporting.table import BASELINE, Run, finished_runs
 from harness.reporting.trainings import NAME as TRAININGS
@@ -65,12 +67,14 @@ def hero(runs: list[Run]) -> None:
 
 def collect(experiment: Path, add: bool = False) -> None:
     """The summaries of an experiment's runs and their paired differences to full KV, as one small file. add: to what that file has.
+    Rows are the runs of the lowest seed; runs of other seeds tell how far a policy is from itself.
 
     Raises ValueError for runs that cannot stand in one table.
     """
     runs = finished_runs(experiment)
     if not runs:
         raise ValueError(f"{experiment} has no finished runs; run harness/run.py name={experiment.name} first")
+    runs, others = by_first_seed(runs)
     _check_one_table(experiment, runs)
     bench = BENCHES.get(experiment.name)
     base = next((r for r in runs if r.label == (bench.base if bench else BASELINE)), None)
@@ -92,6 +96,8 @@ def collect(experiment: Path, add: bool = False) -> None:
         }
         for r in runs
     }
+    if others:
+        table[OTHER_SEEDS] = from_themselves(runs, others, [c["key"] for c in table["columns"] if c["difference"]])
     if kept := VALUES.get(experiment.name):
         table["values"] = {r.label: {name: {k: row[k] for k in kept if k in row} for name, row in r.values.items()} for r in runs}
     file = RESULTS / f"{experiment.name}.json"
@@ -145,7 +151,8 @@ def added(new: dict, known: dict, base: str, folder: str) -> dict:
     columns = {c["key"]: c for c in [*known["columns"], *new["columns"]]}
     commits = sorted({*known["commits"], *new["commits"]})
     values = {"values": known["values"] | new["values"]} if "values" in new and "values" in known else {}
-    return new | values | {"device": "; ".join(devices), "columns": list(columns.values()), "commits": commits, "runs": known["runs"] | new["runs"]}
+    seeds = {OTHER_SEEDS: known.get(OTHER_SEEDS, {}) | new.get(OTHER_SEEDS, {})} if OTHER_SEEDS in known or OTHER_SEEDS in new else {}
+    return new | values | seeds | {"device": "; ".join(devices), "columns": list(columns.values()), "commits": commits, "runs": known["runs"] | new["runs"]}
 
 
 def pages() -> list[Path]:
