@@ -89,6 +89,13 @@ class Backbone(ABC):
         latents of one chunk; on the CPU. None where it has no such head."""
         return None
 
+    def check_arm(self, arm: str | None, policy: str) -> None:
+        """Raises ValueError where a policy of this name needs weights of an arm, and these are others. None: it needs no arm's."""
+        if arm is not None and arm != self.arm:
+            has = f"has those of the arm {self.arm}" if self.arm else "has no arm's"
+            remedy = f"give backbone.arm={arm} (backbone=rooms); where that is missing, train it: python harness/train.py arm={arm}"
+            raise ValueError(f"{policy} needs weights of the arm {arm}, {type(self).__name__} {has}; {remedy}")
+
     def noise(self, generator: torch.Generator) -> Float[Tensor, "1 f s c"]:
         """Noise for one chunk from a CPU generator: the same on every device and for every policy."""
         g = self.geometry

@@ -5,6 +5,7 @@ frame, `n` context rows, `m` rows of the current chunk, `h` heads, `d` head dim,
 and `l b n h d` where all layers travel together. A *frame* is a latent frame; names of video frames end in `_px`.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -177,6 +178,11 @@ class Plan:
             raise ValueError(f"a plan names rows or heads of frames {sorted(unknown)}, which it does not attend to")
         if wrong := [f for f, frames in self.pools.items() if f not in self.rows or frames[0] != f or len(set(frames) & set(self.frames)) > 1]:
             raise ValueError(f"a plan takes frames {sorted(wrong)} together with others; name rows for each, itself first, and the others nowhere else")
+
+    def fingerprint(self) -> int:
+        """63 bits that tell plans apart by their frames and places."""
+        told = repr((self.frames, self.times, self.start, sorted(self.candidates), self.retrieved, sorted(self.again)))
+        return int.from_bytes(hashlib.sha256(told.encode()).digest()[:8], "big") >> 1
 
     @staticmethod
     def of_frames(frames: list[int] | tuple[int, ...], candidates: set[int] | frozenset[int] = frozenset()) -> "Plan":

@@ -73,7 +73,7 @@ class Session:
         """
         g = backbone.geometry
         policy.reset(g)
-        check_arm(policy, backbone)
+        backbone.check_arm(policy.arm, type(policy).__name__)
         _leave(backbone, None)
         backbone.user = None  # a path that is refused half-way leaves the backbone with nobody's state
         backbone.begin(path)
@@ -251,7 +251,7 @@ class Session:
     def _plan(self, chunk: Chunk) -> Plan:
         plan = self.policy.plan(chunk, self.cache.bank)
         if (ranks := self.backbone.geometry.ranks).size > 1:
-            ranks.check_same(fingerprint(plan), f"{self.path.name}: the plan of chunk {chunk.index}")
+            ranks.check_same(plan.fingerprint(), f"{self.path.name}: the plan of chunk {chunk.index}")
         self._account.clock.lap(chunk.index, "plan")
         self.cache.prefetch(plan)
         return plan
@@ -298,17 +298,3 @@ def _leave(backbone: Backbone, coming: Session | None) -> bool:
     if holder is not None and holder is not coming and holder._whole:
         holder._backbone_state = backbone.state()
     return holder is None or holder is not coming
-
-
-def check_arm(policy: CachePolicy, backbone: Backbone) -> None:
-    """Raises ValueError for a policy that needs weights which the backbone does not have. The policy was reset."""
-    if policy.arm is not None and policy.arm != backbone.arm:
-        has = f"has those of the arm {backbone.arm}" if backbone.arm else "has no arm's"
-        remedy = f"give backbone.arm={policy.arm} (backbone=rooms); where that is missing, train it: python harness/train.py arm={policy.arm}"
-        raise ValueError(f"{type(policy).__name__} needs weights of the arm {policy.arm}, {type(backbone).__name__} {has}; {remedy}")
-
-
-def fingerprint(plan: Plan) -> int:
-    """63 bits that tell plans apart by their frames and places."""
-    told = repr((plan.frames, plan.times, plan.start, sorted(plan.candidates), plan.retrieved, sorted(plan.again)))
-    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:8], "big") >> 1

@@ -10,7 +10,8 @@ import numpy as np
 from harness.reporting.media import ENCODER
 from harness.reporting.table import EXTERNAL
 from harness.results.identity import config_hash
-from harness.results.run_folder import Record, RunFolder
+from harness.results.record import Record
+from harness.results.run_folder import RunFolder
 from metrics.frame import LPIPS, PSNR
 from metrics.metric_set import MetricSet
 

@@ -266,7 +266,8 @@ def audited(experiment, gains, name="audited"):
     """A run whose audit gave these gains over wrong pages, and 1 dB more over none."""
     from dataclasses import asdict
 
-    from harness.results.run_folder import Record, RunFolder
+    from harness.results.record import Record
+    from harness.results.run_folder import RunFolder
     from metrics.recall import audit_columns
     from tests.made_runs import make_run
 

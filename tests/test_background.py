@@ -17,7 +17,8 @@ from harness.evaluation.live import LiveLog
 from harness.evaluation.runner import Outcome
 from harness.outcome import Rollout
 from harness.reporting import media
-from harness.results.run_folder import Record, RunFolder
+from harness.results.record import Record
+from harness.results.run_folder import RunFolder
 from harness.system.background import Background
 from harness.trajectory import Trajectory
 

@@ -14,7 +14,8 @@ from harness.evaluation.evaluate import evaluate
 from harness.reporting import command, data, groups
 from harness.reporting.command import FORMATS
 from harness.reporting.page import write_page
-from harness.results.run_folder import OWED, Record, RunFolder, sound
+from harness.results.record import Record, sound
+from harness.results.run_folder import OWED, RunFolder
 from harness.settings.command_line import CONF, composed
 from tests.accidents import edited, hurt
 from tests.made_runs import make_run

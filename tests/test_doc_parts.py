@@ -15,7 +15,7 @@ from harness.reporting.groups import Run, grouped, reasons
 from harness.reporting.noise import KEY as OTHER_SEEDS
 from harness.reporting.noise import by_first_seed, from_themselves
 from harness.reporting.table import finished_runs
-from harness.results.run_folder import Record
+from harness.results.record import Record
 from harness.results.statistics import paired
 from tests.made_runs import NAMES, make_run
 

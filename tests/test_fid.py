@@ -5,7 +5,8 @@ import pytest
 import scipy.linalg
 import torch
 
-from harness.results.run_folder import Record, RunFolder
+from harness.results.record import Record
+from harness.results.run_folder import RunFolder
 from metrics.fid import FID, frechet
 
 

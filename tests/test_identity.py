@@ -9,7 +9,8 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from harness.results.run_folder import Record, RunFolder
+from harness.results.record import Record
+from harness.results.run_folder import RunFolder
 from harness.settings.command_line import CONF, composed
 from harness.system.files import file_name, folders_below, visible
 from harness.worlds.base import check_names

@@ -16,7 +16,8 @@ import yaml
 
 from harness.evaluation.live import LiveLog
 from harness.results.live import FILE, append, rows_since
-from harness.results.run_folder import Record, RunFolder
+from harness.results.record import Record
+from harness.results.run_folder import RunFolder
 from harness.tracking.tracker import Label, followed, running_means, tracker_of
 from tests.commands import Command
 from tests.conftest import ROOT, make_policy

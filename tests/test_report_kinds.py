@@ -5,7 +5,8 @@ from functools import partial
 
 import pytest
 
-from harness.results.run_folder import Record, RunFolder
+from harness.results.record import Record
+from harness.results.run_folder import RunFolder
 from tests.commands import ended
 from tests.made_runs import NAMES, make_external, make_run
 from tests.report_pages import CHROMIUM, PHONE, SCREENSHOTS, SECTIONS, WIDE, chromium, every_plot, names, new_tab, open_report, visited, write

@@ -12,7 +12,8 @@ from backbones.rooms import WEIGHTS
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.weights import code_of, digest, inputs_of, weights_of
 from harness.results.ownership import check_same_contents
-from harness.results.run_folder import ID, Record, RunFolder, sound
+from harness.results.record import Record, sound
+from harness.results.run_folder import ID, RunFolder
 from harness.results.statistics import interval, paired, summarise
 from harness.settings.command_line import CONF, composed
 from harness.snapshot.snapshot import is_saved

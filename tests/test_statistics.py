@@ -15,7 +15,8 @@ from harness.reporting import text
 from harness.reporting.command import main as report
 from harness.reporting.groups import read_runs
 from harness.reporting.terminal import comparison
-from harness.results.run_folder import Record, RunFolder
+from harness.results.record import Record
+from harness.results.run_folder import RunFolder
 from harness.results.statistics import adjusted, detectable, fewest, needed, p_value, paired
 from tests.made_runs import make_run
 

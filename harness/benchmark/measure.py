@@ -12,7 +12,6 @@ from harness.benchmark.timing import ChunkTime, time_last_chunk
 from harness.cache.stores import PackedStore
 from harness.datatypes import Geometry
 from harness.policy import CachePolicy
-from harness.session import check_arm
 from harness.settings.build import build, plain
 from harness.settings.command_line import CONF
 from harness.settings.plugins import plugins_of, with_plugins
@@ -62,7 +61,7 @@ def _with_arms(backbone: Backbone, policies: Iterable[CachePolicy], settings: Di
     for policy in policies:
         if policy.arm not in found:
             found[policy.arm] = build({**plain(settings), "arm": policy.arm}, "backbone", Backbone, plugins) if "arm" in settings else backbone
-        check_arm(policy, found[policy.arm])
+        found[policy.arm].check_arm(policy.arm, type(policy).__name__)
     return found
 
 

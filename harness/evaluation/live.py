@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.outcome import ChunkStats
 from harness.results.live import append
-from harness.results.run_folder import Record
+from harness.results.record import Record
 from metrics.cost import held
 
 log = logging.getLogger(__name__)

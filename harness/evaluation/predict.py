@@ -20,7 +20,6 @@ from harness.reporting.terminal import console
 from harness.results.identity import plain_backbone
 from harness.results.run_folder import RunFolder
 from harness.rollout import Snapshot
-from harness.session import check_arm
 from harness.settings.build import build
 from harness.system.importing import importing
 from harness.system.stopping import end_processes
@@ -46,7 +45,7 @@ def parts_of(cfg: DictConfig, settings: dict, given: Mapping[str, Any], packages
     if cfg.devices == 1:
         backbone = given.get("backbone") or make_backbone(place(settings, 0))
         policy.reset(backbone.geometry)
-        check_arm(policy, backbone)
+        backbone.check_arm(policy.arm, type(policy).__name__)
         make_backbone = partial(_made, backbone)
     return Parts(make_backbone, policy, store, snapshot)
 

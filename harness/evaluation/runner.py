@@ -16,7 +16,7 @@ from harness.evaluation.probes import NO_PROBES, Probes
 from harness.evaluation.rolling import ALIKE, Rolled, Roller
 from harness.outcome import ChunkStats, Rollout
 from harness.policy import CachePolicy
-from harness.results.run_folder import Record, sound
+from harness.results.record import Record, sound
 from harness.rollout import NO_SNAPSHOT, Snapshot
 from harness.system.stopping import exit_on_signals
 from harness.trajectory import Trajectory

@@ -14,7 +14,8 @@ from harness.playing.pane import Pane
 from harness.reporting.media import films
 from harness.results.identity import comparable, config_hash
 from harness.results.provenance import provenance
-from harness.results.run_folder import Record, RunFolder
+from harness.results.record import Record
+from harness.results.run_folder import RunFolder
 from harness.settings.build import build
 from harness.settings.plugins import plugins_of
 from harness.system.files import file_name, write_atomic

@@ -17,7 +17,8 @@ from harness.replaying.replay import Task, refuse, replay
 from harness.reporting.terminal import comparison, console
 from harness.results.identity import config_hash
 from harness.results.provenance import provenance
-from harness.results.run_folder import Record, RunFolder
+from harness.results.record import Record
+from harness.results.run_folder import RunFolder
 from harness.settings.build import build
 from harness.settings.command_line import CONF
 from harness.settings.plugins import plugin_folders

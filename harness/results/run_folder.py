@@ -4,54 +4,25 @@ import csv
 import hashlib
 import io
 import json
-import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from dataclasses import asdict
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
 from harness.results.live import FILE as LIVE
-from harness.results.older import completed_record, completed_summary
-from harness.results.shapes import check_record, check_results
+from harness.results.older import completed_summary
+from harness.results.record import Record, read_record, say_once
+from harness.results.shapes import check_results
 from harness.results.statistics import summarise
 from harness.system.files import FREE_SPACE, file_name, remove_stale, summed, unsummed, write_atomic, write_bytes, write_once
 
-log = logging.getLogger(__name__)
 SCHEMA = 1
 OWED = "afterwards.txt"  # what is still to be done for a finished run, a word a line
 WEIGHTS = "weights.json"  # digests of the files of weights, by setting
 ID = "wandb_id.txt"  # stays when the folder is cleared: the same run, made again
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is kept of one trajectory. values: its columns. error: why it failed, else empty. camera: x, z and heading of
-    every video frame (folders written before the report existed have none). probes: a row a recall probe, where there were any.
-    no_pairs: why there are no scored revisit pairs, where there are none. unaudited: what an audit could not replace pages by, and why."""
-
-    name: str
-    values: dict[str, float]
-    pairs: list[dict[str, float]] = field(default_factory=list)
-    chunks: list[dict[str, float | str]] = field(default_factory=list)
-    noise: str = ""
-    error: str = ""
-    camera: list[list[float]] = field(default_factory=list)
-    probes: list[dict[str, float]] = field(default_factory=list)
-    no_pairs: str = ""
-    unaudited: dict[str, str] = field(default_factory=dict)
-
-
-def sound(record: Record) -> Record:
-    """The record, or, where a metric gave what is no number, the failure that says so: NaN cannot be read back, nor averaged."""
-    try:
-        check_record(asdict(record))
-    except ValueError as error:
-        return Record(record.name, {}, error=f"{error}: see the metric that gave it")
-    return record
 
 
 class RunFolder:
@@ -122,7 +93,7 @@ class RunFolder:
         if record.error:
             write_atomic(target, text)
         elif not write_once(target, text):
-            kept = _read(target)
+            kept = read_record(target)
             if kept is None or kept.error:  # damaged
                 write_atomic(target, text)
 
@@ -164,7 +135,7 @@ class RunFolder:
     def records(self) -> list[Record]:
         """All readable records, by name; a damaged file counts as not run (and is replaced when it is)."""
         found: dict[str, Record] = {}
-        for record in filter(None, map(_read, sorted(self._records.glob("*.json")))):
+        for record in filter(None, map(read_record, sorted(self._records.glob("*.json")))):
             if record.name not in found or found[record.name].error:
                 found[record.name] = record
         return [found[name] for name in sorted(found)]
@@ -180,7 +151,7 @@ class RunFolder:
         except OSError:
             return None
         except (ValueError, RecursionError) as error:
-            _tell(f"{file} is damaged ({error}): the run counts as unfinished")
+            say_once(f"{file} is damaged ({error}): the run counts as unfinished")
             return None
         if "columns" in results:
             return results
@@ -284,21 +255,3 @@ def write_csv(path: Path, rows: Iterable[dict]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(path, text.getvalue())
-
-
-@cache
-def _tell(text: str) -> None:
-    """A warning, once: files are read again and again."""
-    log.warning(text)
-
-
-def _read(file: Path) -> Record | None:
-    try:
-        record = unsummed(json.loads(file.read_text()))
-        check_record(record)
-        return Record(**completed_record(record))
-    except OSError:
-        return None
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        _tell(f"{file} is damaged ({error}): the trajectory counts as not run")
-        return None

@@ -16,7 +16,8 @@ from harness.reporting.terminal import comparison, console
 from harness.results.identity import config_hash, deciding, named_path
 from harness.results.ownership import check_same_settings
 from harness.results.provenance import provenance
-from harness.results.run_folder import Record, RunFolder, sound, without_result
+from harness.results.record import Record, sound
+from harness.results.run_folder import RunFolder, without_result
 from harness.scoring.cost_file import FILE as COSTS
 from harness.scoring.cost_file import Costs, read_costs
 from harness.system.files import file_name, write_atomic
