@@ -20,14 +20,14 @@ def recall_plot(path: Path, runs: Mapping[str, Probes], title: str) -> bool:
     if not scores:
         return False
     curves = {name: by_gap(probes, scores[0]) for name, probes in runs.items()}
-    figure = new_figure(7.5, 4.2)
-    axis = figure.add_axes((0.09, 0.13, 0.62, 0.77))
+    figure = new_figure(7.5, 4.3)
+    axis = figure.add_axes((0.09, 0.17, 0.66, 0.75))
     gaps = sorted({gap for curve in curves.values() for gap in curve})
     for place, (name, curve) in enumerate(sorted(curves.items(), key=lambda item: -_last(item[1]))):
         shift = 2 ** (0.08 * (place - (len(curves) - 1) / 2) / max(1, len(curves) - 1) * 2)  # bars side by side
         x, (y, error, _) = [gap * shift for gap in curve], zip(*curve.values(), strict=True) if curve else ((), (), ())
         axis.errorbar(x, y, error, marker="o", markersize=3.5, linewidth=1.4, elinewidth=0.8, label=name)
-    axis.set(xscale="log", xlabel="chunks since the view was last seen, at least", ylabel=f"{scores[0].removesuffix('_true').upper()} recall")
+    axis.set(xscale="log", xlabel="chunks since the view was last seen, at least", ylabel=f"{scores[0].removesuffix('_true').upper()} recall{' (dB)' if scores[0].startswith('psnr') else ''}")
     counts = {gap: sorted({curve[gap][2] for curve in curves.values() if gap in curve}) for gap in gaps}
     axis.set_xticks(gaps, [f"{gap}\nn={'–'.join(map(str, dict.fromkeys((counts[gap][0], counts[gap][-1]))))}" for gap in gaps])
     axis.minorticks_off()
