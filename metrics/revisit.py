@@ -28,7 +28,7 @@ def score_pairs(rollout: Rollout, trajectory: Trajectory, roundtrip: Float[Tenso
     """One row per revisit pair whose later frame was generated.
 
     <metric>_revisit: first visit against revisit, in the same rollout. <metric>_reference: revisit against the true view.
-    <metric>_floor: first visit against the rollout's most different view. <metric>_ceiling: the codec's round trip of
+    <metric>_floor: first visit against the rollout's most different view. <metric>_ceiling: the autoencoder's round trip of
     the true view (`roundtrip`, one frame per video frame) against the true view. What a world cannot give is left out.
     """
     pairs = scored(rollout, trajectory)

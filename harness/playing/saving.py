@@ -136,7 +136,7 @@ def _bytes(frames: Float[Tensor, "n 3 y x"]) -> np.ndarray:
 
 
 def roundtrip(walk: Walk, task: Trajectory) -> torch.Tensor | None:
-    """The codec's round trip of the true views, which ends a rollout: on a session of its own, so that no pane's is ended."""
+    """The autoencoder's round trip of the true views, which ends a rollout: on a session of its own, so that no pane's is ended."""
     if task.reference is None:
         return None
     made = walk.setup.make(walk.panes[0].made.choice)

@@ -50,7 +50,7 @@ def revisits(columns: Sequence[Column]) -> list[Column]:
 
 
 def ends_of(columns: Sequence[Column], summary: dict[str, dict]) -> dict[str, dict[str, float]]:
-    """Floor (an unrelated view) and ceiling (the codec's round trip) of the columns that have them: by end and the column's key."""
+    """Floor (an unrelated view) and ceiling (the autoencoder's round trip) of the columns that have them: by end and the column's key."""
     found = {end: {c.key: summary[key]["mean"] for c in columns if (key := getattr(c, end)) in summary} for end in ENDS}
     return {end: values for end, values in found.items() if values}
 

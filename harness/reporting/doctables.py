@@ -30,7 +30,7 @@ VIEWS = {  # blocks that show these rows of MAIN
     ),
 }
 SHORT_COLUMNS = ("PSNR revisit", "LPIPS revisit", "PSNR true view", "PSNR recall", "PSNR recall true view")
-ENDS = {"floor": "floor: an unrelated view", "ceiling": "ceiling: the codec's round trip"}
+ENDS = {"floor": "floor: an unrelated view", "ceiling": "ceiling: the autoencoder's round trip"}
 PICTURES = {"long": "cost.png", "novelty": "novelty.png"}  # experiment: what its cost.png is called in docs/
 CURVES = {  # pictures of recall against the gap: the experiment, its picture in docs/, and whose curves
     MAIN: ("recall.png", ("full", "reencode", "worldkv", "oracle", "random", "sliding")),
@@ -97,7 +97,8 @@ def results_table(name: str, table: dict, link: Link, concepts: str = "../concep
     limits = {ENDS[end]: [_limit(by_heading.get(heading), values) for heading in columns] for end, values in ends.items()}
     rows = [f"| *{limit}* | " + " | ".join(cells) + " |" for limit, cells in limits.items() if any(cells)]
     about = f"{table['trajectories']} held-out trajectories of `{table['world']}`, `{table['protocol']}`, seed {table['seed']}, same noise"
-    starred = f" {len(others)} policies are compared; * adjusted p < {LEVEL} ([significance]({concepts}#significance))." if others and name != SHORT else ""
+    count = f"{len(others)} policies{' of the bench' if name in VIEWS else ''} are compared"
+    starred = f" {count}; * adjusted p < {LEVEL} ([significance]({concepts}#significance))." if others and name != SHORT else ""
     noise = noise_note(table, [c for c in known if c.heading in columns and c.difference])
     return "\n".join([*_rows(columns, _sorted(shown, known), link), *rows, "", f"{about}; {table['device']}.{starred}{noise}"])
 

@@ -50,6 +50,6 @@ def gains_table(tokens: dict, limited: dict) -> str:
         lines.append(f"| `{policy}` | {trained} | " + " | ".join(shown((policy, how, key)) for how in at for key in KEYS) + " |")
     about = f"dB over the same window without memory (`{CONTROL}`, or `{UNTRAINED}` of the base), paired; * adjusted p < {LEVEL} among {len(gains)} comparisons"
     where = f"{tokens['trajectories']} held-out trajectories of `{tokens['world']}`, `{tokens['protocol']}`"
-    windows = "Equal tokens: windows of 18 frames, but for `trained_compressed` (34 on the average)"
+    windows = "Equal tokens: windows of 18 frames (`trained_compressed`: 34 on the average)"
     limit = f"Equal bytes: at most {FRAMES} whole float32 frames for window, bank, state and scratch, banked chunks in 4 bits"
     return "\n".join([*lines, "", f"{about}; {where}. {windows}. {limit}."])

@@ -27,7 +27,8 @@ def recall_plot(path: Path, runs: Mapping[str, Probes], title: str) -> bool:
         shift = 2 ** (0.08 * (place - (len(curves) - 1) / 2) / max(1, len(curves) - 1) * 2)  # bars side by side
         x, (y, error, _) = [gap * shift for gap in curve], zip(*curve.values(), strict=True) if curve else ((), (), ())
         axis.errorbar(x, y, error, marker="o", markersize=3.5, linewidth=1.4, elinewidth=0.8, label=name)
-    axis.set(xscale="log", xlabel="chunks since the view was last seen, at least", ylabel=f"{scores[0].removesuffix('_true').upper()} recall{' (dB)' if scores[0].startswith('psnr') else ''}")
+    score = scores[0].removesuffix("_true").upper()
+    axis.set(xscale="log", xlabel="chunks since the view was last seen, at least", ylabel=f"{score} recall{' (dB)' if score == 'PSNR' else ''}")
     counts = {gap: sorted({curve[gap][2] for curve in curves.values() if gap in curve}) for gap in gaps}
     axis.set_xticks(gaps, [f"{gap}\nn={'–'.join(map(str, dict.fromkeys((counts[gap][0], counts[gap][-1]))))}" for gap in gaps])
     axis.minorticks_off()

@@ -19,7 +19,7 @@ from metrics.column import Column
 
 WIDE = 140  # of output that goes to a file, where nobody said how wide
 GAP = 2  # between columns
-ENDS = {"floor": "floor: an unrelated view of the rollout", "ceiling": "ceiling: the codec's round trip of the true view"}
+ENDS = {"floor": "floor: an unrelated view of the rollout", "ceiling": "ceiling: the autoencoder's round trip of the true view"}
 
 
 @dataclass(frozen=True)
