@@ -30,6 +30,22 @@ def denoised(backbone: Backbone, window: ContextBuffer, draws: Sequence[Float[Te
     return torch.stack(guesses)
 
 
+def latents_of(
+    backbone: Backbone,
+    window: ContextBuffer,
+    draws: Sequence[Float[Tensor, "1 f s c"]],
+    given: Float[Tensor, "1 f s c"] | None,
+    rehearsal: torch.Generator | None,
+    condition: Condition,
+) -> tuple[Float[Tensor, "1 f s c"], Float[Tensor, "p 1 f s c"] | None]:
+    """A chunk's clean latents, generated or given, and what each denoising pass predicted of them. rehearsal: the noise of a chunk that is given,
+    for policies that need such predictions of it too."""
+    if given is None:
+        guesses = denoised(backbone, window, draws, condition)
+        return guesses[-1], guesses
+    return given, rehearsed(backbone, window, rehearsal, given, condition) if rehearsal is not None else None
+
+
 def rehearsed(
     backbone: Backbone, window: ContextBuffer, rng: torch.Generator, given: Float[Tensor, "1 f s c"], condition: Condition
 ) -> Float[Tensor, "p 1 f s c"]:

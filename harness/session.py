@@ -27,7 +27,7 @@ from harness.cache.stores import PackedStore
 from harness.cache.trial import Trial
 from harness.datatypes import Chunk, Condition, Plan
 from harness.outcome import ChunkStats, Rollout
-from harness.passes import denoised, generator, rehearsed
+from harness.passes import generator, latents_of
 from harness.policy import CachePolicy
 from harness.snapshot.saved_state import check_state, put_back, state_of_session
 from harness.snapshot.snapshot import check_same_path, damaged, read_snapshot, write_snapshot
@@ -120,21 +120,15 @@ class Session:
         condition = self.backbone.condition(self.path, chunk)
         clock.lap(chunk.index, "passes")  # noise and condition are the network's, whatever the policy
         if policy.probes and chunk.start:
-            # given latents go in at the least noisy level: a pass at t = 0 would move some backbones' own caches on
-            self._probe(chunk, condition, *((draws[0], self.backbone.timesteps[0]) if given is None else (given, self.backbone.timesteps[-1])))
-        plan, self.coming = self.coming, None
-        if plan is None:
-            truth = true_views(self.path, g, chunk.index) if policy.tries and draws else None
-            plan = self._plan(chunk if truth is None else replace(chunk, trial=Trial(self.backbone, cache, policy, chunk, condition, draws[0], truth)))
+            levels = self.backbone.timesteps  # given latents go in at the least noisy one: a pass at t = 0 would move some backbones' own caches on
+            self._probe(chunk, condition, draws[0] if given is None else given, levels[0] if given is None else levels[-1])
+        plan = self.coming or self._plan(self._tried(chunk, condition, draws) if policy.tries and draws else chunk)
+        self.coming = None
         cache.reencode(plan, policy, self._conditioned)
         taken = cache.assemble(plan, chunk, condition, policy)
         clock.lap(chunk.index, "assemble")
-        if given is None:
-            guesses = denoised(self.backbone, cache.window, draws, condition)
-            x0 = guesses[-1]
-        else:
-            rng = generator(self.seed, self.path.name, chunk.index)
-            guesses, x0 = rehearsed(self.backbone, cache.window, rng, given, condition) if policy.rehearses else None, given
+        rehearsal = generator(self.seed, self.path.name, chunk.index) if policy.rehearses else None
+        x0, guesses = latents_of(self.backbone, cache.window, draws, given, rehearsal, condition)
         cache.window.begin_pass(len(self.backbone.timesteps), clean=True)
         self.backbone.denoise(x0, 0.0, condition, cache.window)
         clock.lap(chunk.index, "passes")
@@ -255,6 +249,13 @@ class Session:
         self._account.clock.lap(chunk.index, "plan")
         self.cache.prefetch(plan)
         return plan
+
+    def _tried(self, chunk: Chunk, condition: Condition, draws: Sequence[Float[Tensor, "1 f s c"]]) -> Chunk:
+        """The chunk for an oracle that looks at what a plan would make of it, where the true views are known."""
+        truth = true_views(self.path, self.backbone.geometry, chunk.index)
+        if truth is None:
+            return chunk
+        return replace(chunk, trial=Trial(self.backbone, self.cache, self.policy, chunk, condition, draws[0], truth))
 
     def _noise(self, chunk: Chunk) -> list[Float[Tensor, "1 f s c"]]:
         """Of every level, drawn before the first pass: a copy to the GPU waits for it."""

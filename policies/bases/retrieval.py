@@ -45,8 +45,10 @@ class RetrievalPolicy(CachePolicy):
         self._geometry, self._kept, self._into, self._observed = geometry, {}, {}, set[int]()
         self.selector.reset(geometry)
         self.compressor.reset(geometry)  # what the parts need is known now
-        self.raw_keys, self.needs_attention_scores = self.placement.moves, self.selector.needs_attention_scores or self.compressor.needs_attention_scores
-        self.probes, self.tries, self.compresses = self.selector.probes, self.selector.tries, not isinstance(self.compressor, KeepAll)
+        self.raw_keys = self.placement.moves
+        self.needs_attention_scores = self.selector.needs_attention_scores or self.compressor.needs_attention_scores
+        self.probes, self.tries = self.selector.probes, self.selector.tries
+        self.compresses = not isinstance(self.compressor, KeepAll)
         self.placement.check(self.compressor)
         if self.compress == "store" and self.compressor.slots > 1:
             raise ValueError("retrieval: compressor.rotate follows the order of retrieval; it needs compress=retrieve")
@@ -58,30 +60,38 @@ class RetrievalPolicy(CachePolicy):
         sink, recent = window.fixed(chunk.start)
         if chunk.probing:
             return Plan((*sink, *recent), self.placement.times(sink, [], recent, chunk.start, size))
-        banked = {f // size for f in bank.frames}  # a wrapper may have dropped chunks
-        for gone in self._observed - banked:
-            self.selector.forget(gone)
-            self._kept, self._into = ({c: x for c, x in table.items() if c != gone} for table in (self._kept, self._into))
-        self._observed &= banked
+        banked = {f // size for f in bank.frames}
+        self._forget_all_but(banked)
         candidates = self.selector.eligible([c for c in window.chunks(chunk.start) if c in banked])
         if self.fallback and not candidates:
             return Plan.of_frames(bank.frames)
-        order, limit = self.selector.order(chunk, candidates, [*sink, *recent]), limit_of(self.retrieved, self.unit, self._geometry)
+        order = self.selector.order(chunk, candidates, [*sink, *recent])
+        limit = limit_of(self.retrieved, self.unit, self._geometry)
         chosen = affordable(order, limit, lambda c, slot: self._cost(c, slot, chunk.start, bank))
-        takers = self.selector.takers(candidates, len(chosen))
-        chosen = list(takers) or chosen
+        heads_of = self.selector.takers(candidates, len(chosen))  # where heads choose for themselves
+        chosen = list(heads_of) or chosen
         pages = {c: window.pages(c, chunk.start, bank) for c in chosen}
         rows = {f: r for slot, c in enumerate(chosen) for f, r in self._parts(c, slot).items() if f in pages[c]}
-        seen = {f: heads for c, heads in takers.items() for f in pages[c]}
+        seen = {f: heads for c, heads in heads_of.items() for f in pages[c]}
         retrieved = [pages[c] for c in (chosen if self.placement.by_similarity else sorted(chosen))]
         times = self.placement.times(sink, retrieved, recent, chunk.start, size)
         flat = tuple(f for group in retrieved for f in group)
-        past, able = window.past(chunk.start), set(candidates)
-        reachable = frozenset(past) if len(able) == len(window.chunks(chunk.start)) else frozenset(f for f in past if f // size in able)
-        if candidates and not chosen:  # the budget brings none of them back
-            reachable = frozenset()
+        reachable = self._reachable(chunk.start, candidates) if chosen or not candidates else frozenset()  # the budget may bring none back
         soon = tuple(f for c in self.selector.soon(len(chosen)) if c not in chosen for f in window.pages(c, chunk.start, bank))
         return Plan((*sink, *flat, *recent), times, rows=rows, seen=seen, candidates=reachable, retrieved=flat, soon=soon)
+
+    def _forget_all_but(self, banked: set[int]) -> None:
+        """A policy around this one may have dropped chunks from the bank."""
+        for gone in self._observed - banked:
+            self.selector.forget(gone)
+            self._kept.pop(gone, None)
+            self._into.pop(gone, None)
+        self._observed &= banked
+
+    def _reachable(self, start: int, candidates: list[int]) -> frozenset[int]:
+        """The past frames that the selector could have brought back."""
+        past, able = self._window.past(start), set(candidates)
+        return frozenset(past) if len(able) == len(self._window.chunks(start)) else frozenset(f for f in past if f // self._geometry.chunk in able)
 
     @property
     def _window(self) -> Window:
