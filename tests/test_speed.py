@@ -63,11 +63,19 @@ def passes():
     return (min(seconds[1]) - min(seconds[0])) / 4
 
 
-@pytest.mark.parametrize("name", ["worldkv", "coverage", "fov", "latent", "places"])
-def test_planning_stays_small_over_a_thousand_chunks(name, passes):
-    """Plan and commit after a thousand chunks round the same place; the cache is tiny, so that only a policy's own work counts."""
+@pytest.mark.parametrize(
+    ("name", "walk", "most"),
+    [
+        *((name, False, 0.02) for name in ("worldkv", "coverage", "fov", "latent", "places")),
+        # a thousand places, in sight of one another: measured 0.7, 4.1, 2.3 and 2.3 % beside two other processes
+        *(("worldkv", True, 0.02), ("coverage", True, 0.06), ("fov", True, 0.04), ("places", True, 0.05)),
+    ],
+)
+def test_planning_stays_small_over_a_thousand_chunks(name, walk, most, passes):
+    """Plan and commit after a thousand chunks, round the same place or on a walk that never comes to the same view twice; the cache is tiny, so that
+    only a policy's own work counts."""
     commits: list[float] = []
-    policy, bank, chunk = committed(make_policy(name), Geometry(1, 1, 2, 4, 3), 1000, turn=10.0, seconds=commits if name == "places" else None)
+    policy, bank, chunk = committed(make_policy(name), Geometry(1, 1, 2, 4, 3), 1000, turn=10.0, seconds=commits if name == "places" else None, walk=walk)
     seconds = []
     for _ in range(20):
         start = time.process_time()
@@ -75,4 +83,4 @@ def test_planning_stays_small_over_a_thousand_chunks(name, passes):
         seconds.append(time.process_time() - start)
     share = (min(seconds) + min(commits[-10:], default=0.0)) / passes
     print(f"{name}: {100 * share:.2f} % of the passes")
-    assert share <= 0.02
+    assert share <= most

@@ -35,8 +35,9 @@ def run(backbone, path, name, *overrides):
     return rollout(backbone, make_policy(name, *overrides), GpuStore(), path, 0, backbone.encode(path.images)[: backbone.geometry.chunk])
 
 
-def committed(policy, geometry, chunks, turn=0.0, seconds=None):
-    """A policy after chunks of noise, turning `turn` degrees a frame, its bank and the next chunk. seconds: of the last commits."""
+def committed(policy, geometry, chunks, turn=0.0, seconds=None, walk=False):
+    """A policy after chunks of noise, turning `turn` degrees a frame, its bank and the next chunk. seconds: of the commits. walk: go somewhere new
+    with every chunk, by turns at random and three steps in five."""
 
     class Nowhere(GpuStore):
         tier = "window"
@@ -50,6 +51,10 @@ def committed(policy, geometry, chunks, turn=0.0, seconds=None):
     bank, size, frames = KVBank(geometry, window, GpuStore(), policy.raw_keys), geometry.chunk, geometry.chunk * (chunks + 1)
     actions = torch.zeros(frames, 6)
     actions[:, 4] = turn
+    if walk:
+        dice = torch.Generator().manual_seed(7)
+        actions[:, 0] = (torch.rand(frames, generator=dice) < 0.6).float()
+        actions[:, 4] = (torch.randn(chunks + 1, generator=dice) * 8).repeat_interleave(size)
     c2w, intrinsics = integrate(actions, 0.1), pinhole(80.0, (64, 64), frames)
     parts = [slice(i * size, (i + 1) * size) for i in range(chunks + 1)]
     made = [Chunk(i, i * size, c2w[at], intrinsics[at], actions[at]) for i, at in enumerate(parts)]

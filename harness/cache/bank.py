@@ -183,11 +183,10 @@ class KVBank:
         pages that lie elsewhere come whole, and count so."""
         moved = self._moved
         pages = [self.page(f) for f in frames]
-        page = Page.joined(pages) if len(pages) > 1 else pages[0]
         if self._below.tier == "gpu":
-            most = page.rows * len(rows) * rows.shape[2:].numel()  # in all layers and heads
+            most = sum(p.rows for p in pages) * len(rows) * rows.shape[2:].numel()  # in all layers and heads
             self._moved = moved + round((self._moved - moved) * int((rows >= 0).sum()) / most)
-        return page.keep(rows)
+        return Page.taken(pages, rows)
 
     @property
     def row_table(self) -> dict[int, int]:

@@ -83,6 +83,31 @@ class Page:
         return _per_head(index, self.k.shape[3]) if self.mass is not None and self.mass.dim() == 3 else index
 
     @staticmethod
+    def taken(pages: "list[Page]", rows: Int[Tensor, "l n *h"]) -> "Page":
+        """As `joined(pages).keep(rows)`, but of every page only the rows that are kept are read. Rows of heads from several pages; the rest joins."""
+        if len(pages) == 1 or rows.dim() == 2 or any(p.mass is not None or p.positions.dim() == 4 for p in pages):
+            return Page.joined(pages).keep(rows)
+        device = pages[0].k.device
+        ends = torch.tensor([p.rows for p in pages]).cumsum(0).to(rows.device)
+        kept = rows.clamp(min=0).flatten()
+        owner = torch.bucketize(kept, ends, right=True)
+        order = owner.argsort(stable=True)
+        where = torch.unravel_index(order, rows.shape)  # layer, row, head
+        within = kept[order] - (ends[owner[order]] - torch.tensor([p.rows for p in pages], device=rows.device)[owner[order]])
+        layers, heads, within = where[0].to(device), where[2].to(device), within.to(device)
+        counts = owner.bincount(minlength=len(pages)).tolist()
+        parts = list(zip(pages, layers.split(counts), heads.split(counts), within.split(counts), strict=True))
+        place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device)).to(device)
+
+        def gathered(tensors: list[Tensor]) -> Tensor:
+            return torch.cat(tensors).index_select(0, place.to(tensors[0].device)).unflatten(0, rows.shape)
+
+        k, v = (gathered([getattr(p, name)[li, :, r, hi] for p, li, hi, r in parts if len(r)]) for name in ("k", "v"))  # l n h b d
+        positions = gathered([p.positions[li.to(p.positions.device), r.to(p.positions.device)] for p, li, _, r in parts if len(r)])
+        page = Page(k.permute(0, 3, 1, 2, 4).contiguous(), v.permute(0, 3, 1, 2, 4).contiguous(), positions)
+        return page.only(rows >= 0) if bool((rows < 0).any()) else page
+
+    @staticmethod
     def joined(pages: "list[Page]") -> "Page":
         """One page with the rows of several, in order."""
         k, v = (torch.cat([getattr(p, name) for p in pages], 2) for name in ("k", "v"))

@@ -112,8 +112,9 @@ class TokenBudgetPolicy(CachePolicy):
     def _best(self, pool: tuple[int, ...], bank: KVBank) -> Int[Tensor, "l n *h"]:
         """The rows of the pool that each layer and head can afford."""
         score = self.scorer.score(pool, bank)
-        caps = [score.shape[1]] * len(score)
+        caps = [score.shape[1] * self.scorer.run] * len(score)
         if self.scorer.drops:
             born = torch.cat([self._born[f] for f in pool], 1)
             score, caps = score.to(born.device).masked_fill(born < 0, -inf), (born >= 0).sum(1).amin(1).tolist()
-        return best_rows(score, self.split.counts(int(self._budget), caps), self.per_head, self._geometry)
+        counts = self.split.counts(int(self._budget), caps)
+        return best_rows(score, counts, self.per_head, self._geometry, self.scorer.run)

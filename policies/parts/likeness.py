@@ -3,13 +3,16 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from harness.datatypes import KV, Chunk, Geometry
 from harness.settings.ranges import Positive, Side
 from policies.parts.chunk_table import ChunkTable
-from policies.parts.select.probe_points import probes, sees
+from policies.parts.select.lazily import SLACK
+from policies.parts.select.probe_points import blocks, may_see, probes, sees
 
 
 class Likeness(ABC):
@@ -31,13 +34,15 @@ class Likeness(ABC):
         self._known.forget(chunk)
 
     def to(self, chunk: int, others: list[int], above: float = -1.0) -> list[float]:
-        """Likeness of a chunk to each of the others, to six digits, so that ties are ties. Where it cannot exceed `above`, the share
-        of this direction, which is no less, may stand for it."""
+        """Likeness of a chunk to each of the others, to six digits, so that ties are ties. Where it cannot exceed `above`, something that
+        is no less, and no more than `above`, may stand for it."""
         if not others:
             return []
         one, known = [x[0] for x in self._known.take([chunk])], self._known.take(others)
-        here = self.shares(one, known).amax(2).double().mean(1)
+        here = self.most(one, known)
         close = (here > above).nonzero()[:, 0]
+        here[close] = self.shares(one, [x[close] for x in known]).amax(2).double().mean(1)
+        close = close[here[close] > above]
         here[close] = here[close].minimum(self.back(one, [x[close] for x in known]).amax(1).double().mean(1))
         return here.round(decimals=6).tolist()
 
@@ -48,6 +53,10 @@ class Likeness(ABC):
     @abstractmethod
     def shares(self, one: list[Tensor], others: list[Tensor]) -> Float[Tensor, "n f g"]:
         """How much of each frame `f` of a chunk each frame `g` of `n` others shows."""
+
+    def most(self, one: list[Tensor], others: list[Tensor]) -> Float[Tensor, "n"]:
+        """What the likeness to each of the others does not exceed, where that is known for less than the likeness itself."""
+        return torch.ones(len(others[0]), dtype=torch.float64, device=others[0].device)
 
     def back(self, one: list[Tensor], others: list[Tensor]) -> Float[Tensor, "n f g"]:
         """How much of each frame `g` of the others each frame `f` of the chunk shows."""
@@ -76,10 +85,20 @@ class ViewLikeness(Likeness):
         share = self._share(one, [x.flatten(0, 1) for x in others])  # f (n g)
         return share.unflatten(1, others[0].shape[:2]).transpose(0, 1)
 
+    def most(self, one: list[Tensor], others: list[Tensor]) -> Tensor:
+        cameras = [x.flatten(0, 1) for x in others]
+        possible = may_see(self._probes(*one), cameras[0], cameras[1], self.grid, self.shells, self.far)  # (n g) (f b)
+        sizes = torch.from_numpy(np.bincount(blocks(self.grid, self.shells)[1])).double()
+        share = possible.view(-1, len(sizes)).double() @ (sizes / sizes.sum())
+        return share.view(*others[0].shape[:2], len(one[0])).amax(1).mean(1) + SLACK
+
     def back(self, one: list[Tensor], others: list[Tensor]) -> Tensor:
         share = self._share([x.flatten(0, 1) for x in others], one)  # (n g) f
         return share.unflatten(0, others[0].shape[:2]).transpose(1, 2)
 
     def _share(self, a: list[Tensor], b: list[Tensor]) -> Float[Tensor, "f g"]:
-        points = probes(a[0], a[1], self.grid, self.shells, self.near, self.far)  # f p 3
+        points = self._probes(a[0], a[1])  # f p 3
         return sees(points.flatten(0, 1), b[0], b[1], self.far).unflatten(1, points.shape[:2]).float().mean(-1).T
+
+    def _probes(self, c2w: Tensor, intrinsics: Tensor) -> Float[Tensor, "f p 3"]:
+        return probes(c2w, intrinsics, self.grid, self.shells, self.near, self.far)

@@ -15,7 +15,7 @@ class Scorer(ABC):
     drops: whether rows of low score are lost (`True`), or stay in the bank and are only passed over by the next chunk.
     raw_keys: whether keys must be kept un-rotated; rotated_keys: whether they must not. probes: whether `score` needs the queries of the
     chunk to come, from a pass before planning; rehearses: whether `observe` needs `KV.guesses` of chunks that are given too. All are known
-    after `reset`.
+    after `reset`. run: how many rows in a row are worth the same, of every frame; `score` gives one number for each run of them.
     """
 
     drops: bool = True
@@ -23,6 +23,7 @@ class Scorer(ABC):
     rotated_keys: bool = False
     probes: bool = False
     rehearses: bool = False
+    run: int = 1
 
     def reset(self, geometry: Geometry) -> None: ...
 
@@ -34,7 +35,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def score(self, frames: tuple[int, ...], bank: KVBank) -> Float[Tensor, "l n h"]:
-        """The worth of the concatenated rows of `frames`; the greater, the better."""
+        """The worth of the concatenated rows of `frames`, or of each `run` of them; the greater, the better."""
 
     @abstractmethod
     def keep(self, frames: tuple[int, ...], rows: Int[Tensor, "l n h"]) -> None:

@@ -20,7 +20,7 @@ class QuestScorer(Scorer):
     queries: `current` (a probe pass over sink and recent frames: the chunk's first pass once more than without) or `last` (the
     clean pass of the last chunk). q: its rows pooled in `parts` consecutive runs, the best of which counts; rotated, as
     are the keys. Pages do not reach over frames; a budget that is no whole number of pages takes part of the last one.
-    The extremes take 1 / page of the rows' bytes more (`scratch`).
+    The extremes take 1 / page of the rows' bytes more (`scratch`), and every plan reads them all: its time grows with the past.
     Uncertain: Quest decides anew for every query token, here a plan is made once and frozen for all passes; it leaves its
     first two layers dense, which here would need a window of the whole past.
     """
@@ -36,8 +36,10 @@ class QuestScorer(Scorer):
             raise ValueError(f"quest scorer: parts={self.parts}; use parts that divide the {rows} rows of a chunk")
         self.probes = self.queries == "current"
         self._layers, self._tokens = geometry.layers, geometry.tokens
-        self._ends: dict[int, Tensor] = {}  # frame -> extremes of its pages, l 2 p h d
-        self._sizes: dict[int, list[int]] = {}  # frame -> rows of its pages
+        self._ends: dict[int, Tensor] = {}  # frame -> extremes of its pages, p l h 2 d
+        sizes = [min(self.page, self._tokens - first) for first in range(0, self._tokens, self.page)]
+        self._sizes = sizes  # rows of the pages of a frame
+        self.run = self.page if len(set(sizes)) == 1 and sizes[0] == self.page else 1
         self._queries: dict[int, Tensor] = {}  # layer -> parts h d
 
     def look(self, q: Tensor, k: Tensor, site: Site) -> None:
@@ -47,17 +49,16 @@ class QuestScorer(Scorer):
     def observe(self, chunk: Chunk, kv: KV) -> None:
         for frame, keys in zip(chunk.frames, kv.k.float().split(self._tokens, 2), strict=True):
             pages = keys.split(self.page, 2)
-            self._ends[frame] = torch.stack([torch.stack([p.amin((1, 2)), p.amax((1, 2))], 1) for p in pages], 2)
-            self._sizes[frame] = [p.shape[2] for p in pages]
+            self._ends[frame] = torch.stack([torch.stack([p.amin((1, 2)), p.amax((1, 2))], 2) for p in pages])
 
     def score(self, frames: tuple[int, ...], bank: KVBank) -> Tensor:
         for gone in self._ends.keys() - set(bank.frames):  # that a wrapper has dropped
-            del self._ends[gone], self._sizes[gone]
-        q = torch.stack([self._queries[layer] for layer in range(self._layers)])
-        ends = torch.cat([self._ends[f] for f in frames], 2)
-        bound = torch.einsum("lqhd,lphd->lqph", q.clamp(max=0), ends[:, 0]) + torch.einsum("lqhd,lphd->lqph", q.clamp(min=0), ends[:, 1])
-        sizes = torch.tensor([n for f in frames for n in self._sizes[f]], device=bound.device)
-        return bound.amax(1).repeat_interleave(sizes, 1)
+            del self._ends[gone]
+        q = torch.stack([self._queries[layer] for layer in range(self._layers)])  # l q h d
+        ends = torch.cat([self._ends[f] for f in frames]).flatten(3)  # p l h (2 d)
+        bound = torch.einsum("lqhd,plhd->plhq", torch.cat([q.clamp(max=0), q.clamp(min=0)], -1), ends).amax(-1)
+        bound = bound.transpose(0, 1)
+        return bound if self.run > 1 else bound.repeat_interleave(torch.tensor(self._sizes * len(frames), device=bound.device), 1)
 
     def keep(self, frames: tuple[int, ...], rows: Tensor) -> None:
         raise AssertionError("Quest drops no rows")

@@ -12,7 +12,7 @@ from harness.datatypes import KV, Chunk, Geometry
 from harness.settings.ranges import Positive, Side
 from policies.parts.chunk_table import ChunkTable
 from policies.parts.select.base import Selector
-from policies.parts.select.probe_points import blocks, near, probes, sees
+from policies.parts.select.probe_points import may_see, probes, sees
 
 
 @dataclass
@@ -66,10 +66,8 @@ class FrustumSelector(Selector):
         """Which blocks of the probe points of all views of `chunk` (see `blocks`) each view of the candidates may see any point of. Of those
         that it may not it sees none: their bounding spheres lie beyond one side of its frustum."""
         points, (c2w, intrinsics, _) = self._probes(chunk.c2w, chunk.intrinsics), self._cameras.take(candidates)
-        members = points[:, blocks(self.grid, self.shells)[0]].flatten(0, 1)  # b k 3
-        middle = members.mean(1)
-        radius = (members - middle[:, None]).norm(dim=-1).amax(1) * 1.001 + 1e-4 * self.far  # rounding of float32
-        return near(middle, radius, c2w.flatten(0, 1), intrinsics.flatten(0, 1), self.far).view(len(candidates), self._size, -1)
+        possible = may_see(points, c2w.flatten(0, 1), intrinsics.flatten(0, 1), self.grid, self.shells, self.far)
+        return possible.view(len(candidates), self._size, -1)
 
     def back(self, chunk: Chunk, candidates: list[int]) -> Float[Tensor, "c v f"]:
         """The other direction: the share of the probe points of each candidate's view that each view of `chunk` sees."""

@@ -52,16 +52,36 @@ def sees(points: Float[Tensor, "p 3"], c2w: Float[Tensor, "g 4 4"], intrinsics: 
     return torch.from_numpy(seen)
 
 
+def may_see(
+    points: Float[Tensor, "f p 3"], c2w: Float[Tensor, "g 4 4"], intrinsics: Float[Tensor, "g 4"], grid: int, shells: int, far: float
+) -> Bool[Tensor, "g b"]:
+    """Which blocks (see `blocks`) of the probe points of all views each camera may see any point of. Of those that it may not it sees none: their
+    bounding spheres lie beyond one side of its frustum."""
+    members = points[:, blocks(grid, shells)[0]].flatten(0, 1)  # b k 3
+    middle = members.mean(1)
+    radius = (members - middle[:, None]).norm(dim=-1).amax(1) * 1.001 + 1e-4 * far  # rounding of float32
+    return near(middle, radius, c2w, intrinsics, far)
+
+
 def near(
     middle: Float[Tensor, "b 3"], radius: Float[Tensor, "b"], c2w: Float[Tensor, "g 4 4"], intrinsics: Float[Tensor, "g 4"], far: float
 ) -> Bool[Tensor, "g b"]:
     """Which spheres reach to the inner side of every plane of each camera's frustum."""
     axes, offsets, slopes = _cameras(c2w, intrinsics)
-    x, y, depth = axes @ middle.numpy().T + offsets[..., None]
-    inside = depth < far + radius.numpy()
-    for across, slope in ((x, slopes[0]), (y, slopes[1])):
-        np.multiply(np.abs(across, out=across), slope[:, None], out=across)
-        inside &= np.subtract(across, depth, out=across) <= np.sqrt(1 + slope**2)[:, None] * radius.numpy()
+    places, size = np.ascontiguousarray(middle.numpy().T), radius.numpy()
+    lengths = np.sqrt(1 + slopes**2)
+    inside = np.empty((len(c2w), len(size)), dtype=bool)
+    step = max(1, BLOCK // max(1, len(size)))
+    for start in range(0, len(c2w), step):
+        some = slice(start, start + step)
+        depth = axes[2, some] @ places
+        depth += offsets[2, some, None]
+        out = np.less(depth, far + size, out=inside[some])
+        for i in range(2):
+            across = axes[i, some] @ places
+            across += offsets[i, some, None]
+            np.multiply(np.abs(across, out=across), slopes[i, some, None], out=across)
+            out &= np.subtract(across, depth, out=across) <= lengths[i, some, None] * size
     return torch.from_numpy(inside)
 
 
