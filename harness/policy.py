@@ -14,34 +14,27 @@ from harness.datatypes import KV, Chunk, Geometry, Plan, Site
 class CachePolicy(ABC):
     """Fields of a policy are its hyper-parameters; its state starts at `reset` and ends there.
 
-    raw_keys: whether the bank keeps keys un-rotated, for placements that move rows and for policies that score or merge keys; known after
-    `reset`. needs_attention_scores: whether `attend` keeps scores of what it sees, so that no wrapper may show it less. plans_ahead:
-    whether a chunk may be planned as soon as the one before it is committed, so that its pages are fetched while that one is decoded;
-    False for a policy that looks at something later. probes: whether a chunk's first pass runs once more before it is planned, over the
-    window that `plan` gives for the chunk with `probing` set (sink and recent frames), so that `attend` sees the chunk's own queries
-    (`site.probe`); the pass counts as one of the chunk's. rehearses: whether chunks that are given run the denoising passes too, each
-    from the given latents under its noise, for `KV.guesses`; known after `reset`. pooled: whether one page may hold rows of frames of
-    different times. rewritable: whether a wrapper may cut stored pages of this policy, which then finds rows of some heads missing. Both
-    are known after `reset`. weighs_bytes: whether what it keeps depends on the bytes of window, bank and state, so that a replay without a model
-    would keep something else. rotated_keys: whether it computes with keys as they were rotated when they were stored, so that its rows cannot be placed
-    anew. compresses: whether it keeps only a part of a chunk's rows. Both are known after `reset`. tries: whether it plans by what the model would make of
-    the true views (`Chunk.trial`): a bound, which nobody can use. codec: the form of banked pages, where the policy has a say in it; None leaves it to the
-    store. arm: of a policy that needs weights which were trained for it, which ones; the setting `backbone.arm` follows it. A wrapper's is known after
-    `reset`."""
+    What the session, wrappers and reports must know of a policy is said by the attributes below, in its class or, where it depends on its fields, from
+    `reset` on."""
 
-    raw_keys: bool = False
-    needs_attention_scores: bool = False
-    plans_ahead: bool = True
-    probes: bool = False
-    rehearses: bool = False
-    pooled: bool = False
-    rewritable: bool = True
-    weighs_bytes: bool = False
-    rotated_keys: bool = False
-    compresses: bool = False
-    tries: bool = False
-    codec: Codec | None = None
-    arm: str | None = None
+    # keys
+    raw_keys: bool = False  # the bank keeps keys un-rotated: for placements that move rows, and for policies that score or merge keys
+    rotated_keys: bool = False  # it computes with keys as they were rotated when they were stored, so its rows cannot be placed anew
+    # passes
+    needs_attention_scores: bool = False  # `attend` keeps scores of what it sees, so no wrapper may show it less
+    probes: bool = False  # a chunk's first pass runs once more before `plan`, over sink and recent frames (`Chunk.probing`, `Site.probe`), and is counted
+    rehearses: bool = False  # chunks that are given run the denoising passes too, each from the given latents under its noise, for `KV.guesses`
+    tries: bool = False  # it plans by what the model would make of the true views (`Chunk.trial`): a bound, which nobody can use
+    plans_ahead: bool = True  # the next chunk may be planned while this one is decoded, so that its pages are fetched; not if it looks at something later
+    # pages
+    retrieves: bool = False  # its plans say what a selector brought back (`Plan.retrieved`); else no wrapper can tell which chunks are settled
+    compresses: bool = False  # it keeps only a part of a chunk's rows
+    pooled: bool = False  # a page may hold rows of frames of different times
+    rewritable: bool = True  # a wrapper may cut its stored pages, so that it finds rows of some heads missing
+    weighs_bytes: bool = False  # what it keeps depends on bytes of window, bank and state: a replay without a model would keep something else
+    codec: Codec | None = None  # the form of banked pages, where it has a say in it; None leaves it to the store
+    # weights
+    arm: str | None = None  # which arm's weights it needs; the setting `backbone.arm` follows it
 
     def reset(self, geometry: Geometry) -> None:
         """Forget everything; check the fields against the geometry and raise ValueError naming both and the remedy."""
@@ -75,6 +68,7 @@ class PolicyWrapper(CachePolicy):
         self.arm = self.arm or self.inner.arm
         self.rotated_keys, self.compresses = self.inner.rotated_keys, self.inner.compresses
         self.weighs_bytes, self.tries = type(self).weighs_bytes or self.inner.weighs_bytes, self.inner.tries
+        self.retrieves = self.inner.retrieves
         self.pooled, self.rewritable = type(self).pooled or self.inner.pooled, type(self).rewritable and self.inner.rewritable
 
     @property

@@ -18,7 +18,7 @@ class LandmarkPolicy(CachePolicy):
 
     A chunk that leaves the recent frames is a landmark if its likeness (mutual view overlap, or likeness of content where there are
     no poses, see `policies.parts.likeness`) to every landmark and to the sink is at most theta; else it is dropped and the one it
-    resembles most counts as seen. A landmark takes the first free slot. When all are used it takes that of the most redundant
+    resembles most counts as seen. There are frames // chunk slots. A landmark takes the first free one. When all are used it takes that of the most redundant
     landmark: of greatest likeness to any other, to the sink or to the newcomer; of equals, the one least recently seen. A chunk
     that the sink reaches into is no landmark: its other frames go when it leaves the recent ones. Positions: sink from 0, slot i at
     sink + i * chunk, then recent frames, then the chunk, always at sink + slots * chunk + recent, however many slots are used; keys
@@ -28,7 +28,7 @@ class LandmarkPolicy(CachePolicy):
     """
 
     likeness: Likeness
-    slots: Count = 3  # chunks
+    frames: Count = 9
     sink: Natural = 3
     recent: Natural = 3
     theta: Annotated[float, Ge(0)] = 0.8
@@ -37,11 +37,14 @@ class LandmarkPolicy(CachePolicy):
     def reset(self, geometry: Geometry) -> None:
         self.likeness.reset(geometry)
         self._size = geometry.chunk
+        if self.frames < self._size:
+            raise ValueError(f"landmark: frames={self.frames} is less than a chunk of {self._size}; use frames of at least one")
+        self._count = self.frames // self._size
         self._slots: dict[int, int] = {}  # slot -> chunk
         self._seen: dict[int, int] = {}  # slot -> the last chunk that showed it
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
-        size, end = self._size, self.sink + self.slots * self._size + self.recent
+        size, end = self._size, self.sink + self._count * self._size + self.recent
         place = {f: f for f in range(self.sink) if f < chunk.start}
         for slot, landmark in sorted(self._slots.items()):
             place |= {landmark * size + i: self.sink + slot * size + i for i in range(size)}
@@ -66,7 +69,7 @@ class LandmarkPolicy(CachePolicy):
             if best >= len(sink):
                 self._seen[slots[best - len(sink)]] = chunk
             return
-        slot = next((s for s in range(self.slots) if s not in self._slots), None)
+        slot = next((s for s in range(self._count) if s not in self._slots), None)
         if slot is None:
             slot = max(slots, key=lambda s: (self._redundancy(s, [*sink, chunk]), -self._seen[s]))
             self._forget(self._slots[slot], bank)

@@ -148,7 +148,7 @@ def brute_force_landmarks(like, theta, count):
 
 @pytest.mark.parametrize(("theta", "slots"), [(0.5, 2), (0.7, 3), (0.8, 4)])
 def test_landmarks_equal_the_rule_written_again(theta, slots, likenesses, wander, roll):
-    diary = Diary(make_policy("landmark", f"policy.theta={theta}", f"policy.slots={slots}"))
+    diary = Diary(make_policy("landmark", f"policy.theta={theta}", f"policy.frames={3 * slots}"))
     stats = roll(diary, path=wander).stats
     replaced = 0
     expected = brute_force_landmarks(likenesses.round(6), theta, slots)
@@ -164,7 +164,7 @@ def test_landmarks_equal_the_rule_written_again(theta, slots, likenesses, wander
 
 def test_landmarks_of_known_places_do_not_change(loops, roll):
     """After a round nothing is novel: the same slots at the same positions, and the very same keys."""
-    diary = Diary(make_policy("landmark", "policy.slots=4", "policy.theta=0.3"))
+    diary = Diary(make_policy("landmark", "policy.frames=12", "policy.theta=0.3"))
     stats = roll(diary, path=loops).stats
     settled = diary.plans[11:]
     fixed = {(f, t) for f, t in zip(settled[0].frames, settled[0].times, strict=True) if t < 15}

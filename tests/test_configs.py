@@ -48,10 +48,17 @@ def test_options_instantiate(group, name, tmp_path):
 def test_budgets_are_windows_of_their_name(name):
     """Sink 3, recent 3 and the chunk's 3 are the same everywhere; what lies between grows."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        policies = {p: compose("config", [f"budget={name}", f"policy={p}"]).policy for p in ("worldkv", "sink_recent", "sliding", "no_sink")}
+        chosen = ("worldkv", "sink_recent", "sliding", "no_sink", "deep_forcing", "ema", "heads", "h2o", "flowcache", "landmark", "field", "tempcache_bounded")
+        policies = {p: compose("config", [f"budget={name}", f"policy={p}"]).policy for p in chosen}
     frames = int(name[1:])
     assert policies["worldkv"].retrieved + 9 == policies["no_sink"].retrieved + 6 == frames
     assert policies["sink_recent"].recent + 6 == policies["sliding"].recent + 3 == frames
+    deep, ema, heads = (policies[p] for p in ("deep_forcing", "ema", "heads"))
+    assert deep.sink + deep.budget + deep.recent + 3 == frames and abs(2 * deep.sink - frames) <= 2, "about half of the window is sink"
+    assert ema.sink + ema.recent + 2 + 3 == frames, "two averages"
+    assert heads.inner.unit == "frames" and heads.inner.retrieved / 2 + 9 == frames, "half chunks"
+    assert policies["h2o"].budget + policies["h2o"].sink + policies["h2o"].recent + 3 == frames
+    assert policies["landmark"].frames + 9 == policies["field"].slots + 9 == policies["flowcache"].budget + 9 == frames
 
 
 @pytest.mark.filterwarnings("ignore:\\s*\\S+ is validated against ConfigStore schema")

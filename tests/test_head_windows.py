@@ -76,7 +76,7 @@ def test_heads_around_a_token_budget_and_full(roll, backbone):
     """DuoAttention is heads around full; around a token budget the pool that is rewritten is trimmed anew."""
     g = backbone.geometry
     for inner, rows in (("full", 24 * g.tokens), ("snapkv", 9 * g.tokens)):
-        stats = roll(HeadsPolicy(make_policy(inner), share=0.5)).stats
+        stats = roll(HeadsPolicy(make_policy(inner), sink=3, recent=3, share=0.5)).stats
         assert stats[-1].attended_rows == 9 * g.tokens + rows // 2
         held = rows + 3 * g.tokens * (inner == "full")  # a chunk has left the recent window since
         assert stats[-1].bank_bytes_gpu <= held * (g.row_bytes / 2 + g.layers * g.heads * 17)

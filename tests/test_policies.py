@@ -56,6 +56,7 @@ MATRIX = [
     ("kcentre", 18, True),
     ("fifo", 18, True),
     ("places", 18, True),
+    ("places_newest", 18, True),
     ("ema", 18, True),
     ("ema_global", 18, True),
     ("trained_control", 18, True),

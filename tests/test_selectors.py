@@ -170,10 +170,13 @@ def test_latent_equals_cosines_one_by_one(backbone):
     for cells in (1, 2):
         s = LatentSelector(grid=cells, newest=3)
         s.reset(g)
-        values = [torch.randn(g.layers, 1, rows, g.heads, g.head_dim, generator=rng) for _ in range(5)]
-        for chunk, v in zip(chunks, values, strict=False):
-            s.observe(chunk, KV(v, v, v, positions, v[0].flatten(2).unflatten(1, (3, 6))))
-        first = [v[0, 0].flatten(1).numpy() for v in values]
+        v = torch.randn(g.layers, 1, rows, g.heads, g.head_dim, generator=rng)  # says nothing of the latents
+        latents = [torch.randn(1, 3, 6, 5, generator=rng) for _ in range(5)]
+        for chunk, x in zip(chunks, latents, strict=False):
+            s.observe(chunk, KV(v, v, v, positions, x))
+        first = [x[0].flatten(0, 1).numpy() for x in latents]
+        with pytest.raises(ValueError, match="came without latents"):
+            s.observe(chunks[0], KV(v, v, v, positions))
         bins = [[0] * 6] if cells == 1 else [[0, 0, 1, 2, 2, 3]]  # two rows of three tokens: the middle one falls to the left
 
         def descriptor(v, f, bins=bins[0]):

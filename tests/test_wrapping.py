@@ -10,6 +10,7 @@ from policies.wrappers.annsa import AnnSaPolicy
 from policies.wrappers.cachecraft import CacheCraftPolicy
 from policies.wrappers.capped import CappedPolicy
 from policies.wrappers.heads import HeadsPolicy
+from policies.wrappers.kcentre import KCentrePolicy
 from policies.wrappers.placed import PlacedPolicy
 from policies.wrappers.places import PlacesPolicy
 from policies.wrappers.reencode import ReencodePolicy
@@ -46,6 +47,12 @@ REFUSED = [
     (lambda: PlacedPolicy(make_policy("razor"), Rebased()), "placed: HeadsPolicy computes with keys as they were rotated"),
     (lambda: make_policy("worldkv_slot", "policy/compressor=merge"), "retrieval: MergeCompressor makes one page of a chunk, and Slot gives"),
     (lambda: make_policy("worldkv_clamped", "policy/compressor=merge"), "retrieval: MergeCompressor makes one page of a chunk, and Clamped gives"),
+    (lambda: HeadsPolicy(make_policy("h2o"), labels=None, calibrate=1, compensate=True), "heads: TokenBudgetPolicy scores single rows"),
+    (lambda: HeadsPolicy(make_policy("full")), "FullPolicy does not say how many sink frames it has; give policy.sink"),
+    (lambda: PlacesPolicy(make_policy("full"), ViewLikeness()), "places: FullPolicy chooses nothing to bring back"),
+    (lambda: PlacesPolicy(CappedPolicy(make_policy("tempcache")), ViewLikeness()), "places: CappedPolicy chooses nothing to bring back"),
+    (lambda: KCentrePolicy(make_policy("quest"), ViewLikeness()), "kcentre: TokenBudgetPolicy chooses nothing to bring back"),
+    (lambda: make_policy("landmark", "policy.frames=2"), "landmark: frames=2 is less than a chunk of 3"),
     (lambda: PlacedPolicy(CappedPolicy(make_policy("snapkv")), Rebased()), "placed: CappedPolicy keeps rows of many frames in one page"),
 ]
 
@@ -63,6 +70,19 @@ def test_a_place_whose_chunks_were_forgotten_is_founded_anew(roll):
     stats = roll(policy, path=path).stats
     held = [{f // 3 for f, n in enumerate(s.stored) if n} for s in stats]
     assert all(any(9 <= c <= s.chunk - 4 for c in chunks) for s, chunks in zip(stats, held, strict=True) if s.chunk > 16), held
+
+
+def test_heads_take_sink_and_recent_from_whatever_they_are_around(roll):
+    """However deep: a bounded bank around whole chunks, with another sink."""
+    around = HeadsPolicy(make_policy("kcentre", "policy.inner.sink=6"), share=0.5)
+    around.reset(G)
+    assert (around._sink, around._recent) == (6, 3)
+    craft = CacheCraftPolicy(make_policy("kcentre", "policy.inner.sink=6"))
+    craft.reset(G)
+    assert craft._sink == 6
+    over = ["policy@policy.inner=kcentre", "~policy.inner.unit", "~policy.inner.retrieved"]
+    stats = roll(make_policy("heads", *over)).stats
+    assert len(stats) > 8
 
 
 @pytest.mark.parametrize("name", ["worldkv_cake", "attention"])

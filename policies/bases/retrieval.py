@@ -38,6 +38,7 @@ class RetrievalPolicy(CachePolicy):
     compress: Literal["store", "retrieve"] = "store"
     blind: Natural = 0
     fallback: bool = False
+    retrieves = True
     _kept: dict[int, list[Kept]] = field(default_factory=dict, init=False, repr=False)  # chunk -> choice for each slot
     _into: dict[int, Into | None] = field(default_factory=dict, init=False, repr=False)  # chunk -> where the other rows go
 
@@ -47,8 +48,7 @@ class RetrievalPolicy(CachePolicy):
         self.compressor.reset(geometry)  # what the parts need is known now
         self.raw_keys = self.placement.moves
         self.needs_attention_scores = self.selector.needs_attention_scores or self.compressor.needs_attention_scores
-        self.probes, self.tries = self.selector.probes, self.selector.tries
-        self.compresses = not isinstance(self.compressor, KeepAll)
+        self.probes, self.tries, self.compresses = self.selector.probes, self.selector.tries, not isinstance(self.compressor, KeepAll)
         self.placement.check(self.compressor)
         if self.compress == "store" and self.compressor.slots > 1:
             raise ValueError("retrieval: compressor.rotate follows the order of retrieval; it needs compress=retrieve")
@@ -60,8 +60,11 @@ class RetrievalPolicy(CachePolicy):
         sink, recent = window.fixed(chunk.start)
         if chunk.probing:
             return Plan((*sink, *recent), self.placement.times(sink, [], recent, chunk.start, size))
-        banked = {f // size for f in bank.frames}
-        self._forget_all_but(banked)
+        for gone in self._observed - (banked := {f // size for f in bank.frames}):  # that a policy around this one dropped
+            self.selector.forget(gone)
+            self._kept.pop(gone, None)
+            self._into.pop(gone, None)
+        self._observed &= banked
         candidates = self.selector.eligible([c for c in window.chunks(chunk.start) if c in banked])
         if self.fallback and not candidates:
             return Plan.of_frames(bank.frames)
@@ -76,22 +79,9 @@ class RetrievalPolicy(CachePolicy):
         retrieved = [pages[c] for c in (chosen if self.placement.by_similarity else sorted(chosen))]
         times = self.placement.times(sink, retrieved, recent, chunk.start, size)
         flat = tuple(f for group in retrieved for f in group)
-        reachable = self._reachable(chunk.start, candidates) if chosen or not candidates else frozenset()  # the budget may bring none back
+        reachable = window.reachable(chunk.start, candidates) if chosen or not candidates else frozenset()  # the budget may bring none back
         soon = tuple(f for c in self.selector.soon(len(chosen)) if c not in chosen for f in window.pages(c, chunk.start, bank))
         return Plan((*sink, *flat, *recent), times, rows=rows, seen=seen, candidates=reachable, retrieved=flat, soon=soon)
-
-    def _forget_all_but(self, banked: set[int]) -> None:
-        """A policy around this one may have dropped chunks from the bank."""
-        for gone in self._observed - banked:
-            self.selector.forget(gone)
-            self._kept.pop(gone, None)
-            self._into.pop(gone, None)
-        self._observed &= banked
-
-    def _reachable(self, start: int, candidates: list[int]) -> frozenset[int]:
-        """The past frames that the selector could have brought back."""
-        past, able = self._window.past(start), set(candidates)
-        return frozenset(past) if len(able) == len(self._window.chunks(start)) else frozenset(f for f in past if f // self._geometry.chunk in able)
 
     @property
     def _window(self) -> Window:

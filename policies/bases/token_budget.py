@@ -116,5 +116,4 @@ class TokenBudgetPolicy(CachePolicy):
         if self.scorer.drops:
             born = torch.cat([self._born[f] for f in pool], 1)
             score, caps = score.to(born.device).masked_fill(born < 0, -inf), (born >= 0).sum(1).amin(1).tolist()
-        counts = self.split.counts(int(self._budget), caps)
-        return best_rows(score, counts, self.per_head, self._geometry, self.scorer.run)
+        return best_rows(score, self.split.counts(int(self._budget), caps), self.per_head, self._geometry, self.scorer.run)

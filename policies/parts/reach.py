@@ -50,6 +50,8 @@ def labels_of(labels: str, geometry: Geometry) -> Float[Tensor, "l h"] | None:
         raise ValueError(f"heads: labels={labels} cannot be read ({error}); make them: python harness/calibrate.py backbone=...") from error
     if theirs != sizes:
         raise ValueError(f"heads: labels={labels} are of a network of {theirs}, this one has {sizes}; make them: python harness/calibrate.py backbone=...")
+    if not torch.isfinite(reach.float()).all():
+        raise ValueError(f"heads: labels={labels} hold a reach that is no number; make them: python harness/calibrate.py backbone=...")
     if tuple(reach.shape) != (geometry.layers, geometry.heads):
         raise ValueError(f"heads: labels={labels} have a reach of {tuple(reach.shape)}; make them: python harness/calibrate.py backbone=...")
     return reach

@@ -1,14 +1,14 @@
 """Which frames a window shows in any case, which chunks may come back, and what they cost: whole numbers throughout."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import floor, inf
 
 from jaxtyping import Int
 from torch import Tensor
 
 from harness.cache.bank import KVBank
-from harness.datatypes import Geometry, Plan
+from harness.datatypes import Geometry
 
 UNITS = ("equivalents", "frames", "tokens", "bytes")
 
@@ -36,6 +36,11 @@ class Window:
         past = self.past(start)
         return range(past.start // self.size, -(-past.stop // self.size) if past else past.start // self.size)
 
+    def reachable(self, start: int, candidates: list[int]) -> frozenset[int]:
+        """The frames in between that could come back if these chunks can."""
+        past, able = self.past(start), set(candidates)
+        return frozenset(past) if len(able) == len(self.chunks(start)) else frozenset(f for f in past if f // self.size in able)
+
     def part(self, chunk: int, start: int) -> range:
         """The frames in between of a chunk."""
         past = self.past(start)
@@ -48,15 +53,6 @@ class Window:
     def leaving(self, chunk: int) -> int:
         """The newest chunk of which the sink or recent frames of the chunk after `chunk` show nothing."""
         return chunk - -(-(self.recent + self.blind) // self.size)
-
-
-def numbered_from_zero(plan: Plan, start: int) -> Plan:
-    """The plan with the earliest of its positions at 0, so that chunks that are encoded again serve as long as the plan before them stays.
-    start: of the chunk. A plan of absolute positions stays as it is."""
-    if not plan.times:
-        return plan
-    first = min(plan.times)
-    return replace(plan, times=tuple(t - first for t in plan.times), start=(start if plan.start is None else plan.start) - first)
 
 
 def limit_of(retrieved: float, unit: str, g: Geometry) -> float:
@@ -90,10 +86,3 @@ def affordable(order: Iterable[int], limit: float, cost: Callable[[int, int], in
             break
         chosen.append(chunk)
     return chosen
-
-
-def settled(plan: Plan, last: int, start: int, size: int) -> list[int]:
-    """Chunks after chunk `last` and before frame `start` of which a plan shows nothing but what it brings back: they are neither sink nor recent,
-    whether or not they could come back."""
-    fixed, ends = set(plan.frames) - set(plan.retrieved), range((last + 2) * size - 1, start, size)
-    return [end // size for end in ends if not any(f in fixed for f in range(end + 1 - size, end + 1))]

@@ -10,7 +10,7 @@ from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Plan, Site
 from harness.policy import CachePolicy, PolicyWrapper
 from harness.settings.ranges import Natural, Share
-from policies.parts.window import numbered_from_zero
+from policies.parts.wrapped import frames_of, numbered_from_zero
 
 
 @dataclass
@@ -25,7 +25,7 @@ class CacheCraftPolicy(PolicyWrapper):
         missing(c) = sum of attention(c, f) over frames f of its past that do not stand before c now
 
     which is Cache-Craft's inter-attention times the part of the prefix that is not there again. Positions are numbered from 0, as in
-    `reencode`; sink and recent frames are never encoded again. sink: the inner policy's, in frames.
+    `reencode`; sink and recent frames are never encoded again. sink: in frames; null: the inner policy's.
     share: of the retrieved chunks, rounded to the nearest number; ties to the first in the plan.
 
     Cost: a second attention in every clean pass, and a clean pass a chunk that is encoded again, unless the plan up to it is as before. Stored: K/V
@@ -34,12 +34,13 @@ class CacheCraftPolicy(PolicyWrapper):
     """
 
     inner: CachePolicy
-    sink: Natural = 3
+    sink: Natural | None = None
     share: Share = 0.5
     rewritable = False
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
+        self._sink = frames_of("sink", self.sink, self.inner)
         if self.inner.pooled or not self.inner.rewritable:
             raise ValueError(f"cachecraft: {type(self.inner).__name__} cuts or joins the pages that it stores, and whole chunks are encoded; wrap another")
         if self.inner.compresses:
@@ -58,7 +59,7 @@ class CacheCraftPolicy(PolicyWrapper):
         missing = {}
         for at, frame in enumerate(plan.frames):
             own = tuple(range(frame, frame + self._size))
-            if frame >= self.sink and frame % self._size == 0 and set(own) <= set(plan.retrieved) and plan.frames[at : at + self._size] == own:
+            if frame >= self._sink and frame % self._size == 0 and set(own) <= set(plan.retrieved) and plan.frames[at : at + self._size] == own:
                 before = set(plan.frames[:at])
                 missing[frame // self._size] = sum(share for f, share in self._leant.get(frame // self._size, {}).items() if f not in before)
         order = sorted(missing, key=lambda c: -round(missing[c], 6))
@@ -73,7 +74,7 @@ class CacheCraftPolicy(PolicyWrapper):
 
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
         super().commit(chunk, kv, bank)
-        if chunk.start >= self.sink:
+        if chunk.start >= self._sink:
             bank.note(chunk, kv)
         shares = torch.stack([self._shares[layer] for layer in range(self._layers)]).mean(0)
         remembered = {f // self._size for f in bank.frames}

@@ -11,6 +11,7 @@ from harness.policy import CachePolicy, PolicyWrapper
 from harness.settings.ranges import Count, Natural, Share
 from policies.parts.lost import Lost
 from policies.parts.reach import Reach, labels_of
+from policies.parts.wrapped import frames_of
 
 
 @dataclass
@@ -29,7 +30,7 @@ class HeadsPolicy(PolicyWrapper):
     at the 2nd chunk, RazorAttention (arXiv 2407.15891) and DuoAttention (arXiv 2410.10819) keep a full cache for retrieval heads
     only. Simplified: Forcing-KV's dynamic heads also prune what they keep.
 
-    sink, recent: the inner policy's, in frames. An inner policy that charges by the rows that the average head
+    sink, recent: in frames; null: the inner policy's. An inner policy that charges by the rows that the average head
     holds (unit=equivalents) brings more chunks back to fewer heads; with unit=frames the same chunks, and attention shrinks.
 
     compensate: RazorAttention's compensation token: a head that was cut attends to one more row, the mean key and the mean value of all N
@@ -39,8 +40,8 @@ class HeadsPolicy(PolicyWrapper):
     """
 
     inner: CachePolicy
-    sink: Natural = 3
-    recent: Natural = 3
+    sink: Natural | None = None
+    recent: Natural | None = None
     share: Share = 0.6
     threshold: Share | None = None
     calibrate: Count = 3
@@ -53,7 +54,10 @@ class HeadsPolicy(PolicyWrapper):
         geometry.check_alone("heads")
         if not self.inner.rewritable:
             raise ValueError(f"heads: {type(self.inner).__name__} rewrites or re-encodes what it stores, so heads cannot be cut out of it; wrap another policy")
-        if self.compensate and (self.inner.raw_keys or not self.sink):
+        self._sink, self._recent = (frames_of(name, asked, self.inner) for name, asked in (("sink", self.sink), ("recent", self.recent)))
+        if self.compensate and self.inner.pooled:
+            raise ValueError(f"heads: {type(self.inner).__name__} scores single rows, and a mean row in frame 0 would be one more; use compensate=false")
+        if self.compensate and (self.inner.raw_keys or not self._sink):
             found = f"{type(self.inner).__name__} places its rows anew" if self.inner.raw_keys else "sink=0 leaves no page that is always attended to"
             raise ValueError(f"heads: {found}, so a mean row has no place; use compensate=false, or an inner policy with absolute placement and a sink")
         self.rewritable, self.rotated_keys = False, self.rotated_keys or self.compensate
@@ -69,7 +73,7 @@ class HeadsPolicy(PolicyWrapper):
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         plan = super().plan(chunk, bank)
-        self._old = [f for f in plan.frames if self.sink <= f < chunk.start - self.recent]
+        self._old = [f for f in plan.frames if self._sink <= f < chunk.start - self._recent]
         if self._far is None or self._far.all():
             return plan
         seen = {f: plan.seen[f].to(self._far.device) & self._far if f in plan.seen else self._far for f in self._old}
@@ -77,7 +81,7 @@ class HeadsPolicy(PolicyWrapper):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         if site.clean and not site.cross and self._far is None and self._old:
-            self._reach.look(q, k, site, self._old, self.sink)
+            self._reach.look(q, k, site, self._old, self._sink)
         return super().attend(q, k, v, site)
 
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
@@ -89,7 +93,7 @@ class HeadsPolicy(PolicyWrapper):
         if self._far.all():
             return
         for frame in bank.frames:
-            if self.sink <= frame <= chunk.frames[-1] - self.recent and self._trimmed.get(frame) != bank.held(frame):
+            if self._sink <= frame <= chunk.frames[-1] - self._recent and self._trimmed.get(frame) != bank.held(frame):
                 page = bank.page(frame)
                 bank.write(frame, page.only(self._far[:, None].expand(-1, page.rows, -1)))
                 self._trimmed[frame] = bank.held(frame)

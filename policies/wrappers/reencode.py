@@ -6,7 +6,8 @@ from harness.cache.bank import KVBank
 from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy, PolicyWrapper
 from harness.settings.ranges import Natural
-from policies.parts.window import Window, numbered_from_zero
+from policies.parts.window import Window
+from policies.parts.wrapped import numbered_from_zero
 
 
 @dataclass
