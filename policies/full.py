@@ -9,7 +9,7 @@ from harness.policy import CachePolicy
 
 @dataclass
 class FullPolicy(CachePolicy):
-    """Full KV: attend to the whole past. Quality's reference; its cost grows with the rollout (WorldKV, section 5, "full KV")."""
+    """Full KV: attend to the whole past. Quality's reference; its cost grows with the rollout (WorldKV, arXiv 2605.22718, section 5, "full KV")."""
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
         return Plan.of_frames(bank.frames)

@@ -13,7 +13,7 @@ from policies.parts.window import Window
 
 @dataclass
 class LandmarkPolicy(CachePolicy):
-    """Our reading of WorldTrace's Landmark writer (NVIDIA SIL project page, 2026): recent frames, and slots that hold verbatim
+    """Our reading of WorldTrace's Landmark writer (NVIDIA SIL project page, 2026, arXiv 2608.07408): recent frames, and slots that hold verbatim
     traces of scenes at positions that stay within the trained range. Nothing is selected: every slot is attended to.
 
     A chunk that leaves the recent frames is a landmark if its likeness (mutual view overlap, or likeness of content where there are

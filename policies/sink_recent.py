@@ -10,7 +10,7 @@ from harness.settings.ranges import Natural
 
 @dataclass
 class SinkRecentPolicy(CachePolicy):
-    """Attention sink plus a recent window (StreamingLLM; the default of the LingBot and LongLive code): the control
+    """Attention sink plus a recent window (StreamingLLM, arXiv 2309.17453; the default of the LingBot and LongLive code): the control
     without retrieval at the same window size."""
 
     sink: Natural = 3

@@ -10,7 +10,8 @@ from harness.settings.ranges import Natural
 
 @dataclass
 class SlidingPolicy(CachePolicy):
-    """Pure FIFO over the newest `recent` frames: fast, and forgets (WorldKV, section 5, "sliding window"; Self-Forcing)."""
+    """Pure FIFO over the newest `recent` frames: fast, and forgets (WorldKV, arXiv 2605.22718,
+    section 5, "sliding window"; Self-Forcing)."""
 
     recent: Natural = 15  # frames before the chunk: 18 with the chunk itself, the paper's window
 

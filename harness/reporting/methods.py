@@ -73,13 +73,15 @@ def method_page(method: Method, found: list[Method], bench: str) -> str:
     """A policy's page. bench: its row and that of the bench's base, as a table; empty where the bench has no run of it."""
     by_name = {m.name: m for m in found}
     texts = [(c, described(c)) for c in method.classes]
-    sources = ARXIV.findall(method.line) or list(dict.fromkeys(s for _, text in texts for s in text.sources))
+    sources, of_others = sources_of(method, by_name)
     parts = [f"# {method.name}", f"*{_family(method, by_name)}* · [all methods](index.md)", _sentence(method.line, by_name)]
     if method.based_on:
         links = ", ".join(f"[`{name}`]({name}.md)" for name in method.based_on)
         parts.append(f"Built on {links}: what is not said here is as there.")
-    if sources:
-        parts.append("Sources: " + ", ".join(f"[arXiv {s}](https://arxiv.org/abs/{s})" for s in sources) + ".")
+    links = ", ".join(f"[arXiv {s}](https://arxiv.org/abs/{s})" for s in sources)
+    parts.append(
+        f"Sources{' of what it is built on' if of_others else ''}: {links}." if sources else "Source: none, it is a control or a bound of this harness."
+    )
     parts += ["```\npython harness/run.py -m policy=" + ",".join(dict.fromkeys(["full", "worldkv", method.name])) + "\n```"]
     parts += ["## How it works", *[_class_text(c, text) for c, text in texts]] if texts else []
     if notes := [(c, text) for c, text in texts if text.simplified]:
@@ -89,6 +91,14 @@ def method_page(method: Method, found: list[Method], bench: str) -> str:
     if bench:
         parts += ["## In the bench", bench, "The whole table: [Methods at equal attended tokens](../results/bench.md)."]
     return "\n\n".join([*parts, "<!-- written by python harness/docs.py; change the docstrings and the YAML instead -->"]) + "\n"
+
+
+def sources_of(method: Method, by_name: dict[str, Method]) -> tuple[list[str], bool]:
+    """arXiv numbers of a policy, and whether they are those of the policies that it is built on, because it names none itself."""
+    own = ARXIV.findall(method.line) or [s for c in method.classes for s in described(c).sources]
+    if own or not method.based_on:
+        return list(dict.fromkeys(own)), False
+    return list(dict.fromkeys(s for name in method.based_on for s in sources_of(by_name[name], by_name)[0])), True
 
 
 def _class_text(found: type, text: Described) -> str:

@@ -28,7 +28,9 @@ class HeadsPolicy(PolicyWrapper):
     Sources: Forcing-KV (arXiv 2605.09681) calls a head static if at least 80 % of its non-sink attention falls on the 4 newest
     latents (threshold=0.2; 37 to 43 % of the heads, hence a share of 0.6), Dummy Forcing (arXiv 2601.20499) ranks heads online
     at the 2nd chunk, RazorAttention (arXiv 2407.15891) and DuoAttention (arXiv 2410.10819) keep a full cache for retrieval heads
-    only. Simplified: Forcing-KV's dynamic heads also prune what they keep.
+    only. Simplified: Forcing-KV's dynamic heads also prune what they keep; near is what it calls the 4 newest latents, here the recent frames and the
+    chunk's own, 6 by default; RazorAttention keeps about 15 % of the heads, which it finds by echoes and inductions of repeated tokens, here reach decides
+    for `razor` too.
 
     sink, recent: in frames; null: the inner policy's. An inner policy that charges by the rows that the average head
     holds (unit=equivalents) brings more chunks back to fewer heads; with unit=frames the same chunks, and attention shrinks.

@@ -19,7 +19,8 @@ class KCentrePolicy(PolicyWrapper):
     A chunk is settled once it is neither sink nor recent, whether or not the inner policy may choose it. When `chunks` are held and one more is settled, one
     goes; until then, that is for one plan, it is a candidate beside them. Evicted chunks are unreachable, and reported so.
     rule: `kcentre` keeps views spread: of the two chunks with the greatest likeness l(a, b) (mutual view overlap, see
-    `policies.parts.likeness`; ties to the older pair) the newer goes. `fifo`: the oldest goes.
+    `policies.parts.likeness`; ties to the older pair) the newer goes: a removal at a time, not the greedy farthest-first choice that k-centre is often
+    computed by. `fifo`: the oldest goes. chunks: a bound of the bank; it does not follow `budget=`, which bounds the window.
 
     Uncertain: Keepsake's own rule is not public as far as we know, so that only its controls are here; whether its k-centre is
     greedy over poses (as here) or over features.

@@ -18,7 +18,8 @@ class ReencodePolicy(PolicyWrapper):
 
     sink, recent: frames that keep their K/V (the first and the newest, and the rest of the chunks that these end in); with 0 and 0
     the whole window is encoded anew, as HY-WorldPlay does. Positions are numbered from 0 ("temporal reframing": 0 ... M - 1, then
-    the chunk), so that chunks stay encoded as long as the plan before them does. Absolute placement leaves every position as it is:
+    the chunk), so that chunks stay encoded as long as the plan before them does (a selector that looks at the chunk's own queries plans
+    twice, and what only the second plan has is encoded again each time). Absolute placement leaves every position as it is:
     around `full`, with sink=0 and recent=0, that gives back the K/V that were thrown away, since every chunk sees its own past
     again.
 

@@ -23,6 +23,7 @@ class FlowScorer(MassScorer):
     mean_j cos(k_i, k_j) = u_i . mean_j u_j with unit keys u: no n x n matrix.
     keys: raw (before RoPE: content alone, for rows that are far apart in time; the bank then keeps un-rotated keys) or rotated.
     The rows that are scored are read from the bank, and counted as moved.
+    Simplified: the released code scores with the queries of the chunk that is generated, here those of the finished chunk's clean pass count.
     Uncertain: which form of keys the released caches hold; its weighting by age (a choice of six, none a default) is left out;
     the shares' softmax there runs over the past alone, here over sink and recent rows too.
     """

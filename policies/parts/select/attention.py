@@ -13,7 +13,7 @@ from policies.parts.select.base import Selector, at_own_positions, by_score
 
 @dataclass
 class AttentionSelector(Selector):
-    """WorldKV's other signal (appendix C): the chunk's queries, pooled over its rows, against the pooled keys of every banked
+    """WorldKV's other signal (arXiv 2605.22718, appendix C): the chunk's queries, pooled over its rows, against the pooled keys of every banked
     frame; averaged over layers and heads, best frame of a chunk.
 
     queries: `current` (of a probe pass over sink and recent frames, see the `query` selector) or `last` (the last chunk's clean

@@ -20,7 +20,8 @@ class LatentSelector(Selector):
     generated frame, best frame of a chunk; the `newest` banked frames come last, since they repeat the recent ones.
 
     The query is content that was just generated, not the pose to come, so that a cut or a fast turn is noticed a chunk
-    late. The clean latents are pooled over `grid` x `grid` parts of the image. Uncertain: the paper pools the
+    late. The clean latents are pooled over `grid` x `grid` parts of the image. Simplified: the paper brings back 6 single frames, all at temporal position 0;
+    here whole chunks come, as the policy stores and places them. Uncertain: the paper pools the
     whole frame (grid=1) and leaves out its 5 newest evicted frames; both are fields here, and a chunk of which one frame is among them counts whole.
     """
 
