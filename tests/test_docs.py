@@ -52,6 +52,7 @@ def test_what_is_generated_is_current():
     written = method_pages()
     assert {p.stem for p in written} == {p.stem for p in (CONF / "policy").glob("*.yaml")}
     assert {p: p.read_text() for p in FOLDER.glob("*.md") if p.stem != "index"} == written, "docs/methods: run make docs"
+    assert not [p.stem for p, text in written.items() if "\nSources" not in text], "every method names what it comes from"
 
 
 def test_the_readme_is_short_with_one_table_of_policies_and_one_of_training():

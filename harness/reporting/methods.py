@@ -79,9 +79,8 @@ def method_page(method: Method, found: list[Method], bench: str) -> str:
         links = ", ".join(f"[`{name}`]({name}.md)" for name in method.based_on)
         parts.append(f"Built on {links}: what is not said here is as there.")
     links = ", ".join(f"[arXiv {s}](https://arxiv.org/abs/{s})" for s in sources)
-    parts.append(
-        f"Sources{' of what it is built on' if of_others else ''}: {links}." if sources else "Source: none, it is a control or a bound of this harness."
-    )
+    if sources:
+        parts.append(f"Sources{' of what it is built on' if of_others else ''}: {links}.")
     parts += ["```\npython harness/run.py -m policy=" + ",".join(dict.fromkeys(["full", "worldkv", method.name])) + "\n```"]
     parts += ["## How it works", *[_class_text(c, text) for c, text in texts]] if texts else []
     if notes := [(c, text) for c, text in texts if text.simplified]:

@@ -29,7 +29,7 @@ class CacheCraftPolicy(PolicyWrapper):
     share: of the retrieved chunks, rounded to the nearest number; ties to the first in the plan.
 
     Cost: a second attention in every clean pass, and a clean pass a chunk that is encoded again, unless the plan up to it is as before (with a selector that
-    looks at the chunk's own queries it never is: they plan twice). Stored: K/V
+    looks at the chunk's own queries it seldom is: those plan twice). Stored: K/V
     and latents. Simplified: Cache-Craft recomputes single tokens, a number that follows from the score; a backbone's pass takes whole chunks.
     Not done: its penalty for prefixes in another order.
     """

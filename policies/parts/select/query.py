@@ -24,7 +24,8 @@ class QuerySelector(Selector):
     `sum` adds the logits of all layers and heads, `vote` lets each softmax over the candidates first, so that none
     outweighs the rest. per: whether all layers share one choice, or each layer, or each head chooses by itself; the window
     then holds what any of them takes, and each attends to its own. Simplified: MemFlow's bank is chosen by its prompt's keys,
-    heads then choose among 3 latents by their queries. Uncertain: MoC chooses per query token, and both are trained for it; Quest's pages are 16 tokens (the policy `quest`).
+    heads then choose among 3 latents by their queries. Uncertain: MoC chooses per query token, and both are trained for it;
+    Quest's pages are 16 tokens (the policy `quest`).
     """
 
     needs_attention_scores = True  # without annotation: not a field
