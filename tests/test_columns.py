@@ -182,7 +182,7 @@ def test_a_run_alone_says_where_it_stands(tmp_path):
         results["summary"][f"quality/psnr_{kind}"] = entry | {"mean": mean, "ci95": [mean, mean]}
     (path / "results.json").write_text(json.dumps(results))
     lines = printed(terminal.comparison(tmp_path / "e", path, 80), width=80).splitlines()
-    head, floor, ceiling = (next(line for line in lines if line.startswith(word)) for word in ("policy", "floor ", "ceiling "))
+    head, floor, ceiling = (next(line for line in lines if line.startswith(word)) for word in ("policy", "floor ", "bound "))
     ends = {word: head.index(word) + len(word) for word in ("revisit", "true view")}
     assert floor.rstrip().endswith("15.50") and len(floor.rstrip()) == ends["revisit"]
     assert ceiling.rstrip().endswith("31.50") and len(ceiling.rstrip()) == ends["true view"]

@@ -29,8 +29,8 @@ VIEWS = {  # blocks that show these rows of MAIN
         *("latent", "random", "recency", "sink_recent", "sliding"),
     ),
 }
-SHORT_COLUMNS = ("PSNR revisit", "LPIPS revisit", "PSNR true view", "PSNR recall", "PSNR recall true view")
-ENDS = {"floor": "floor: an unrelated view", "ceiling": "ceiling: the autoencoder's round trip"}
+SHORT_COLUMNS = ("PSNR revisit", "LPIPS revisit", "PSNR true view", "contrast", "PSNR recall", "PSNR recall true view")
+ENDS = {"floor": "floor: an unrelated view", "ceiling": "bound of the true view: what the autoencoder keeps"}
 PICTURES = {"long": "cost.png", "novelty": "novelty.png"}  # experiment: what its cost.png is called in docs/
 CURVES = {  # pictures of recall against the gap: the experiment, its picture in docs/, and whose curves
     MAIN: ("recall.png", ("full", "reencode", "worldkv", "oracle", "random", "sliding")),
@@ -81,7 +81,7 @@ def source(name: str) -> str:
 
 def results_table(name: str, table: dict, link: Link, concepts: str = "../concepts.md") -> str:
     """The comparison of docs/results/NAME.json, or a view of MAIN, best first. Below the runs stand what bounds
-    a column: the floor under the revisit scores, the ceiling under the true view alone, since a revisit is compared with a view that
+    a column: the floor under the revisit scores, the autoencoder's bound under the true view alone, since a revisit is compared with a view that
     the same rollout generated."""
     bench = BENCHES.get(source(name))
     runs, known = _read(table, bench.base if bench else BASELINE)
@@ -149,7 +149,7 @@ def _short(columns: dict[str, Cell]) -> dict[str, Cell]:
         return f"{sum(run['summary'][f'cost/{part}_bytes']['mean'] for part in ('window', 'bank')) / 1e6:.1f}"
 
     shown = {name: cell for name, cell in columns.items() if name in SHORT_COLUMNS or name.startswith("PSNR vs ")}
-    return shown | {"window + bank (MB, float32 unless coded)": stored}
+    return shown | {"window + bank (MB)": stored}
 
 
 def _quality_columns(known: Sequence[Column], base: str, runs: dict[str, dict]) -> dict[str, Cell]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.reporting.audit import audit_notes
+from harness.reporting.columns import ENDS as SIDES
 from harness.reporting.columns import columns_of, ends_of
 from harness.reporting.groups import Run, groups_of, other_weights, read_runs
 from harness.reporting.table import BASELINE
@@ -19,7 +20,7 @@ from metrics.column import Column
 
 WIDE = 140  # of output that goes to a file, where nobody said how wide
 GAP = 2  # between columns
-ENDS = {"floor": "floor: an unrelated view of the rollout", "ceiling": "ceiling: the autoencoder's round trip of the true view"}
+ENDS = {"floor": "floor: an unrelated view of the rollout", "bound": "bound of the true view: what the autoencoder keeps of it"}
 
 
 @dataclass(frozen=True)
@@ -150,10 +151,11 @@ def print_terminal(experiment: str, runs: list[Run], baseline: str) -> None:
 
 
 def _ends(runs: list[Run], columns: Sequence[Column]) -> list[tuple[str, dict[str, str]]]:
-    """Floor and ceiling, each under the columns that it belongs to; the floor is the best run's, whose rollout it is measured in."""
+    """Floor and bound, each under the columns that it belongs to; the floor is the best run's, whose rollout it is measured in."""
     best = rows(groups_of(runs)[0], list(columns), BASELINE)[0].run
     by_key = {c.key: c for c in columns}
-    return [(end, {key: by_key[key].show(value) for key, value in values.items()}) for end, values in ends_of(columns, best.summary).items()]
+    called = dict(zip(SIDES, ENDS, strict=True))
+    return [(called[end], {key: by_key[key].show(value) for key, value in values.items()}) for end, values in ends_of(columns, best.summary).items()]
 
 
 def _stacked(text: str) -> str:

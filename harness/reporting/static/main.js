@@ -25,7 +25,7 @@ function about() {
   const first = RUNS[0];
   const rows = [
     ["made", REPORT.made],
-    ...REPORT.groups.map((group, i) => [REPORT.groups.length > 1 ? `group ${i + 1}` : "evaluation", `${group.title}${Object.keys(group.ends).length ? `; ${Object.entries(group.ends).map(([end, values]) => `${{ floor: "floor (an unrelated view)", ceiling: "ceiling (codec round trip)" }[end]}: ${Object.entries(values).map(([key, v]) => `${COLUMN.get(key).heading} ${show(COLUMN.get(key), v)}`).join(", ")}`).join("; ")}` : ""}`]),
+    ...REPORT.groups.map((group, i) => [REPORT.groups.length > 1 ? `group ${i + 1}` : "evaluation", `${group.title}${Object.keys(group.ends).length ? `; ${Object.entries(group.ends).map(([end, values]) => `${{ floor: "floor (an unrelated view)", ceiling: "bound of the true view (what the autoencoder keeps)" }[end]}: ${Object.entries(values).map(([key, v]) => `${COLUMN.get(key).heading} ${show(COLUMN.get(key), v)}`).join(", ")}`).join("; ")}` : ""}`]),
     ["devices", [...new Set(RUNS.map((run) => run.device))].join("; ")],
     ["commits", [...new Set(RUNS.map((run) => run.commit))].join(", ") + (RUNS.some((run) => run.commit.endsWith("+")) ? " (+: with changes that were not committed)" : "")],
     ["versions", Object.entries(first.versions).map(([k, v]) => `${k} ${v}`).join(", ")],
