@@ -218,9 +218,17 @@ def test_matching_in_blocks_is_matching():
     new, old = F.normalize(normal(4, 30, 8), dim=-1), F.normalize(normal(4, 50, 8, seed=1), dim=-1)
     there, hashing = normal(4, 50, seed=2) > -0.5, Hashing(bits=2, tables=2)
     whole = nearest(new, old, there, hashing)
-    for numbers in (1, 4 * 50 * 7, 4 * 50 * 30):
-        for a, b in zip(nearest(new, old, there, hashing, numbers), whole, strict=True):
+    for numbers, most in ((1, 1), (4 * 50 * 7, 7), (4 * 50 * 30, 30)):
+        runs: list[int] = []
+
+        class Spied(Hashing):
+            def neighbours(self, new, old, runs=runs):
+                runs.append(new.shape[1])
+                return super().neighbours(new, old)
+
+        for a, b in zip(nearest(new, old, there, Spied(bits=2, tables=2), numbers), whole, strict=True):
             assert torch.allclose(a.float(), b.float(), atol=1e-6)
+        assert sum(runs) == 30 and max(runs) == most, "no more cosines exist at once"
     alone = max(float(F.cosine_similarity(new[2, 5], old[2, j], dim=0)) for j in range(50) if there[2, j] and _share(hashing, new[2, 5], old[2, j]))
     assert whole[0][2, 5] == pytest.approx(alone, abs=1e-6)
 

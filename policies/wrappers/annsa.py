@@ -26,6 +26,7 @@ class AnnSaPolicy(PolicyWrapper):
     is. The window, its memory and the count of attended tokens stay the inner policy's: this saves time, not memory. Measured
     on one core of an EPYC at a Matrix-Game-2.0 layer's size (2,640 queries, 15,840 rows, heads of 128), blocks of a frame: 0.6 of the
     dense time at density 0.5. Blocks of 64 queries gather rows so often that they take 1.3 of it.
+    Not done: a kernel with a block mask (FlexAttention) and measurements on a GPU, where gathering may cost more.
 
     Uncertain: the paper's tables, bits and densities are not known (about 30 % of the attention entries are said to keep more
     than 85 % of its mass), nor whether it hashes single queries or blocks, heads apart or together.
