@@ -11,32 +11,37 @@ TIERS = {"gpu": "-", "cpu": "--", "disk": ":"}
 
 
 def endurance(path: Path, runs: dict[str, list[dict]]) -> str:
-    """Time, memory, bytes by tier and open files over the chunks of one rollout a policy. runs: label -> its chunk rows.
+    """Memory, bytes by tier, open files and the share of planning over the chunks of one rollout a policy. runs: label -> its chunk rows.
 
     Returns the figures in words. Growth is the slope of a line through the second half.
     """
-    figure = Figure(figsize=(19, 3.4), layout="constrained")
-    axes = figure.subplots(1, 5)
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    (memory, tiers), (files, share) = figure.subplots(2, 2)
     said = []
     for number, (label, rows) in enumerate(sorted(runs.items())):
         color = f"C{number}"
-        ms = 1e3 * np.array([sum(v for k, v in r.items() if k.startswith("seconds_")) for r in rows])
-        host, chunk = np.array([r["host_bytes"] for r in rows]), np.array([r["chunk"] for r in rows])
+        host, chunk, besides_passes = np.array([r["host_bytes"] for r in rows]), np.array([r["chunk"] for r in rows]), besides(rows)
         width = max(1, len(rows) // 60)
-        for axis, values in ((axes[0], ms), (axes[4], besides(rows))):
-            axis.plot(chunk[::width], [np.median(values[i : i + width]) for i in range(0, len(rows), width)], color, label=label)
-        axes[1].plot(chunk, host / 1e6, color, label=label)
+        memory.plot(chunk, (host - host[0]) / 1e6, color, label=f"{label} (from {host[0] / 1e6:.0f} MB)")
         for tier, style in TIERS.items():
-            axes[2].plot(chunk, [max(1, r[f"bank_bytes_{tier}"]) for r in rows], color, linestyle=style, label=f"{label}: {tier}")
-        axes[3].plot(chunk, [r["open_files"] for r in rows], color, label=label)
+            tiers.plot(chunk, [max(1, r[f"bank_bytes_{tier}"]) for r in rows], color, linestyle=style, label=f"{label}: {tier}")
+        files.plot(chunk, [r["open_files"] for r in rows], color, label=label)
+        share.plot(chunk[::width], [np.median(besides_passes[i : i + width]) for i in range(0, len(rows), width)], color, label=label)
+        ms = 1e3 * np.array([sum(v for k, v in r.items() if k.startswith("seconds_")) for r in rows])
         said.append(f"{label}: {figures(rows, ms, host)}")
-    for axis, title in zip(
-        axes, ("ms a chunk (medians)", "process memory (MB)", "bank by tier (bytes)", "open files", "plan, assembly, commit: % of passes"), strict=True
-    ):
-        axis.set(xlabel="chunk", title=title, ylim=(0, None))
+    titles = {
+        memory: "process memory since the first chunk (MB)",
+        tiers: "bank by tier (bytes)",
+        files: "open files",
+        share: "plan, assembly, commit (% of the passes)",
+    }
+    for axis, title in titles.items():
+        axis.set(xlabel="chunk", title=title)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
-    axes[2].set(yscale="log", ylim=(1e3, None))
+    for axis in (files, share):
+        axis.set_ylim(0, None)
+    tiers.set(yscale="log", ylim=(1e3, None))
     save_figure(path, figure)
     return "\n".join(said)
 

@@ -21,7 +21,8 @@ class HeadsPolicy(PolicyWrapper):
 
     Kept are the `share` of all heads with the greatest reach (see `policies.parts.reach`; ties to lower layers and heads), or those whose
     reach is at least `threshold`. labels: a file of reaches that harness/calibrate.py made for the backbone, from chunks that return
-    to a view; `auto`: the shipped file of a network of these sizes, where there is one; null: none. Without a file the heads are
+    to a view; `auto`: the shipped file of a network of these sizes, where there is one (`rooms` alone; other weights of
+    the same sizes get it too: give them a file of their own); null: none. Without a file the heads are
     calibrated online, over the first `calibrate` chunks that have frames between sink and recent; until then every head keeps
     everything, and these clean passes cost a second attention. Online calibration sees a place for the first time, when nothing
     needs to be remembered: reaches of 0.08 where returns had 0.29, with the model before the shipped one.
