@@ -133,7 +133,7 @@ def cost_plot(path: Path, series: dict[str, list[list[dict]]], title: str, elsew
     """FPS, attended tokens and stored bytes over the rollout. series: label -> chunk rows of its trajectories. elsewhere: labels of what ran on another
     device, whose FPS is not drawn."""
     figure = new_figure(13, 3.6)
-    axes = [figure.add_axes((0.045 + 0.333 * i, 0.13, 0.275, 0.78)) for i in range(3)]  # by hand: matplotlib's own layout takes longer than the drawing
+    axes = [figure.add_axes((0.05 + 0.335 * i, 0.13, 0.26, 0.78)) for i in range(3)]  # by hand: matplotlib's own layout takes longer than the drawing
     panels = {"cost/fps_mean": "video frames a second", "cost/attended_tokens": "tokens attended", "cost/stored_bytes": "stored (MB)"}
     factors = {c.key: c.factor for c in costs()}
     shared = []
