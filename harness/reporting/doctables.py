@@ -99,7 +99,7 @@ def results_table(name: str, table: dict, link: Link, concepts: str = "../concep
     about = f"{table['trajectories']} held-out trajectories of `{table['world']}`, `{table['protocol']}`, seed {table['seed']}, same noise"
     count = f"{len(others)} policies{' of the bench' if name in VIEWS else ''} are compared"
     starred = f" {count}; * adjusted p < {LEVEL} ([significance]({concepts}#significance))." if others and name != SHORT else ""
-    noise = noise_note(table, [c for c in known if c.heading in columns and c.difference])
+    noise = noise_note(table, [c for c in known if c.heading in columns and c.difference]) if name != SHORT else ""
     return "\n".join([*_rows(columns, _sorted(shown, known), link), *rows, "", f"{about}; {table['device']}.{starred}{noise}"])
 
 
