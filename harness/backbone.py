@@ -81,7 +81,7 @@ class Backbone(ABC):
         """Latents of one chunk to video frames in [0, 1], on the CPU. Called chunk by chunk, in order, after `begin`."""
 
     def roundtrip(self, frames: Float[Tensor, "p 3 y x"]) -> Float[Tensor, "p 3 y x"]:
-        """What is left of true frames after the autoencoder: no score against the true view can be better. Ends a rollout."""
+        """What is left of true frames after the autoencoder: scores against the true view hardly get better. Ends a rollout."""
         return self.decode(self.encode(frames))
 
     def depth(self, latents: Float[Tensor, "b f s c"]) -> Float[Tensor, "f v u"] | None:

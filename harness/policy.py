@@ -18,23 +18,37 @@ class CachePolicy(ABC):
     `reset` on."""
 
     # keys
-    raw_keys: bool = False  # the bank keeps keys un-rotated: for placements that move rows, and for policies that score or merge keys
-    rotated_keys: bool = False  # it computes with keys as they were rotated when they were stored, so its rows cannot be placed anew
+    raw_keys: bool = False
+    """The bank keeps keys un-rotated: for placements that move rows, and for policies that score or merge keys."""
+    rotated_keys: bool = False
+    """It computes with keys as they were rotated when they were stored, so its rows cannot be placed anew."""
     # passes
-    needs_attention_scores: bool = False  # `attend` keeps scores of what it sees, so no wrapper may show it less
-    probes: bool = False  # a chunk's first pass runs once more before `plan`, over sink and recent frames (`Chunk.probing`, `Site.probe`), and is counted
-    rehearses: bool = False  # chunks that are given run the denoising passes too, each from the given latents under its noise, for `KV.guesses`
-    tries: bool = False  # it plans by what the model would make of the true views (`Chunk.trial`): a bound, which nobody can use
-    plans_ahead: bool = True  # the next chunk may be planned while this one is decoded, so that its pages are fetched; not if it looks at something later
+    needs_attention_scores: bool = False
+    """`attend` keeps scores of what it sees, so no wrapper may show it less."""
+    probes: bool = False
+    """A chunk's first pass runs once more before `plan`, over sink and recent frames (`Chunk.probing`, `Site.probe`), and is counted."""
+    rehearses: bool = False
+    """Chunks that are given run the denoising passes too, each from the given latents under its noise, for `KV.guesses`."""
+    tries: bool = False
+    """It plans by what the model would make of the true views (`Chunk.trial`): a bound, which nobody can use."""
+    plans_ahead: bool = True
+    """The next chunk may be planned while this one is decoded, so that its pages are fetched; not if it looks at something later."""
     # pages
-    retrieves: bool = False  # its plans say what a selector brought back (`Plan.retrieved`); else no wrapper can tell which chunks are settled
-    compresses: bool = False  # it keeps only a part of a chunk's rows
-    pooled: bool = False  # a page may hold rows of frames of different times
-    rewritable: bool = True  # a wrapper may cut its stored pages, so that it finds rows of some heads missing
-    weighs_bytes: bool = False  # what it keeps depends on bytes of window, bank and state: a replay without a model would keep something else
-    codec: Codec | None = None  # the form of banked pages, where it has a say in it; None leaves it to the store
+    retrieves: bool = False
+    """Its plans say what a selector brought back (`Plan.retrieved`); else no wrapper can tell which chunks are settled."""
+    compresses: bool = False
+    """It keeps only a part of a chunk's rows."""
+    pooled: bool = False
+    """A page may hold rows of frames of different times."""
+    rewritable: bool = True
+    """A wrapper may cut its stored pages, so that it finds rows of some heads missing."""
+    weighs_bytes: bool = False
+    """What it keeps depends on bytes of window, bank and state: a replay without a model would keep something else."""
+    codec: Codec | None = None
+    """The form of banked pages, where it has a say in it; None leaves it to the store."""
     # weights
-    arm: str | None = None  # which arm's weights it needs; the setting `backbone.arm` follows it
+    arm: str | None = None
+    """Which arm's weights it needs; the setting `backbone.arm` follows it."""
 
     def reset(self, geometry: Geometry) -> None:
         """Forget everything; check the fields against the geometry and raise ValueError naming both and the remedy."""
@@ -68,7 +82,7 @@ class PolicyWrapper(CachePolicy):
         self.arm = self.arm or self.inner.arm
         self.rotated_keys, self.compresses = self.inner.rotated_keys, self.inner.compresses
         self.weighs_bytes, self.tries = type(self).weighs_bytes or self.inner.weighs_bytes, self.inner.tries
-        self.retrieves = self.inner.retrieves
+        self.retrieves = type(self).retrieves or self.inner.retrieves
         self.pooled, self.rewritable = type(self).pooled or self.inner.pooled, type(self).rewritable and self.inner.rewritable
 
     @property

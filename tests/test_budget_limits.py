@@ -11,6 +11,7 @@ from policies.parts.score.deco import owners
 from policies.parts.split.base import Pyramid, Uniform
 from policies.parts.split.cake import CakeSplit
 from tests.conftest import make_policy, make_world
+from tests.diary import Diary
 from tests.ledger import close
 
 SCORED = ["h2o", "snapkv", "flowcache", "quest", "deep_forcing", "snapkv_pyramid", "snapkv_cake", "cake", "expected", "triattention"]
@@ -68,7 +69,7 @@ def test_quest_moves_what_it_chose_and_rewrites_nothing(backbone, roll):
 def test_of_many_pages_only_the_rows_that_are_kept_are_read(monkeypatch):
     """The same page as by joining all of them, which would copy the whole past at every chunk."""
     dice = torch.Generator().manual_seed(0)
-    pages = [Page(*torch.randn(2, 2, 1, n, 3, 4, generator=dice), torch.randn(2, n, 3, generator=dice)) for n in (6, 1, 6, 4, 6)]
+    pages = [Page(*torch.randn(2, 2, 2, n, 3, 4, generator=dice), torch.randn(2, n, 3, generator=dice)) for n in (6, 1, 6, 4, 6)]
     rows = torch.stack([torch.randperm(23, generator=dice)[:9] for _ in range(6)]).view(2, 3, 9).transpose(1, 2).contiguous()
     for some in (rows, rows.masked_fill(torch.rand(rows.shape, generator=dice) < 0.3, -1), rows * 0 + 7):
         expected = Page.joined(pages).keep(some)
@@ -78,11 +79,16 @@ def test_of_many_pages_only_the_rows_that_are_kept_are_read(monkeypatch):
         assert all(torch.equal(getattr(page, name), getattr(expected, name)) for name in ("k", "v", "positions"))
         assert (page.mass is None and expected.mass is None) or torch.equal(page.mass, expected.mass)
         assert page.k.is_contiguous() and page.v.is_contiguous()
+    none = Page.taken(pages, rows[:, :0])
+    assert none.rows == 0 and none.k.shape[1] == 2
+    assert torch.equal(Page.taken(pages[:1], rows[:, :2] % 6).k, pages[0].keep(rows[:, :2] % 6).k)
 
 
 def test_quest_never_joins_whole_pages(roll, monkeypatch):
     monkeypatch.setattr(Page, "joined", lambda pages: pytest.fail("whole pages are copied"))
-    assert max(s.attended_rows for s in roll(make_policy("quest", "policy.scorer.page=2")).stats) > 0
+    diary = Diary(make_policy("quest", "policy.scorer.page=2"))
+    roll(diary)
+    assert max(len(frames) for plan in diary.plans for frames in plan.pools.values()) > 9, "rows of many pages were taken"
 
 
 @pytest.mark.parametrize("per_head", [True, False])
@@ -93,13 +99,16 @@ def test_the_best_rows_are_those_that_a_stable_sort_finds(per_head):
         n, run = int(torch.randint(1, 40, (), generator=dice)), 1 + 2 * (trial % 2)
         score = torch.randint(0, 5, (3, n, 2), generator=dice).float()
         score[torch.rand(score.shape, generator=dice) < 0.2] = -torch.inf
+        if trial % 7 == 0:
+            score[torch.rand(score.shape, generator=dice) < 0.1] = torch.nan
         counts = torch.randint(0, n * run + 1, (3,), generator=dice).tolist()
         counts = [c // 3 * 3 for c in counts] if trial % 4 == 1 else counts
         whole = score.repeat_interleave(run, 1) if per_head else score.mean(2, keepdim=True).repeat_interleave(run, 1)
         found = best_rows(score, counts, per_head, g, run)
         for layer, count in enumerate(counts):
             for head in range(whole.shape[2]):
-                best = sorted(sorted(range(n * run), key=lambda i, x=whole[layer, :, head]: (-x[i], i))[:count])
+                own = whole[layer, :, head].nan_to_num(torch.inf, torch.inf, -torch.inf).tolist()
+                best = sorted(sorted(range(n * run), key=lambda i, x=own: (-x[i], i))[:count])
                 mine = (found[layer, :, head] if per_head else found[layer]).tolist()
                 assert mine == [-1] * (max(counts) - count) + best
 

@@ -58,7 +58,9 @@ def test_budgets_are_windows_of_their_name(name):
     assert ema.sink + ema.recent + 2 + 3 == frames, "two averages"
     assert heads.inner.unit == "frames" and heads.inner.retrieved / 2 + 9 == frames, "half chunks"
     assert policies["h2o"].budget + policies["h2o"].sink + policies["h2o"].recent + 3 == frames
-    assert policies["landmark"].frames + 9 == policies["field"].slots + 9 == policies["flowcache"].budget + 9 == frames
+    assert (
+        policies["landmark"].frames + 9 == policies["field"].slots + 9 == policies["flowcache"].budget + 9 == policies["tempcache_bounded"].limit + 9 == frames
+    )
 
 
 @pytest.mark.filterwarnings("ignore:\\s*\\S+ is validated against ConfigStore schema")

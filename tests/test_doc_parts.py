@@ -117,6 +117,15 @@ def test_runs_of_another_seed_are_no_rows_but_tell_how_much_noise_there_is(tmp_p
     assert "~" not in "".join(results_table("houses_changing", table, str)), "no second seed, no band"
     with pytest.raises(ValueError, match="`sliding` was run with seed 1 but not seed 0"):
         from_themselves([base], [replace(others[0], label="sliding")], [KEY])
+    about = others[0].results["run"]
+    for change, what in (
+        ({"weights": {"weights": "others"}}, "weights"),
+        ({"trajectories": 3}, "trajectories"),
+        ({"config": about["config"] | {"world": {"step": 0.5}}}, "settings"),
+    ):
+        other = replace(others[0], results=others[0].results | {"run": about | change})
+        with pytest.raises(ValueError, match=f"differ in {what}, not by the seed alone"):
+            from_themselves(runs, [other], [KEY])
 
 
 def test_what_two_parts_know_of_the_noise_is_put_together():
@@ -124,6 +133,7 @@ def test_what_two_parts_know_of_the_noise_is_put_together():
     assert added(part("one", "b", base=30.0), known, "base", "outputs/t")[OTHER_SEEDS] == {"old": {KEY: 0.2}}
     again = added(part("one", "b", base=30.0) | {OTHER_SEEDS: {"base": {KEY: 0.1}}}, known, "base", "outputs/t")
     assert again[OTHER_SEEDS] == {"old": {KEY: 0.2}, "base": {KEY: 0.1}}
+    assert OTHER_SEEDS not in added(part("one", "b", base=30.0, old=27.0), known, "base", "outputs/t"), "of a row made anew nothing is known"
     assert OTHER_SEEDS not in added(part("one", "b", base=30.0), part("one", "a", base=30.0), "base", "outputs/t")
 
 

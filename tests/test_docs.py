@@ -63,17 +63,17 @@ def test_the_readme_is_short_with_one_table_of_policies_and_one_of_training():
     assert len((ROOT / "ARCHITECTURE.md").read_text().splitlines()) <= 80
 
 
-def test_the_ceiling_stands_under_the_true_view_alone():
+def test_the_bound_stands_under_the_true_view_alone():
     """It is the autoencoder's round trip against the truth: a revisit may score higher, since both of its views were generated."""
-    ceilings = 0
+    bounds = 0
     for page in WRITTEN:
         for block in BLOCK.finditer(page.read_text()):
             rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.group(0).splitlines() if line.startswith("|")]
             for row in rows:
                 if "bound of the true view" in row[0]:
-                    ceilings += 1
+                    bounds += 1
                     assert [heading for heading, cell in zip(rows[0][1:], row[1:], strict=True) if cell] == ["PSNR true view"]
-    assert ceilings >= 5
+    assert bounds >= 5
 
 
 def test_the_two_commands_come_first():

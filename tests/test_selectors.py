@@ -1,8 +1,6 @@
 """Selectors against second routes: loops over single points, enumeration of every set, attention over single rows."""
 
 import itertools
-from itertools import combinations
-from math import e
 
 import numpy as np
 import pytest
@@ -100,63 +98,6 @@ def test_fov_looks_closely_at_few_and_orders_all(seed, mutual, backbone):
     first = list(itertools.islice(order, 10))
     assert len(set(looked)) == len(looked) < 80
     assert [*first, *order] == sorted(range(80), key=lambda c: (-scores[c], c))
-
-
-def worth(masks, count, again):
-    """Value of a set of views, point by point: every further view of a point is worth `again` times the one before."""
-    total = 0.0
-    for start, here in zip(count, np.sum(masks, 0), strict=True):
-        total += sum(again**n for n in range(int(start), int(start + here)))
-    return total
-
-
-@pytest.mark.parametrize("again", [0.0, 0.5, 1.0])
-def test_coverage_against_every_set(again, backbone):
-    """Greedy is best for one chunk, within 1 - 1/e for more; how often it is the best of all is counted, not assumed."""
-    ties = total = 0
-    for seed in range(6):
-        *past, target = walk(seed, 8)
-        s = watched(CoverageSelector(grid=3, shells=2, again=again), past, backbone.geometry)
-        window = [0, 1, 2]
-        views = [np.concatenate([np.sum([seen_by_loops(target, i, c, j, s) for j in range(3)], 0) for i in range(3)]) for c in past]
-        order = list(s.order(target, [1, 2, 3, 4, 5, 6], window))
-        assert sorted(order) == [1, 2, 3, 4, 5, 6]
-        for size in (1, 2, 3):
-            mine = worth([views[c] for c in order[:size]], views[0], again)
-            best = max(worth([views[c] for c in chosen], views[0], again) for chosen in combinations(range(1, 7), size))
-            assert mine >= (1 if size == 1 or again == 1 else 1 - 1 / e) * best - 1e-9
-            ties, total = ties + (mine >= best - 1e-9), total + 1
-    print(f"again={again}: greedy is the best set in {ties} of {total} cases")
-    assert ties >= 0.8 * total
-
-
-def test_coverage_leaves_duplicates_for_later(backbone):
-    """Two chunks look half of the target's way, one the other half: nearest-first takes the twins, coverage one of each."""
-    turns = torch.tensor([-40.0, -40.0, 45.0, 0.0])
-    k = pinhole(80.0, SIZE, 3)
-    chunks = []
-    for i, turn in enumerate(turns):
-        actions = torch.zeros(2, 6)
-        actions[1, 4] = turn
-        chunks.append(Chunk(i, 3 * i, integrate(actions, 0.0)[1:].repeat(3, 1, 1), k, torch.zeros(3, 6)))
-    *past, target = chunks
-    fov = watched(FovSelector(), past, backbone.geometry)
-    coverage = watched(CoverageSelector(), past, backbone.geometry)
-    assert list(fov.order(target, [0, 1, 2], [])) == [0, 1, 2]
-    assert list(coverage.order(target, [0, 1, 2], [])) == [0, 2, 1]
-    assert list(coverage.order(target, [1, 2], [0])) == [2, 1], "what the window shows already counts less"
-    assert list(watched(CoverageSelector(again=1.0), past, backbone.geometry).order(target, [0, 1, 2], [])) == [0, 1, 2]
-
-
-def test_a_view_sees_itself_whole_and_nothing_behind(backbone):
-    chunk = walk(0, 2)[1]
-    turned = chunk.c2w.clone()
-    turned[:, :3, :3] = turned[:, :3, :3] @ torch.diag(torch.tensor([-1.0, 1.0, -1.0]))
-    behind = Chunk(2, 6, turned, chunk.intrinsics, chunk.actions)
-    s = watched(FovSelector(), [chunk, behind], backbone.geometry)
-    seen = s.seen(chunk, [3, 4, 5, 6, 7, 8])
-    assert seen[[0, 1, 2], [0, 1, 2]].all()
-    assert not seen[[3, 4, 5], [0, 1, 2]].any()
 
 
 def test_latent_equals_cosines_one_by_one(backbone):

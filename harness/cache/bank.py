@@ -179,8 +179,8 @@ class KVBank:
         return self._window.get(frame)
 
     def part(self, frames: tuple[int, ...], rows: Int[Tensor, "l n *h"]) -> Page:
-        """`rows` of the concatenated rows of `frames`, as `Page.keep` gives them. On the backbone's device only these are read;
-        pages that lie elsewhere come whole, and count so."""
+        """`rows` of the concatenated rows of `frames`, as `Page.keep` gives them. On the backbone's device only these count as moved
+        (`Page.taken`); pages that lie elsewhere come whole, and count so."""
         moved = self._moved
         pages = [self.page(f) for f in frames]
         if self._below.tier == "gpu":

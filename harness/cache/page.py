@@ -84,8 +84,11 @@ class Page:
 
     @staticmethod
     def taken(pages: "list[Page]", rows: Int[Tensor, "l n *h"]) -> "Page":
-        """As `joined(pages).keep(rows)`, but of every page only the rows that are kept are read. Rows of heads from several pages; the rest joins."""
-        if len(pages) == 1 or rows.dim() == 2 or any(p.mass is not None or p.positions.dim() == 4 for p in pages):
+        """As `joined(pages).keep(rows)`, on the pages' one device. Where heads keep rows of their own and no row has a mass, only the rows that are kept
+        are read; else the pages are joined first."""
+        if len(pages) == 1:
+            return pages[0].keep(rows)
+        if rows.dim() == 2 or not rows.numel() or any(p.mass is not None or p.positions.dim() == 4 for p in pages):
             return Page.joined(pages).keep(rows)
         device = pages[0].k.device
         ends = torch.tensor([p.rows for p in pages]).cumsum(0).to(rows.device)

@@ -33,7 +33,7 @@ from harness.reporting.gains import NAME as GAINS
 from harness.reporting.media import filmstrips
 from harness.reporting.methods import FOLDER, PLAIN, method_index, method_page, methods
 from harness.reporting.noise import KEY as OTHER_SEEDS
-from harness.reporting.noise import by_first_seed, from_themselves
+from harness.reporting.noise import by_first_seed, by_seed, from_themselves
 from harness.reporting.recall_plot import recall_plot
 from harness.reporting.table import BASELINE, Run, finished_runs
 from harness.reporting.trainings import NAME as TRAININGS
@@ -75,7 +75,8 @@ def collect(experiment: Path, add: bool = False) -> None:
     if not runs:
         raise ValueError(f"{experiment} has no finished runs; run harness/run.py name={experiment.name} first")
     runs, others = by_first_seed(runs)
-    _check_one_table(experiment, runs)
+    for seed in by_seed([*runs, *others]):
+        _check_one_table(experiment, seed)
     bench = BENCHES.get(experiment.name)
     base = next((r for r in runs if r.label == (bench.base if bench else BASELINE)), None)
     first = runs[0].results["run"]
@@ -151,8 +152,10 @@ def added(new: dict, known: dict, base: str, folder: str) -> dict:
     columns = {c["key"]: c for c in [*known["columns"], *new["columns"]]}
     commits = sorted({*known["commits"], *new["commits"]})
     values = {"values": known["values"] | new["values"]} if "values" in new and "values" in known else {}
-    seeds = {OTHER_SEEDS: known.get(OTHER_SEEDS, {}) | new.get(OTHER_SEEDS, {})} if OTHER_SEEDS in known or OTHER_SEEDS in new else {}
-    return new | values | seeds | {"device": "; ".join(devices), "columns": list(columns.values()), "commits": commits, "runs": known["runs"] | new["runs"]}
+    stay = {label: entry for label, entry in known.get(OTHER_SEEDS, {}).items() if label not in new["runs"]}  # of rows that are not made anew
+    seeds = {OTHER_SEEDS: found} if (found := stay | new.get(OTHER_SEEDS, {})) else {}
+    whole = {"device": "; ".join(devices), "columns": list(columns.values()), "commits": commits, "runs": known["runs"] | new["runs"]}
+    return {k: v for k, v in new.items() if k != OTHER_SEEDS} | values | seeds | whole
 
 
 def pages() -> list[Path]:

@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.reporting.audit import audit_notes
-from harness.reporting.columns import ENDS as SIDES
 from harness.reporting.columns import columns_of, ends_of
 from harness.reporting.groups import Run, groups_of, other_weights, read_runs
 from harness.reporting.table import BASELINE
@@ -20,6 +19,7 @@ from metrics.column import Column
 
 WIDE = 140  # of output that goes to a file, where nobody said how wide
 GAP = 2  # between columns
+CALLED = {"floor": "floor", "ceiling": "bound"}  # what bounds a column: as in files, and as shown
 ENDS = {"floor": "floor: an unrelated view of the rollout", "bound": "bound of the true view: what the autoencoder keeps of it"}
 
 
@@ -79,7 +79,7 @@ def heading(column: Column) -> str:
 
 
 def comparison_table(runs: list[Run], baseline: str, width: int, current: Path | None = None) -> list[Table | Text]:
-    """Runs by group, the best quality first, above floor, ceiling and what a paper published; then what there was no room for.
+    """Runs by group, the best quality first, above floor, bound and what a paper published; then what there was no room for.
 
     current: the run to mark.
     Below a value of the leading column stands its interval. Each difference is to the baseline, paired over trajectories.
@@ -154,8 +154,7 @@ def _ends(runs: list[Run], columns: Sequence[Column]) -> list[tuple[str, dict[st
     """Floor and bound, each under the columns that it belongs to; the floor is the best run's, whose rollout it is measured in."""
     best = rows(groups_of(runs)[0], list(columns), BASELINE)[0].run
     by_key = {c.key: c for c in columns}
-    called = dict(zip(SIDES, ENDS, strict=True))
-    return [(called[end], {key: by_key[key].show(value) for key, value in values.items()}) for end, values in ends_of(columns, best.summary).items()]
+    return [(CALLED[end], {key: by_key[key].show(value) for key, value in values.items()}) for end, values in ends_of(columns, best.summary).items()]
 
 
 def _stacked(text: str) -> str:

@@ -52,7 +52,7 @@ class Likeness(ABC):
 
     @abstractmethod
     def shares(self, one: list[Tensor], others: list[Tensor]) -> Float[Tensor, "n f g"]:
-        """How much of each frame `f` of a chunk each frame `g` of `n` others shows."""
+        """How much of each frame `f` of a chunk each frame `g` of `n` others shows, from 0 to 1."""
 
     def most(self, one: list[Tensor], others: list[Tensor]) -> Float[Tensor, "n"]:
         """What the likeness to each of the others does not exceed, where that is known for less than the likeness itself."""

@@ -24,7 +24,7 @@ def best_rows(score: Float[Tensor, "l n h"], counts: list[int], per_head: bool, 
         return score.new_zeros(len(score), 0, *score.shape[2 : 2 + per_head], dtype=torch.long)
     falling = score.transpose(1, 2).contiguous()  # l h n
     best = falling.topk(most, 2).values  # the least of the best is found without sorting a long past
-    if bool(best[..., :1].isnan().any()):  # which topk calls the greatest; the session says where they come from
+    if bool(best.isnan().any()):  # which topk calls the greatest, and no comparison finds; the session says where they come from
         falling = falling.nan_to_num(inf, inf, -inf)
         best = falling.topk(most, 2).values
     least = best.gather(2, (count - 1).clamp(min=0).expand(-1, falling.shape[1], 1))

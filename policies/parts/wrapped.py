@@ -6,19 +6,20 @@ from harness.datatypes import Plan
 from harness.policy import CachePolicy
 
 
-def settles(inner: CachePolicy, name: str) -> None:
-    """Raises ValueError for a policy that attends to what it keeps without choosing: no chunk is ever settled there, and a bounded bank would bound nothing."""
+def check_retrieves(inner: CachePolicy, name: str) -> None:
+    """Raises ValueError for a policy whose plans do not say what they bring back: without that no chunk would ever be settled, and a bounded bank would
+    bound nothing."""
     if not inner.retrieves:
-        raise ValueError(f"{name}: {type(inner).__name__} chooses nothing to bring back, so nothing would be forgotten; wrap a policy that retrieves")
+        raise ValueError(f"{name}: {type(inner).__name__} does not say what it brings back (`retrieves`), so nothing would be forgotten; wrap another policy")
 
 
-def frames_of(name: str, asked: int | None, policy: CachePolicy) -> int:
-    """How many `sink` or `recent` frames there are: as asked, else as the policy says, or the one that it wraps. Raises ValueError where none says."""
+def frames_of(policy: CachePolicy, field: str, asked: int | None) -> int:
+    """How many `sink` or `recent` frames a policy has (field): as asked, else as it says, or the one that it wraps. Raises ValueError where none says."""
     inner = policy
     while asked is None and inner is not None:
-        asked, inner = getattr(inner, name, None), getattr(inner, "inner", None)
+        asked, inner = getattr(inner, field, None), getattr(inner, "inner", None)
     if asked is None:
-        raise ValueError(f"{type(policy).__name__} does not say how many {name} frames it has; give policy.{name}")
+        raise ValueError(f"{type(policy).__name__} does not say how many {field} frames it has; give policy.{field}")
     return asked
 
 

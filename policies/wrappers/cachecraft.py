@@ -41,7 +41,7 @@ class CacheCraftPolicy(PolicyWrapper):
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
-        self._sink = frames_of("sink", self.sink, self.inner)
+        self._sink = frames_of(self.inner, "sink", self.sink)
         if self.inner.pooled or not self.inner.rewritable:
             raise ValueError(f"cachecraft: {type(self.inner).__name__} cuts or joins the pages that it stores, and whole chunks are encoded; wrap another")
         if self.inner.compresses:

@@ -57,7 +57,7 @@ class HeadsPolicy(PolicyWrapper):
         geometry.check_alone("heads")
         if not self.inner.rewritable:
             raise ValueError(f"heads: {type(self.inner).__name__} rewrites or re-encodes what it stores, so heads cannot be cut out of it; wrap another policy")
-        self._sink, self._recent = (frames_of(name, asked, self.inner) for name, asked in (("sink", self.sink), ("recent", self.recent)))
+        self._sink, self._recent = (frames_of(self.inner, field, asked) for field, asked in (("sink", self.sink), ("recent", self.recent)))
         if self.compensate and self.inner.pooled:
             raise ValueError(f"heads: {type(self.inner).__name__} scores single rows, and a mean row in frame 0 would be one more; use compensate=false")
         if self.compensate and (self.inner.raw_keys or not self._sink):

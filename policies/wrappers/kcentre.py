@@ -8,7 +8,7 @@ from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy, PolicyWrapper
 from harness.settings.ranges import Count
 from policies.parts.likeness import Likeness
-from policies.parts.wrapped import settled, settles
+from policies.parts.wrapped import check_retrieves, settled
 
 
 @dataclass
@@ -33,7 +33,7 @@ class KCentrePolicy(PolicyWrapper):
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
-        settles(self.inner, "kcentre")
+        check_retrieves(self.inner, "kcentre")
         self.likeness.reset(geometry)
         self._size, self._last = geometry.chunk, -1
         self._fresh: list[int] = []  # chunks that became candidates and are not settled yet

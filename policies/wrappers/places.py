@@ -9,7 +9,7 @@ from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy, PolicyWrapper
 from harness.settings.ranges import Ge, Limit
 from policies.parts.likeness import Likeness
-from policies.parts.wrapped import settled, settles
+from policies.parts.wrapped import check_retrieves, settled
 
 
 @dataclass
@@ -36,7 +36,7 @@ class PlacesPolicy(PolicyWrapper):
 
     def reset(self, geometry: Geometry) -> None:
         super().reset(geometry)
-        settles(self.inner, "places")
+        check_retrieves(self.inner, "places")
         self.likeness.reset(geometry)
         self._size, self._last = geometry.chunk, -1
         self._fresh: list[int] = []  # chunks that became candidates and belong to no place yet

@@ -15,7 +15,8 @@ class Scorer(ABC):
     drops: whether rows of low score are lost (`True`), or stay in the bank and are only passed over by the next chunk.
     raw_keys: whether keys must be kept un-rotated; rotated_keys: whether they must not. probes: whether `score` needs the queries of the
     chunk to come, from a pass before planning; rehearses: whether `observe` needs `KV.guesses` of chunks that are given too. All are known
-    after `reset`. run: how many rows in a row are worth the same, of every frame; `score` gives one number for each run of them.
+    after `reset`. run: how many rows in a row are worth the same, of every frame; `score` gives one number for each run of them
+    (only of scorers that drop nothing).
     """
 
     drops: bool = True

@@ -36,7 +36,7 @@ class QuestScorer(Scorer):
             raise ValueError(f"quest scorer: parts={self.parts}; use parts that divide the {rows} rows of a chunk")
         self.probes = self.queries == "current"
         self._layers, self._tokens = geometry.layers, geometry.tokens
-        self._ends: dict[int, Tensor] = {}  # frame -> extremes of its pages, p l h 2 d
+        self._extremes: dict[int, Tensor] = {}  # frame -> extremes of its pages, p l h 2 d
         sizes = [min(self.page, self._tokens - first) for first in range(0, self._tokens, self.page)]
         self._sizes = sizes  # rows of the pages of a frame
         self.run = self.page if len(set(sizes)) == 1 and sizes[0] == self.page else 1
@@ -49,13 +49,13 @@ class QuestScorer(Scorer):
     def observe(self, chunk: Chunk, kv: KV) -> None:
         for frame, keys in zip(chunk.frames, kv.k.float().split(self._tokens, 2), strict=True):
             pages = keys.split(self.page, 2)
-            self._ends[frame] = torch.stack([torch.stack([p.amin((1, 2)), p.amax((1, 2))], 2) for p in pages])
+            self._extremes[frame] = torch.stack([torch.stack([p.amin((1, 2)), p.amax((1, 2))], 2) for p in pages])
 
     def score(self, frames: tuple[int, ...], bank: KVBank) -> Tensor:
-        for gone in self._ends.keys() - set(bank.frames):  # that a wrapper has dropped
-            del self._ends[gone]
+        for gone in self._extremes.keys() - set(bank.frames):  # that a wrapper has dropped
+            del self._extremes[gone]
         q = torch.stack([self._queries[layer] for layer in range(self._layers)])  # l q h d
-        ends = torch.cat([self._ends[f] for f in frames]).flatten(3)  # p l h (2 d)
+        ends = torch.cat([self._extremes[f] for f in frames]).flatten(3)  # p l h (2 d)
         bound = torch.einsum("lqhd,plhd->plhq", torch.cat([q.clamp(max=0), q.clamp(min=0)], -1), ends).amax(-1)
         bound = bound.transpose(0, 1)
         return bound if self.run > 1 else bound.repeat_interleave(torch.tensor(self._sizes * len(frames), device=bound.device), 1)

@@ -50,7 +50,7 @@ class _Closely:
 
     def __init__(self, selector: FrustumSelector, chunk: Chunk, firsts: Int[np.ndarray, "c"], worths: Float[np.ndarray, "n"]) -> None:
         """worths: of so many views of a fresh point."""
-        self._look = lambda some: selector.views(chunk, firsts[some].tolist()).view(torch.uint8).sum(1, dtype=torch.uint8).flatten(1).numpy()
+        self._selector, self._chunk, self._firsts = selector, chunk, firsts
         block = blocks(selector.grid, selector.shells)[1]
         self._block = (block + (block.max() + 1) * np.arange(len(chunk.c2w))[:, None]).flatten()  # of every point of every view
         frames = selector.may_see(chunk, firsts.tolist()).numpy().sum(1, dtype=np.uint8)  # c b: that may see any point of a block
@@ -78,7 +78,7 @@ class _Closely:
         return best if gain else None
 
     def _look_at(self, some: Int[np.ndarray, "k"]) -> None:
-        seen = self._look(some)
+        seen = self._selector.views(self._chunk, self._firsts[some].tolist()).view(torch.uint8).sum(1, dtype=torch.uint8).flatten(1).numpy()
         self._row[some] = np.arange(len(self._kinds), len(self._kinds) + len(some))
         self._kinds, self._views = np.concatenate([self._kinds, some]), np.concatenate([self._views, seen])
         self._about = np.concatenate([self._about, self._worths.astype(np.float32)[seen]])
@@ -88,5 +88,5 @@ class _Closely:
         return self._views[self._row[kind]]
 
     def overlap(self, kind: int) -> int:
-        """Points that the kind's frames see, each as often as it is seen; only of kinds that cannot see any none was counted."""
+        """Points that a kind's frames see, each as often as it is seen. Kinds that were never looked at see none, once nothing is left to gain."""
         return int(self.views(kind).sum(dtype=np.int64)) if self._row[kind] >= 0 else 0
