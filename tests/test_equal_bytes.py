@@ -143,4 +143,4 @@ def test_pages_that_a_pool_is_taken_from_are_in_use(roll, path):
     """Quest's plan names one page and takes its rows from many; and what is forgotten leaves its scratch."""
     policy = CappedPolicy(make_policy("quest"), 45)
     roll(policy, path=path)
-    assert len(policy.inner.scorer._ends) < 60
+    assert len(policy.inner.scorer._extremes) < 60
