@@ -152,6 +152,15 @@ def test_linked_folders_are_trajectories(walk, tmp_path):
 ODD = ["a=b", "run(1)", "[v2]", "x{y}", "it's", "lr=0.1,wd=0", "a b", "a@b#c%d", "客厅", "~tilde"]
 
 
+def test_several_runs_may_be_asked_for_anywhere():
+    for flag in ("-m", "--multirun"):
+        for at in range(3):
+            given = ["name=e", "policy=full,worldkv"]
+            given.insert(at, flag)
+            assert understood(given) == [flag, "name=e", "policy=full,worldkv"]
+    assert understood(["policy=full", "--cfg", "job"]) == ["policy=full", "--cfg", "job"]
+
+
 @pytest.mark.parametrize("name", ODD)
 def test_paths_with_any_sign_are_understood(name, tmp_path):
     (argument,) = understood([f"world.folder={tmp_path}/{name}"])

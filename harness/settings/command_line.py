@@ -90,11 +90,15 @@ def check_single(arguments: Sequence[str]) -> None:
         raise SystemExit(f"error: {several[0]} asks for several runs; add -m, which runs each of them")
 
 
+MULTIRUN = ("-m", "--multirun")
+
+
 def understood(arguments: Sequence[str]) -> list[str]:
     """A command line as it was meant: quoted for Hydra where its grammar takes signs of a path for its own (`( [ { =`), or a name for a number
-    (`name=2025`); `~` is the home folder. What Hydra cannot read then either is left to it to say. Raises ValueError for a list of no names as
-    the option of a group, at which Hydra falls over."""
-    return [_meant(a) if "=" in a and not a.startswith("-") else a for a in arguments]
+    (`name=2025`); `~` is the home folder; `-m` may stand anywhere. What Hydra cannot read then either is left to it to say. Raises ValueError
+    for a list of no names as the option of a group, at which Hydra falls over."""
+    several = [a for a in arguments if a in MULTIRUN]  # Hydra cannot read it between two overrides
+    return [*several[:1], *(_meant(a) if "=" in a and not a.startswith("-") else a for a in arguments if a not in MULTIRUN)]
 
 
 def _meant(argument: str) -> str:
