@@ -177,7 +177,7 @@ def test_names_are_names_and_the_home_folder_is_found(monkeypatch, tmp_path):
         assert composed(CONF, understood([f"name={text}"]))[0].name == text
     assert composed(CONF, understood(["run_dir=~/runs", "name=null"]))[0].run_dir == f"{tmp_path}/runs"
     assert understood(["policy=full,sliding", "-m", "world.trajectories=4", "--help", "policy=glob(sink_*)", "seed=range(0,3)"]) == [
-        "policy=full,sliding", "-m", "world.trajectories=4", "--help", "policy=glob(sink_*)", "seed=range(0,3)",
+        "-m", "policy=full,sliding", "world.trajectories=4", "--help", "policy=glob(sink_*)", "seed=range(0,3)",
     ]  # fmt: skip
     assert understood(["name=a,b", "tags=[x,y]", "seed=3"]) == ["name=a,b", "tags=[x,y]", "seed=3"], "sweeps, lists and numbers are what they are"
     assert understood(["world.size=[480,832", "seed=(3"]) == ["world.size=[480,832", "seed=(3"], "left to Hydra to say"
