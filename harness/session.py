@@ -253,9 +253,8 @@ class Session:
     def _tried(self, chunk: Chunk, condition: Condition, draws: Sequence[Float[Tensor, "1 f s c"]]) -> Chunk:
         """The chunk for an oracle that looks at what a plan would make of it, where the true views are known."""
         truth = true_views(self.path, self.backbone.geometry, chunk.index)
-        if truth is None:
-            return chunk
-        return replace(chunk, trial=Trial(self.backbone, self.cache, self.policy, chunk, condition, draws[0], truth))
+        trial = None if truth is None else Trial(self.backbone, self.cache, self.policy, chunk, condition, draws[0], truth)
+        return replace(chunk, trial=trial)
 
     def _noise(self, chunk: Chunk) -> list[Float[Tensor, "1 f s c"]]:
         """Of every level, drawn before the first pass: a copy to the GPU waits for it."""
