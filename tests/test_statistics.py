@@ -178,7 +178,10 @@ def test_the_command_says_how_many_trajectories_are_needed(experiment, capsys):
         make_run(experiment, policy, names=EIGHT, seed=1, noise="other")
     report([str(experiment), "--effect", "0.5"])
     assert capsys.readouterr().out.replace(" seed=0", "") == said, "of the group that has the baseline"
-    for arguments, why in ((["--effect", "0"], "above 0"), (["--effect", "1", "--baseline", "nobody"], "no run of nobody")):
+    report([str(experiment), "--effect", "0.01", "--column", "quality/lpips_revisit"])
+    assert "find 0.01" in (said := capsys.readouterr().out) and "in LPIPS revisit to full" in said
+    wrong = ((["--effect", "0"], "above 0"), (["--effect", "1", "--baseline", "nobody"], "no run of nobody"))
+    for arguments, why in (*wrong, (["--effect", "1", "--column", "cost/fps"], "quality/psnr_revisit"), (["--column", "recall/psnr"], "--effect")):
         with pytest.raises(SystemExit):
             report([str(experiment), *arguments])
         assert why in capsys.readouterr().err

@@ -15,9 +15,10 @@ import pytest
 
 from harness.reporting.columns import columns_of
 from harness.reporting.curves import means
+from harness.results.recall import recall_curves
 from harness.results.run_folder import RunFolder
 from harness.settings.command_line import CONF, composed
-from harness.tracking.wandb_run import PAIRS, PICTURES, Label, _run_id, answers, files_of, log_to_wandb, logged_in, pair_table
+from harness.tracking.wandb_run import PAIRS, PICTURES, Label, _run_id, answers, files_of, log_to_wandb, logged_in, pair_table, recall_charts
 from tests.wandb_stand_in import StandIn
 
 CONFIG = {"policy": "worldkv", "world": "rooms_tiny", "backbone": "rooms_tiny", "policy.retrieved": 6}
@@ -107,6 +108,15 @@ def test_a_run_that_is_made_again_is_no_second_one(made, home, monkeypatch):
     assert id_of(RunFolder(copy)) != first
     monkeypatch.setenv("WANDB_RUN_ID", "ofanagent")
     assert _run_id(copy) is None, "the agent's, which W&B reads itself"
+
+
+def test_recall_curves_are_charts_of_their_own():
+    """A line a score and axis; a run without probes has none."""
+    curves = recall_curves([[{"gap": 4, "metres": 0.2, "psnr": 20.0}], [{"gap": 9, "metres": 3.0, "psnr": 24.0}]])
+    charts = recall_charts({"curves": curves})
+    assert list(charts) == ["curve/recall_psnr_gap", "curve/recall_psnr_metres"]
+    assert charts["curve/recall_psnr_gap"].table.data == [[4, 20.0, None, None, 1], [8, 24.0, None, None, 1]]
+    assert not recall_charts({})
 
 
 def test_the_table_shows_every_pair(made):

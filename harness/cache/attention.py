@@ -61,7 +61,7 @@ def weights(
 
 
 def received(q: Float[Tensor, "b m h d"], k: Float[Tensor, "b n h d"], bias: Float[Tensor, "*h n"] | None = None, groups: Groups = ()) -> Float[Tensor, "h n"]:
-    """The share of attention that each row gets of the average query, head by head; sums to 1 over the rows."""
+    """The share of attention that each row gets, averaged over the queries, head by head; sums to 1 over the rows."""
     return torch.stack([w.sum((0, 2)) for w in weights(q, k, bias, groups)]).sum(0) / (q.shape[0] * q.shape[1])
 
 

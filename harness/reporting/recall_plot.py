@@ -1,14 +1,11 @@
 """recall.png of an experiment: how well views are recalled, against how long ago they were last seen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean, stdev
 
 from harness.reporting.media import new_figure, save_figure
-from harness.results.statistics import t_quantile
+from harness.results.recall import Probes, binned
 from metrics.column import recalled
-
-Probes = Sequence[Sequence[dict[str, float]]]  # of a run: a row a probe, by trajectory
 
 
 def recall_plot(path: Path, runs: Mapping[str, Probes], title: str) -> bool:
@@ -19,7 +16,7 @@ def recall_plot(path: Path, runs: Mapping[str, Probes], title: str) -> bool:
     scores = recalled(row for probes in runs.values() for rows in probes for row in rows)
     if not scores:
         return False
-    curves = {name: by_gap(probes, scores[0]) for name, probes in runs.items()}
+    curves = {name: binned(probes, scores[0]) for name, probes in runs.items()}
     figure = new_figure(7.5, 4.3)
     axis = figure.add_axes((0.09, 0.17, 0.66, 0.75))
     gaps = sorted({gap for curve in curves.values() for gap in curve})
@@ -37,20 +34,6 @@ def recall_plot(path: Path, runs: Mapping[str, Probes], title: str) -> bool:
     figure.suptitle(title, fontsize=10)
     save_figure(path, figure)
     return True
-
-
-def by_gap(probes: Probes, score: str) -> dict[int, tuple[float, float, int]]:
-    """Mean over trajectories, half of its 95 % t interval (NaN of one trajectory: no bar) and their number, by the greatest power of two that
-    the gap is not below."""
-    pooled: dict[int, list[float]] = {}
-    for rows in probes:
-        found: dict[int, list[float]] = {}
-        for row in rows:
-            if score in row:
-                found.setdefault(2 ** (int(row["gap"]).bit_length() - 1), []).append(row[score])
-        for gap, values in found.items():
-            pooled.setdefault(gap, []).append(mean(values))
-    return {gap: (mean(v), t_quantile(len(v)) * stdev(v) / len(v) ** 0.5 if len(v) > 1 else float("nan"), len(v)) for gap, v in sorted(pooled.items())}
 
 
 def _last(curve: dict[int, tuple[float, float, int]]) -> float:

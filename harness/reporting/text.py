@@ -120,12 +120,15 @@ def _band(runs: list[Run], group: list[Run]) -> list[str]:
     return [f"~ lies within the noise band: the same policy under another seed differs by up to {main.show(band)} {main.unit} in {main.heading}"]
 
 
-def wanted(group: list[Run], baseline: str, difference: float) -> list[str]:
-    """How many trajectories each run needs to be told from the baseline by a difference in the leading column, in its unit.
+def wanted(group: list[Run], baseline: str, difference: float, column: str = "") -> list[str]:
+    """How many trajectories each run needs to be told from the baseline by a difference in a column (the leading one), in its unit.
 
-    Raises ValueError without a baseline, for single trajectories, and for a difference of nothing.
+    Raises ValueError without a baseline, for single trajectories, for a column that is not compared, and for a difference of nothing.
     """
-    main, base = leading(shown(group)), next((r for r in group if r.label == baseline), None)
+    compared = {c.key: c for c in shown(group) if c.difference}
+    if column and column not in compared:
+        raise ValueError(f"{column} is no column that runs are compared in; choose one of {', '.join(compared)}")
+    main, base = compared[column] if column else leading(shown(group)), next((r for r in group if r.label == baseline), None)
     if main is None or base is None:
         raise ValueError(f"there is no run of {baseline} to differ from; choose one of {', '.join(r.label for r in group)} as --baseline")
     found, entries = [], [(run, entry) for run in group if (entry := _paired(run, base, main))]

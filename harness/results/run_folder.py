@@ -14,6 +14,7 @@ import numpy as np
 
 from harness.results.live import FILE as LIVE
 from harness.results.older import completed_summary
+from harness.results.recall import recall_curves
 from harness.results.record import Record, read_record, say_once
 from harness.results.shapes import check_results
 from harness.results.statistics import summarise
@@ -178,6 +179,8 @@ class RunFolder:
             "noise": hashlib.sha256("".join(r.noise for r in good).encode()).hexdigest()[:16],
         }
         results = {"schema": SCHEMA, "run": run, "summary": summarise([r.values for r in good]) | (extra or {}), "columns": list(columns)}
+        if curves := recall_curves([r.probes for r in good]):
+            results["curves"] = curves
         write_atomic(self.path / "trajectories.jsonl", "".join(json.dumps({"name": r.name, "error": r.error, **r.values}) + "\n" for r in records))
         for table in ("pairs", "chunks", "probes"):
             rows = [{"trajectory": r.name, **row} for r in good for row in getattr(r, table)]

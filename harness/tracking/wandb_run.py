@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlparse
 
 import numpy as np
@@ -35,6 +35,7 @@ START = 20  # for a run to begin
 FINISH = 120  # for what was logged to be sent; what was not is still in the run's wandb/ folder
 PICTURED = 64  # pairs with pictures: a table is for looking at, and every picture is a file to send
 PAIRS = "revisit_pairs"  # what the table of pairs is called: never as a column of the summary, which would take its place
+CURVES = {"gap": "chunks since seen, at least", "metres": "metres from the path, at least"}  # axes of recall curves
 PARTS = ("first visit", "revisit", "true view", "difference")  # of a strip, see media.strips
 
 
@@ -195,6 +196,8 @@ def _log(run, folder: RunFolder, results: dict, config: dict) -> None:
         run.log(row)
     if table := pair_table(folder, columns_of([results]), results):
         run.log({PAIRS: table})
+    for key, chart in recall_charts(results).items():
+        run.log({key: chart})
     for picture, key in PICTURES.items():
         if (folder.path / picture).exists():
             run.log({key: wandb.Image(str(folder.path / picture))})
@@ -235,6 +238,17 @@ def pair_table(folder: RunFolder, columns: Sequence[Column], results: dict | Non
     if not rows:
         return None
     return wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+
+
+def recall_charts(results: dict) -> dict[str, Any]:
+    """A line a score and axis of its recall curves, by key. W&B draws the lines of several runs in one panel."""
+    charts = {}
+    for score, axes in results.get("curves", {}).items():
+        for axis, title in CURVES.items():
+            rows = [[p["from"], p["mean"], *(p["ci95"] or (None, None)), p["n"]] for p in axes[axis]]
+            table = wandb.Table(columns=[title, score, "low", "high", "trajectories"], data=rows)
+            charts[f"curve/{score.replace('/', '_')}_{axis}"] = wandb.plot.line(table, title, score, title=f"{score} by {title}")
+    return charts
 
 
 def _strips(video: Path, most: int):

@@ -19,8 +19,8 @@ class CacheCraftPolicy(PolicyWrapper):
     the retrieved chunks the `share` that miss most of what they were made from run through the clean pass again, at their place
     in the plan; the others keep their stored K/V, rotated to their new position.
 
-    What a chunk misses is the share of its attention, of the average query, layer and head of its own clean pass, that fell on frames that the
-    plan does not have before it:
+    What a chunk misses is the share of its attention, averaged over the queries, layers and heads of its own clean pass, that fell on frames
+    that the plan does not have before it:
 
         missing(c) = sum of attention(c, f) over frames f of its past that do not stand before c now
 

@@ -21,8 +21,8 @@ Kernel = Annotated[int, Rule(lambda n: n >= 1 and n % 2 == 1, "an odd whole numb
 
 @dataclass
 class MassScorer(Scorer):
-    """score = pool_kernel(mass), mass <- decay * mass + share, where `share` is what a row received of the softmax of the
-    average query of a chunk's clean pass. `l n h`; every head by itself.
+    """score = pool_kernel(mass), mass <- decay * mass + share, where `share` is what a row received of attention, averaged
+    over the queries of a chunk's clean pass. `l n h`; every head by itself.
 
     - decay 1, kernel 1: H2O (arXiv 2306.14048), attention accumulated since the row was made; old rows have an advantage.
     - decay 0, mean over 5 neighbours: SnapKV (arXiv 2404.14469; kernel as in kvpress), the last window of queries votes.
