@@ -52,6 +52,7 @@ class Session:
         self._traced = frames is None or frames <= TRACED
         self._account = Account(g.device)
         self.coming: Plan | None = None
+        self._closed = False
         self._whole = True  # False while a chunk is being made: what failed in the middle cannot go on
         self._backbone_state: dict | None = None  # while another session uses the backbone
 
@@ -167,7 +168,7 @@ class Session:
     def close(self) -> None:
         """Give back the store's files and threads. What was generated stays."""
         self.cache.bank.close()
-        self._whole = False
+        self._whole, self._closed = False, True
 
     def save(self, folder: Path, about: Mapping[str, object] | None = None) -> None:
         """Write all that the next chunk depends on, and what came out so far, to a folder. about: the settings that it belongs to.
@@ -175,6 +176,8 @@ class Session:
         Raises ValueError for a policy or a backbone whose state cannot be saved, OSError when the disk is full.
         """
         self._check_whole("be saved")
+        if not self.done:
+            raise ValueError(f"{self.path.name}: there is nothing to save before the first chunk; step first")
         self.backbone.geometry.check_alone("a saved session")
         self._take_backbone()
         g, state = self.backbone.geometry, state_of_session(self)
@@ -231,6 +234,8 @@ class Session:
         return Rollout(video, generated, tuple(self.stats), self.noise, self.latents.made)
 
     def _check_whole(self, wish: str) -> None:
+        if self._closed:
+            raise ValueError(f"{self.path.name}: the session is closed, so it cannot {wish}; open a snapshot or begin anew")
         if not self._whole:
             raise ValueError(f"{self.path.name}: chunk {self.done} failed half-way, so the session cannot {wish}; open a snapshot or begin anew")
 
@@ -288,7 +293,8 @@ class Session:
             if self._backbone_state is None:
                 self.backbone.begin(self.path)
             else:
-                self.backbone.restore(self._backbone_state)
+                state, self._backbone_state = self._backbone_state, None  # a copy that nobody needs takes memory
+                self.backbone.restore(state)
             self.backbone.user = weakref.ref(self)
 
 

@@ -87,6 +87,12 @@ def write_instant_ngp(folder, c2w):
     (folder / "transforms.json").write_text(json.dumps({"camera_angle_x": np.radians(80.0), "w": 832, "h": 480, "frames": frames}))
 
 
+def write_nerf_synthetic(folder, c2w):
+    """Of the picture only the angle is known."""
+    frames = [{"file_path": f"./{i:03d}", "transform_matrix": (GL @ p @ GL).tolist()} for i, p in enumerate(c2w)]
+    (folder / "transforms.json").write_text(json.dumps({"camera_angle_x": np.radians(80.0), "frames": frames}))
+
+
 def write_npz(folder, c2w):
     np.savez(
         folder / "scene_poses.npz",
@@ -112,7 +118,8 @@ def write_flat(folder, c2w):
 
 WRITERS = (
     write_flat,
-    write_realestate, write_tum, write_kitti, write_colmap, write_nerfstudio, write_instant_ngp, write_npz, write_npz_inverse, write_three_rows,
+    write_realestate, write_tum, write_kitti, write_colmap, write_nerfstudio, write_instant_ngp, write_nerf_synthetic,
+    write_npz, write_npz_inverse, write_three_rows,
 )  # fmt: skip
 
 

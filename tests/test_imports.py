@@ -25,7 +25,7 @@ ALLOWED = {  # a module or a room -> what of ours it may import besides itself
     "harness.policy": ("harness.datatypes", "harness.cache"),
     "harness.passes": ("harness.datatypes", "harness.backbone", "harness.cache"),
     "harness.session": (*LOW, "harness.policy", "harness.backbone", "harness.passes", "harness.cache", "harness.snapshot", "harness.worlds"),
-    "harness.snapshot": (*LOW, "harness.backbone", "harness.policy", "harness.cache", "harness.settings.nested"),
+    "harness.snapshot": (*LOW, "harness.backbone", "harness.policy", "harness.cache", "harness.settings.nested", "harness.worlds.chunks"),
     "harness.rollout": (*LOW, *LOOP),
     "harness.results": ("harness.system", "metrics.column"),
     "harness.reporting": (*LOW, "harness.results", "harness.settings", "metrics"),

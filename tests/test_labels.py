@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import torch
 from backbones.rooms import RoomsBackbone
 from harness.cache.stores import GpuStore
 from harness.rollout import rollout
+from harness.training.calibrate import main as calibrate_main
 from harness.training.calibrate import returns
 from policies.full import FullPolicy
-from policies.parts.reach import LABELS, file_name, labels_of, write_labels
+from policies.parts.reach import LABELS, file_name, labels_of, labels_text
 from policies.wrappers.watch_reach import WatchReachPolicy
 from tests.conftest import make_policy, make_world
 from tests.ledger import simulate
@@ -53,7 +55,7 @@ def test_returns_are_the_chunks_of_revisits(backbone):
 def test_labels_are_used_from_the_first_chunk(tmp_path, backbone, roll):
     """The heads of greatest reach keep what is old; none is calibrated, and no second attention is spent."""
     g, reach = backbone.geometry, torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])
-    write_labels(tmp_path / "labels.json", reach, g, {"settings": []})
+    (tmp_path / "labels.json").write_text(labels_text(reach, g, {"settings": []}))
     policy = make_policy("heads", f"policy.labels={tmp_path / 'labels.json'}", "policy.share=0.5")
     plans, plan = [], policy.plan
     policy.plan = lambda chunk, bank: plans.append(plan(chunk, bank)) or plans[-1]
@@ -66,7 +68,7 @@ def test_labels_are_used_from_the_first_chunk(tmp_path, backbone, roll):
 
 
 def test_labels_of_another_network_are_refused(tmp_path, backbone):
-    write_labels(tmp_path / "x.json", torch.zeros(3, 2), replace(backbone.geometry, tokens=7), {})
+    (tmp_path / "x.json").write_text(labels_text(torch.zeros(3, 2), replace(backbone.geometry, tokens=7), {}))
     for path, message in ((tmp_path / "x.json", "'tokens': 7"), (tmp_path / "no.json", "cannot be read")):
         with pytest.raises(ValueError, match=message):
             make_policy("heads", f"policy.labels={path}").reset(backbone.geometry)
@@ -85,6 +87,15 @@ def test_recorded_paths_calibrate_too(tmp_path):
     code, said = ended("calibrate.py", "backbone=rooms_tiny", *settings, "world.protocol=guided", "labels=new/labels.json", cwd=tmp_path)
     assert code == 0, said
     assert json.loads((tmp_path / "new" / "labels.json").read_text())["about"]["chunks"] > 0
+
+
+def test_labels_go_where_the_command_says(tmp_path, monkeypatch, capsys):
+    """Signs that Hydra takes for its own, and the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    world = ["world=rooms_tiny", "backbone=rooms_tiny", "world.trajectories=1"]
+    monkeypatch.setattr("sys.argv", ["calibrate.py", *world, "labels=~/a=(1).json"])
+    calibrate_main()
+    assert json.loads((tmp_path / "a=(1).json").read_text())["reach"] and not Path("~").exists()
 
 
 def test_the_shipped_model_has_its_labels():

@@ -119,8 +119,10 @@ def test_a_walk_that_broke_goes_on_from_a_mark(walk, setup, monkeypatch):
     with pytest.raises(FloatingPointError):
         walk.step(frozenset({"right"}))
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="cannot go on.*NaN.*begin anew"):
-        walk.step(frozenset({"right"}))
+    for further in (lambda: walk.step(frozenset({"right"})), lambda: walk.choose(1, SLIDING), walk.remember):
+        with pytest.raises(ValueError, match="cannot go on.*NaN.*begin anew"):
+            further()
+    assert len(walk.panes) == len(walk.choices) and len(walk.marks) == 1
     walk.back(0)
     assert walk.step(frozenset({"right"})) and walk.done == 2
 

@@ -1,5 +1,7 @@
 """Recall probes: the rollout does not notice them, policies are not told, and they measure what was seen long ago."""
 
+import time
+
 import pytest
 import torch
 
@@ -57,6 +59,21 @@ def test_given_chunks_are_probed_too(name, backbone, path):
     (made, views), (_, others) = shown(0), shown(1)
     assert len(views) == len(probes) and not torch.equal(views, others)
     assert torch.equal(made.latents, plain.latents) and torch.equal(made.latents[: 3 * given], forced[: 3 * given]) and made.noise == plain.noise
+
+
+def test_a_slow_probe_costs_no_chunk_its_time(backbone, path, monkeypatch):
+    """FPS is that of the rollout: what a fork takes lies between two chunks."""
+    wait, inner = 0.3, Prober._look
+
+    def slow(self, *args, **kwargs):
+        time.sleep(wait)
+        return inner(self, *args, **kwargs)
+
+    monkeypatch.setattr(Prober, "_look", slow)
+    probes = schedule(path, backbone.geometry, Probes(4, (2, 4)))
+    made, views = roll(backbone, make_policy("worldkv"), path, probes)
+    assert len(views) == len(probes) == 4
+    assert max(made.stats[p.chunk].seconds for p in probes) < wait
 
 
 def test_files_of_probes_go(backbone, path, tmp_path):

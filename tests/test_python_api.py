@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -13,6 +14,7 @@ import harness
 from backbones.rooms import TinyRoomsBackbone
 from harness import Comparison, Evaluation, Session, compare, evaluate
 from harness.evaluation.objects import settings_of
+from harness.evaluation.predict import of_another_process
 from harness.results.run_folder import RunFolder
 from harness.worlds.recorded import RecordedWorld
 from metrics.frame import PSNR, FrameMetric
@@ -155,12 +157,14 @@ def test_policies_are_compared_on_the_same_noise(here):
         (lambda: evaluate("worldkv", "plugins=[nowhere]"), "nowhere"),
         (lambda: evaluate(Mine(3, 6), *TINY, "devices=2"), "devices=2"),
         (lambda: compare([]), "at least one policy"),
-        (lambda: compare(["full"], *TINY, baseline="sliding"), "none of the runs: full"),
+        (lambda: compare(["full"], *TINY, "name=never_run", baseline="sliding"), "none of the runs: full"),
+        (lambda: compare([Mine(3, 6), Mine(3, 6)], *TINY, "name=never_run"), "are called Mine recent=6; evaluate each with a label"),
     ],
 )
 def test_settings_that_cannot_work_are_value_errors(here, call, said):
     with pytest.raises(ValueError, match=said):
         call()
+    assert not Path("outputs/never_run").exists(), "said before anything runs"
 
 
 def test_the_package_offers_them_and_nothing_heavy_is_imported_for_it():
@@ -182,3 +186,35 @@ def test_a_metric_that_gives_no_number_fails_its_trajectory(here):
     """Not the run, which would never end: a record with NaN cannot be read back."""
     made = evaluate("sliding", *TINY, metrics=[Broken()])
     assert made.failed and all("for a number: see the metric that gave it" in why for why in made.failed.values())
+
+
+TRACEBACK = """
+
+-- Process 1 terminated with the following error:
+Traceback (most recent call last):
+  File "/x/predict.py", line 3, in f
+    raise {0}
+          ^^^
+{0}
+"""
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "said"),
+    [
+        (
+            "ValueError: w does not fit:\na is (1,), expected (2,)\nc is (3, 4), expected (4, 4)",
+            ValueError,
+            "w does not fit:\na is (1,), expected (2,)\nc is (3, 4), expected (4, 4)",
+        ),
+        ("FloatingPointError: NaN in chunk 3", ValueError, "NaN in chunk 3"),
+        ("AttributeError: 'NoneType' object has no attribute 'bank'", RuntimeError, None),
+        ("torch.OutOfMemoryError: of the device", RuntimeError, None),
+        ("AssertionError", RuntimeError, None),
+    ],
+)
+def test_what_another_process_raised_keeps_its_message_and_its_kind(raised, kind, said):
+    """A mistake is told whole; a fault of the program stays one, with its place."""
+    text = TRACEBACK.format(raised)
+    error = of_another_process(text)
+    assert type(error) is kind and str(error) == (said or text)

@@ -174,6 +174,9 @@ def test_the_trace_in_letters(tmp_path):
     assert last == {"full": "AAAAA", "worldkv": "ARSSA", "sliding": "AUUUA"}
     squeezed = trace(next(r for r in runs if r.label == "worldkv").records[0].chunks)
     assert [squeezed.levels[ord(c) - 48] for c in squeezed.shares[-1]] == [100, 50, 100, 100, 100]
+    rows = next(r for r in runs if r.label == "worldkv").records[0].chunks
+    long = trace([*rows[:-1], {k: v for k, v in rows[-1].items() if k not in ("stored", "unreachable")}])
+    assert long.states[:-1] == trace(rows).states[:-1] and not long.shares, "chunks beyond the traced length leave the trace out"
 
 
 def test_a_grid_has_its_axes(tmp_path):

@@ -18,6 +18,7 @@ from harness.results.statistics import interval, paired, summarise
 from harness.settings.command_line import CONF, composed
 from harness.snapshot.snapshot import is_saved
 from harness.system.files import atomic_folder, atomic_path, put_back, unsummed, write_atomic
+from harness.trajectory import Trajectory
 
 
 def test_records_survive_and_damage_is_run_again(tmp_path):
@@ -247,9 +248,14 @@ def test_a_snapshot_of_other_settings_is_not_replaced(tmp_path):
     place.mkdir()
     about = {"policy": {"retrieved": 9}, "codec": "none"}
     (place / "session.json").write_text(json.dumps({"about": about | {"geometry": {}}, "state": {"seed": 0}}))
-    assert is_saved(tmp_path, "t", about, 0) and not is_saved(tmp_path, "u", about, 0)
+
+    def never() -> Trajectory:
+        raise AssertionError("a path is rendered where there is a snapshot of the same settings alone")
+
+    assert not is_saved(tmp_path, "u", never, about, 0)
     for other, seed, named in ((about | {"codec": "int8"}, 0, "codec is none there and int8 here"), (about, 1, "seed is 0 there and 1 here")):
         with pytest.raises(ValueError, match=f"is a snapshot of other settings .{named}.*choose another snapshot.save"):
-            is_saved(tmp_path, "t", other, seed)
+            is_saved(tmp_path, "t", never, other, seed)
+    assert not is_saved(tmp_path, "t", never, about, 0), "its tensors are missing"
     (place / "session.json").write_text("{")
-    assert not is_saved(tmp_path, "t", about, 0)
+    assert not is_saved(tmp_path, "t", never, about, 0)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from av.error import FFmpegError
 
 from harness.reporting import command, groups
 from harness.reporting.table import EXTERNAL
@@ -90,6 +91,19 @@ def test_missing_videos_are_named_and_the_others_scored(tmp_path, views, monkeyp
     said = capsys.readouterr().out
     assert "1 of 3 videos are missing: lost" in said and "lost: failed: lost: its video is missing" in said
     assert json.loads((tmp_path / "r" / "results.json").read_text())["run"]["trajectories"] == 2
+
+
+def test_a_film_that_cannot_be_written_costs_no_score(tmp_path, views, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    plain(tmp_path, views, ("remembers",))
+
+    def broken(*args, **kwargs):
+        raise FFmpegError(1, "no libx264 here")
+
+    monkeypatch.setattr("harness.reporting.media.save_video", broken)
+    main(["remembers", *SETTINGS, "run_dir=r", "videos=2"])
+    assert json.loads((tmp_path / "r" / "results.json").read_text())["run"]["trajectories"] == 2
+    assert "a video was not written" in caplog.text and "no libx264 here" in caplog.text
 
 
 def test_a_system_that_never_comes_back_has_no_result(tmp_path, views, monkeypatch, capsys):

@@ -111,6 +111,17 @@ def unreal(c2w):
     ]
 
 
+def test_a_models_files_of_poses_are_among_what_scores_depend_on(tmp_path, views):
+    """COLMAP's lie two folders below the video."""
+    c2w, frames = views
+    film(tmp_path / "hall" / "clip.mp4", frames)
+    model = tmp_path / "hall" / "sparse" / "0"
+    model.mkdir(parents=True)
+    for name in ("images.txt", "cameras.txt"):
+        (model / name).write_text("")
+    assert {model / "images.txt", model / "cameras.txt", tmp_path / "hall" / "clip.mp4"} <= set(make(tmp_path).files(0))
+
+
 def test_mind(tmp_path, views):
     """Its README's tree: a system's own part after mark_time, a whole video, one that is missing, the mirror test."""
     c2w, frames = views
@@ -142,6 +153,13 @@ def test_mind(tmp_path, views):
     tilted.write_text(json.dumps({"mark_time": 0, "data": [row]}))
     pose = mind_track(tilted, SIZE).c2w[0]
     assert torch.allclose(pose[:3, 3], torch.tensor([2.0, -3.0, 1.0])) and torch.allclose(pose[:3, 0], torch.tensor([0.0, 1.0, 0.0]), atol=1e-6)
+    broken = tmp_path / "MIND-Data" / "1st_data" / "test" / "mem_test" / "data-26" / "action.json"
+    assert broken in world.files(1) and len(set(world.files(1))) == len(world.files(1))
+    broken.write_text("{}")
+    other = make(root, truth=str(tmp_path / "MIND-Data"))
+    assert len(other.scored(3).frames) == len(frames), "one damaged file is that video's alone"
+    with pytest.raises(ValueError, match="data-26/action.json is no action.json of MIND"):
+        other.scored(1)
     tilted.write_text("{}")
     with pytest.raises(ValueError, match="is no action.json of MIND"):
         mind_track(tilted, SIZE)
@@ -176,6 +194,8 @@ def test_memobench(tmp_path, views):
     with pytest.raises(ValueError, match=r"benchmark's data folder \(Synthetic_processed, Real_Raw\): world.truth=DIR"):
         make(root)
     world = make(root, truth=str(data))
+    assert {clip / "5" / "poses.npy", clip / "5" / "intrinsics.npy"} <= set(world.files(0))
+    assert data / "Real_Raw" / "012" / "raw" / "012_mapanything.npz" in world.files(2)
     assert world.names == ("Synthetic/Barnyard/Barnyard_005", "Synthetic/Barnyard/Barnyard_006", "Real/012")
     for index in (0, 2):
         made = world.scored(index)
@@ -203,6 +223,10 @@ def test_wrbench(tmp_path, views):
     assert make(root).names == ("m/cat",)
     (root / "m" / "cat.mp4.target_c2w.npy").unlink()
     assert torch.allclose(make(root, layout="wrbench").scored(0).task.c2w, c2w, atol=1e-6)
+    for part, wrong in (("c2w", {"0": 1}), ("c2w", [[1, 2], [3]]), ("intrinsics", {"f": 2})):
+        (root / "m" / "cat.mp4.camera_trajectory.json").write_text(json.dumps(about | {part: wrong}))
+        with pytest.raises(ValueError, match=f"camera_trajectory.json: .*{part}.* no numbers"):
+            make(root, layout="wrbench").scored(0)
     (root / "m" / "cat.mp4.camera_trajectory.json").unlink()
     with pytest.raises(FileNotFoundError, match="neither cat.mp4.target_c2w.npy nor cat.mp4.camera_trajectory.json"):
         make(root, layout="wrbench").scored(0)

@@ -196,6 +196,27 @@ def test_mistakes_are_named(begin, trajectory, backbone):
     assert session.done == 2
 
 
+def test_what_cannot_be_done_yet_or_any_more_says_so(begin, tmp_path):
+    session = begin()
+    with pytest.raises(ValueError, match="nothing to save before the first chunk; step first"):
+        session.save(tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
+    session.step()
+    session.close()
+    for again in (session.step, session.fork, lambda: session.save(tmp_path / "closed")):
+        with pytest.raises(ValueError, match="is closed, so it cannot"):
+            again()
+
+
+def test_no_second_copy_of_a_backbones_state_is_kept(begin):
+    first = begin()
+    first.step()
+    fork = first.fork()
+    fork.step()
+    first.step()
+    assert first._backbone_state is None and fork._backbone_state is not None
+
+
 def test_what_failed_half_way_does_not_go_on(begin, trajectory, backbone, monkeypatch, tmp_path):
     session = begin()
     session.step()

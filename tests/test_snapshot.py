@@ -236,34 +236,6 @@ def test_another_process_goes_on_bit_for_bit(go, tmp_path):
     assert torch.equal(torch.load(tmp_path / "latents.pt", weights_only=True), go("worldkv").latents)
 
 
-def test_the_main_job_saves_and_goes_on(tmp_path, monkeypatch):
-    """Whole; half and saved; the rest, in other tiers: every quality column agrees, and nothing is left in the run folder."""
-    from harness.evaluation.evaluate import evaluate
-    from harness.settings.command_line import CONF, composed
-
-    monkeypatch.chdir(tmp_path)
-    common = ["policy=worldkv", "backbone=rooms_tiny", "world=rooms_tiny", "metric=tiny", "progress=false", "logger=none", "videos=0", "world.trajectories=1"]
-    common.append("world.specs=[R90L90R60L60]")
-
-    def job(*overrides):
-        cfg, choices = composed(CONF, [*common, *overrides])
-        return evaluate(cfg, choices, "worldkv", compare=False)["summary"]
-
-    whole, half = job("run_dir=whole"), job("run_dir=half", "snapshot.save=m", "snapshot.chunks=4")
-    tiers = "{gpu: 10kB, cpu: 10kB, disk: 1MB}"
-    rest = job("run_dir=rest", "snapshot.load=m", "store=tiered", f"store.limits={tiers}")
-    assert {k: v for k, v in rest.items() if k.startswith("quality/")} == {k: v for k, v in whole.items() if k.startswith("quality/")}
-    assert rest["chunks"]["mean"] == whole["chunks"]["mean"] > half["chunks"]["mean"] == 4
-    assert rest["cost/bank_bytes_disk"]["mean"] > 0 and not Path("rest/bank").exists()
-    with pytest.raises(ValueError, match="policy.retrieved is 9 there and 6 here"):
-        job("run_dir=other", "snapshot.load=m", "policy.retrieved=6")
-    with pytest.raises(ValueError, match="other settings of snapshot"):
-        job("run_dir=half")
-    shutil.rmtree("m")
-    job("run_dir=half", "snapshot.save=m", "snapshot.chunks=4")
-    assert len(list(Path("m").iterdir())) == 1, "a finished run that saved nothing yet runs again to save"
-
-
 def test_a_full_disk_leaves_the_old_memory(go, tmp_path, monkeypatch):
     go("worldkv", save=tmp_path, chunks=5)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.cache.bank import KVBank
 from harness.cache.codecs import Exact, Fp8, Int4, Int8
 from harness.cache.disk import DiskStore
 from harness.cache.page import Page
 from harness.cache.page_files import DamagedPage, read_page, write_page
-from harness.cache.stores import GpuStore
+from harness.cache.stores import GpuStore, PinnedStore
 from harness.cache.tiers import TieredStore, size_of
 from harness.rollout import rollout
 from tests.conftest import make_policy
@@ -57,7 +58,7 @@ def equal(a: Page, b: Page) -> bool:
 def test_a_tier_changes_no_bit(name, roll, tiered, disk):
     """The matrix compares gpu and cpu for every policy."""
     wanted = roll(make_policy(name))
-    for store in (disk, tiered()) + (tiered({"gpu": 0, "cpu": 3 * FRAME}), tiered({"gpu": 1, "cpu": 1})) * (name == "worldkv"):
+    for store in (PinnedStore(), disk, tiered()) + (tiered({"gpu": 0, "cpu": 3 * FRAME}), tiered({"gpu": 1, "cpu": 1})) * (name == "worldkv"):
         out = roll(make_policy(name), store)
         assert torch.equal(out.latents, wanted.latents)
         for a, b in zip(out.stats, wanted.stats, strict=True):
@@ -87,6 +88,29 @@ def test_limits_hold_at_every_step(name, roll, tiered, monkeypatch):
     assert all(s.bank_bytes_gpu <= TINY["gpu"] and s.bank_bytes_cpu <= TINY["cpu"] for s in out.stats)
     assert used["gpu"] <= TINY["gpu"] and TINY["cpu"] / 2 < used["cpu"] <= TINY["cpu"] + FRAME  # a page on its way down is in two tiers
     assert out.stats[-1].bank_bytes_disk > 0
+
+
+def test_a_tier_without_a_limit_leaves_room_ahead(tiered):
+    store = tiered({"gpu": 1000, "cpu": None})
+    store.reset(torch.device("cpu"))
+    assert store._room == [1000, float("inf"), float("inf")] and store._disk.room == 2**30
+
+
+def test_rows_of_a_page_on_the_device_count_alike_in_every_store(backbone, tiered):
+    """A page in the device's own tier counts by the rows that are taken; one in host memory comes whole."""
+    whole = page(rows=6).k.nbytes * 2
+    rows = torch.arange(3).expand(3, 3)  # half of one page's six
+
+    def moved(store) -> int:
+        store.reset(torch.device("cpu"))
+        bank = KVBank(backbone.geometry, GpuStore(), store, raw_keys=True)
+        store.put(0, page(rows=6))
+        before = bank.bytes_moved
+        bank.part((0,), rows)
+        return bank.bytes_moved - before
+
+    near, tier, far = moved(GpuStore()), moved(tiered()), moved(tiered({"gpu": 0, "cpu": None}))
+    assert near == tier < far and near / far == pytest.approx(0.5, rel=0.1), whole
 
 
 def test_the_last_limit_is_an_error_with_numbers(roll, tiered):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -181,11 +182,17 @@ class KVBank:
     def part(self, frames: tuple[int, ...], rows: Int[Tensor, "l n *h"]) -> Page:
         """`rows` of the concatenated rows of `frames`, as `Page.keep` gives them. On the backbone's device only these count as moved
         (`Page.taken`); pages that lie elsewhere come whole, and count so."""
-        moved = self._moved
-        pages = [self.page(f) for f in frames]
-        if self._below.tier == "gpu":
-            most = sum(p.rows for p in pages) * len(rows) * rows.shape[2:].numel()  # in all layers and heads
-            self._moved = moved + round((self._moved - moved) * int((rows >= 0).sum()) / most)
+        near = [f in self._below.frames() and self._below.tier_of(f) == "gpu" for f in frames]
+        pages, totals = [], [self._moved]
+        for f in frames:
+            pages.append(self.page(f))
+            totals.append(self._moved)
+        if any(near):
+            sizes = torch.tensor([p.rows for p in pages], device=rows.device)
+            taken = torch.bincount(torch.bucketize(rows[rows >= 0], sizes.cumsum(0), right=True), minlength=len(pages))
+            shares = (taken / (sizes * len(rows) * rows.shape[2:].numel())).tolist()  # of a page's rows in all layers and heads
+            moved = [after - before for before, after in pairwise(totals)]
+            self._moved = totals[0] + round(sum(n * (share if close else 1) for n, share, close in zip(moved, shares, near, strict=True)))
         return Page.taken(pages, rows)
 
     @property

@@ -45,6 +45,10 @@ class Store(ABC):
     def reset(self, device: torch.device) -> None:
         """Forget everything; pages will come from and go to `device`."""
 
+    def tier_of(self, frame: int) -> str:
+        """Where the bytes of a frame that is here are."""
+        return self.tier
+
     def bytes_in(self, tier: str) -> int:
         """Bytes in a tier, pages that were fetched ahead and copies on the way included."""
         return self.nbytes if tier == self.tier else 0

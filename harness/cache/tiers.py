@@ -41,8 +41,8 @@ class TieredStore(PackedStore):
         self.limits = {tier: size_of(limits.get(tier), f"store.limits.{tier}") for tier in TIERS}
         if not any(self.limits.values()):
             raise ValueError("store.limits leaves no tier that may hold a page; give one of gpu, cpu, disk more than 0 bytes")
-        self._disk = DiskStore(self.codec, folder, keep, min(self.limits["cpu"] // 4, AHEAD))
-        self._pinned = PinnedStore(self.codec, self.limits["gpu"] // 4)
+        self._disk = DiskStore(self.codec, folder, keep, min(_quarter(self.limits["cpu"]), AHEAD))
+        self._pinned = PinnedStore(self.codec, _quarter(self.limits["gpu"]))
         stores: dict[str, PackedStore] = {"gpu": GpuStore(self.codec), "cpu": self._pinned, "disk": self._disk}
         self._tiers = [stores[tier] for tier in TIERS if self.limits[tier]]
 
@@ -81,6 +81,9 @@ class TieredStore(PackedStore):
         if (level := self._where.pop(frame, None)) is not None:
             self._tiers[level].drop(frame)
             del self._order[level][frame]
+
+    def tier_of(self, frame: int) -> str:
+        return self._tiers[self._where[frame]].tier
 
     def size(self, frame: int) -> int:
         return self._tiers[self._where[frame]].size(frame)
@@ -146,6 +149,10 @@ class TieredStore(PackedStore):
         held = ", ".join(f"{s.tier} {s.nbytes:,} of {room:,.0f}" for s, room in zip(self._tiers, self._room, strict=True))
         remedy = f"raise store.limits.{self._tiers[-1].tier}, choose a smaller form (store/codec=int4) or a policy that forgets"
         return f"no tier has room for the {size:,} bytes of frame {frame}: {held} bytes for pages are taken, {len(self._where)} pages are stored; {remedy}"
+
+
+def _quarter(limit: float) -> float:
+    return limit if limit == inf else limit // 4  # inf // 4 is NaN
 
 
 def size_of(value: float | str | None, name: str) -> float:

@@ -7,7 +7,6 @@ from functools import partial
 
 import lightning as L
 import torch
-from av.error import FFmpegError
 from lightning.pytorch.callbacks import BasePredictionWriter
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from harness.evaluation.live import LiveLog
 from harness.evaluation.runner import Outcome
 from harness.outcome import ChunkStats
-from harness.reporting.media import films, save_image, strips, to_uint8
+from harness.reporting.media import drawn, films, save_image, strips, to_uint8
 from harness.results.run_folder import RunFolder
 from harness.system.background import Background
 from harness.system.files import file_name
@@ -52,7 +51,7 @@ class ResultWriter(BasePredictionWriter):
                 )
             if module.world.names.index(record.name) < self.videos:
                 jobs += films(self.folder.path / "videos", file_name(record.name), rollout, trajectory, record.pairs)
-            jobs = [partial(_aside, job) for job in jobs]
+            jobs = [partial(drawn, job) for job in jobs]
         if prediction.features:
             features = {m: {k: x.numpy() for k, x in kept.items()} for m, kept in prediction.features.items()}
             jobs.append(partial(self.folder.write_features, record.name, features))
@@ -68,16 +67,6 @@ class ResultWriter(BasePredictionWriter):
         with suppress(OSError):
             if self._background is not None:  # not in the process that only waits for others
                 self._background.close()
-
-
-def _aside(job: Callable[[], object]) -> None:
-    """Draw or film. What an encoder cannot do costs no result; a disk that is full is raised, for the record would not fit either."""
-    try:
-        job()
-    except FFmpegError as error:
-        log.warning("a video was not written: %s", error)
-    except (ValueError, RuntimeError, LookupError, ImportError) as error:
-        log.warning("a picture or video was not written: %s: %s", type(error).__name__, error)
 
 
 class ChunkProgress(L.Callback):

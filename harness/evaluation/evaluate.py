@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -92,8 +92,10 @@ def evaluate(
     results, rollouts = folder.results(), 0.0
     done = folder.done() & set(world.names)
     if cfg.snapshot.save:
-        saved, about = Path(cfg.snapshot.save), snapshot_of(settings).about
-        done &= {name for name in world.names if is_saved(saved, name, about, cfg.seed)}
+        wanted = snapshot_of(settings)
+        assert wanted.save is not None
+        asked = (wanted.about, cfg.seed, wanted.chunks, wanted.load == wanted.save)
+        done &= {name for i, name in enumerate(world.names) if is_saved(wanted.save, name, partial(world.trajectory, i), *asked)}
     fresh = results is None or len(done) < len(world.names) or set(results["run"].get("names", world.names)) != set(world.names)
     if changed and done and fresh:
         raise ValueError(f"{path} holds trajectories of other code: {changed} has changed since, and one mean would be of both; overwrite=true runs all again")

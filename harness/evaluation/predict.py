@@ -1,5 +1,6 @@
 """The rollouts of one evaluation: what they are made of, and Lightning's loop over the trajectories."""
 
+import builtins
 import logging
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
@@ -92,13 +93,26 @@ def predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, work: Wor
     try:
         trainer.predict(module, loader(work.indices), return_predictions=False)
     except ProcessRaisedException as error:  # of another process; its text is all that comes over
-        raise ValueError(str(error).strip().splitlines()[-1].partition(": ")[2] or str(error)) from error
+        raise of_another_process(str(error)) from error
     finally:
         end_processes([p for p in multiprocessing.active_children() if p not in others])
         store.close()
         with suppress(OSError):  # there was none, or another process uses it
             work.bank.rmdir()
     return module.rollout_seconds
+
+
+def of_another_process(text: str) -> Exception:
+    """What another process raised, from the traceback that is all that comes over: a mistake with its whole message, anything else as a fault with
+    the traceback."""
+    lines = text.strip().splitlines()
+    frames = [i for i, line in enumerate(lines) if line.startswith('  File "')]
+    end = next((i for i in range(frames[-1] + 1, len(lines)) if not lines[i].startswith(" ")), len(lines)) if frames else len(lines)
+    name, _, first = (lines[end] if end < len(lines) else "").partition(": ")
+    kind = getattr(builtins, name, None)
+    if isinstance(kind, type) and issubclass(kind, ValueError | OSError | ArithmeticError):
+        return ValueError("\n".join([first, *lines[end + 1 :]]))
+    return RuntimeError(text)
 
 
 def snapshot_of(settings: dict) -> Snapshot:

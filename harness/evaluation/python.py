@@ -8,7 +8,7 @@ both = compare(["full", "sliding", MyPolicy(step=2)], "world.trajectories=4")
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -166,12 +166,10 @@ def evaluate(
     Raises ValueError for settings that cannot work, OSError for files that cannot be read or written.
     """
     given = {"policy": policy, "backbone": backbone, "world": world, "metric": metrics}
-    named = [f"{group}={value}" for group, value in given.items() if isinstance(value, str)]
     objects = {group: value for group, value in given.items() if value is not None and not isinstance(value, str)}
-    overrides = [*named, *settings]
+    overrides = [*_named(given), *settings]
     cfg, choices = _composed(overrides)
-    if label is None:
-        label = label_of_object(policy) if "policy" in objects else label_of(cfg, choices, overrides)
+    label = label or _label(policy, overrides)
     with open_dict(cfg):
         for group, thing in objects.items():
             described: dict[str, Any] = {m.name: settings_of(m) for m in thing} if group == "metric" else settings_of(thing)
@@ -197,10 +195,23 @@ def compare(policies: Sequence[str | CachePolicy], *settings: str, baseline: str
     """
     if not policies:
         raise ValueError("compare() needs at least one policy, such as compare(['full', 'worldkv'])")
-    runs = tuple(evaluate(policy, *settings, **others) for policy in policies)
-    if baseline and baseline not in (labels := [r.label for r in runs]):
+    asked = {"backbone": others.get("backbone"), "world": others.get("world"), "metric": others.get("metrics")}
+    labels = [_label(p, [*_named({"policy": p} | asked), *settings]) for p in policies]
+    if twice := [label for label in dict.fromkeys(labels) if labels.count(label) > 1]:
+        raise ValueError(f"several of the {len(policies)} policies are called {', '.join(twice)}; evaluate each with a label of its own")
+    if baseline and baseline not in labels:
         raise ValueError(f"baseline={baseline!r} is none of the runs: {', '.join(labels)}")
+    runs = tuple(evaluate(policy, *settings, **others) for policy in policies)
     return Comparison(runs, baseline or runs[0].label)
+
+
+def _named(given: Mapping[str, object]) -> list[str]:
+    return [f"{group}={value}" for group, value in given.items() if isinstance(value, str)]
+
+
+def _label(policy: str | CachePolicy, overrides: list[str]) -> str:
+    """What tables call a run of it. Raises ValueError for settings that there are not."""
+    return label_of(*_composed(overrides), overrides) if isinstance(policy, str) else label_of_object(policy)
 
 
 def _composed(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:

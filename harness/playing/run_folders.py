@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.evaluation.runner import chunk_row
 from harness.outcome import Rollout
 from harness.playing.pane import Pane
-from harness.reporting.media import films
+from harness.reporting.media import drawn, films
 from harness.results.identity import comparable, config_hash
 from harness.results.provenance import provenance
 from harness.results.record import Record
@@ -43,7 +43,7 @@ def write_runs(experiment: Path, panes: Sequence[Pane], task: Trajectory, roundt
         folder.create()
         write_atomic(folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
         for write in films(folder.path / "videos", file_name(task.name), rollout, task, pairs):
-            write()
+            drawn(write)
         folder.write(record)
         about = {
             "label": pane.made.label + (f" from chunk {pane.since}" if pane.since > 1 else ""),

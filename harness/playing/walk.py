@@ -77,8 +77,7 @@ class Walk:
 
         pressed_at: the page's own time, told back with the pictures.
         """
-        if self.broken:
-            raise ValueError(f"the walk cannot go on: {self.broken}; go back to a place that you remembered, or begin anew")
+        self._check_unbroken()
         free = self.setup.ground and self.setup.ground.free
         camera, c2w, actions, blocked = self.camera.walk(keys, self.setup.frames_px, free)
         if blocked and camera == self.camera:
@@ -97,6 +96,7 @@ class Walk:
     def choose(self, index: int, choice: Choice) -> None:
         """Another policy in a pane, or one more pane. It reads the walk so far again, by the clean pass of each chunk's latents, as if
         it had been there from the start; what comes next is its own. The old one stays if that fails."""
+        self._check_unbroken()
         if not 0 <= index <= min(len(self.panes), MOST - 1):
             raise ValueError(f"there is no pane {index + 1}; use 1 to {min(len(self.panes) + 1, MOST)}")
         pane = self._read_again(index, choice)
@@ -128,6 +128,7 @@ class Walk:
 
     def remember(self) -> None:
         """A mark at which the walk can go on a second time."""
+        self._check_unbroken()
         if len(self.marks) == MARKS:
             raise ValueError(f"{MARKS} places are remembered already, each with a memory of its own; forget one first")
         self.marks.append(Mark([p.fork() for p in self.panes], self.camera, list(self.truth), list(self.true_pictures), self.done))
@@ -154,6 +155,10 @@ class Walk:
         for pane in [*self.panes, *(p for m in self.marks for p in m.panes)]:
             pane.close()
         self.panes, self.marks, self.truth, self.true_pictures, self.broken = [], [], [], [], ""
+
+    def _check_unbroken(self) -> None:
+        if self.broken:
+            raise ValueError(f"the walk cannot go on: {self.broken}; go back to a place that you remembered, or begin anew")
 
     def renew(self) -> None:
         """Tell the pages all of it anew."""

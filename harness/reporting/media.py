@@ -4,6 +4,7 @@ matplotlib is imported by what draws with it: videos and strips do without, and 
 """
 
 import io
+import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
@@ -14,6 +15,7 @@ import av
 import imageio.v3 as iio
 import numpy as np
 import torch
+from av.error import FFmpegError
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+log = logging.getLogger(__name__)
 SHORT_SIDE = 256  # small models' frames are enlarged, pixel by pixel, for the eye
 ENCODER = {"preset": "superfast", "crf": "23"}  # of x264: a fifth of its default's time, a tenth more bytes, the same PSNR within 0.4 dB
 
@@ -110,6 +113,16 @@ def films(folder: Path, name: str, rollout: Rollout, trajectory: Trajectory, pai
     if pairs:
         rows = sorted(pairs, key=lambda r: r["revisit"])
         yield partial(save_video, folder / f"{name}_pairs.mp4", to_uint8(strips(rollout, trajectory, rows)), trajectory.fps / 2)
+
+
+def drawn(job: Callable[[], object]) -> None:
+    """Draw or film. What an encoder cannot do costs no result; a disk that is full is raised, for a record would not fit either."""
+    try:
+        job()
+    except FFmpegError as error:
+        log.warning("a video was not written: %s", error)
+    except (ValueError, RuntimeError, LookupError, ImportError) as error:
+        log.warning("a picture or video was not written: %s: %s", type(error).__name__, error)
 
 
 def contact_sheet(path: Path, entries: Sequence[tuple[str, np.ndarray]]) -> None:

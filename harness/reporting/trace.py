@@ -27,7 +27,7 @@ def trace(rows: Sequence[dict]) -> Trace:
         return Trace([], [], [])
     size = int(rows[0]["frames"])
     whole = float(rows[0]["attended_rows"])  # the first chunk attends to itself alone
-    recorded = "stored" in rows[0]
+    recorded = all("stored" in row for row in rows)  # long rollouts leave it out
     states, percents = [], []
     for row in rows:
         attended = _frames(row["attended"])

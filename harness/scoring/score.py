@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from harness.outcome import Rollout
-from harness.reporting.media import films, save_image, strips, to_uint8
+from harness.reporting.media import drawn, films, save_image, strips, to_uint8
 from harness.reporting.pictures import run_pictures
 from harness.reporting.terminal import comparison, console
 from harness.results.identity import config_hash, deciding, named_path
@@ -96,11 +96,11 @@ def _record(world: VideosWorld, index: int, metrics: MetricSet, costs: Costs, ru
         run.write_features(name, {m: {k: x.numpy() for k, x in kept.items()} for m, kept in features.items()})
     if pairs:
         ranked = sorted(pairs, key=leading_score)
-        picture = to_uint8(torch.cat(list(strips(rollout, task, [ranked[-1], ranked[0]])), 1)[None])[0]
-        save_image(run.path / "trajectories" / f"{file_name(name)}.png", picture)
+        picked = list(strips(rollout, task, [ranked[-1], ranked[0]]))
+        drawn(lambda: save_image(run.path / "trajectories" / f"{file_name(name)}.png", to_uint8(torch.cat(picked, 1)[None])[0]))
     if film:
         for write in films(run.path / "videos", file_name(name), rollout, task, pairs):
-            write()
+            drawn(write)
     path = hashlib.sha256(np.round(task.c2w.double().numpy(), 4).tobytes()).hexdigest()[:16]
     return Record(name, values, pairs, [], f"path {path}", camera=top_view(task.c2w), no_pairs="" if pairs else task.no_pairs)
 

@@ -5,9 +5,10 @@ it is code, and all of it has checksums. It appears whole, by renaming the folde
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from sys import maxsize
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -23,6 +24,7 @@ from harness.snapshot.plain_values import decode, encode
 from harness.snapshot.saved_state import check_state
 from harness.system.files import atomic_folder, file_name, put_back, summed, unsummed, write_bytes
 from harness.trajectory import Trajectory
+from harness.worlds.chunks import chunk_count
 
 SCHEMA = 3
 SUMMED = 3  # from this schema on every file has a checksum; older snapshots are read without
@@ -75,8 +77,7 @@ def read_state(folder: Path) -> tuple[dict, dict]:
     """Settings and state of any snapshot, in host memory, whatever settings it was saved under. Raises ValueError for one that is damaged or no session's."""
     about, state, _ = _read(folder, torch.device("cpu"))
     try:
-        g = Geometry(**{k: about["geometry"][k] for k in ("layers", "heads", "head_dim", "tokens", "chunk", "stride_px")})
-        check_state(state, g)
+        check_state(state, _geometry(about))
     except Exception as error:  # noqa: BLE001  (whatever a damaged one leads to)
         raise damaged(folder, error) from error
     return about, state
@@ -120,8 +121,15 @@ def find_snapshot(load_from: Path, name: str, setting: str = "snapshot.load", re
     raise ValueError(f"{setting}={load_from} has no snapshot of {name}: {what}; name one of them ({setting}=FOLDER/NAME), or {remedy}")
 
 
-def is_saved(folder: Path, name: str, about: Mapping[str, object], seed: int) -> bool:
-    """Whether a trajectory's snapshot of these settings is there; a damaged one is not. Raises ValueError where another's is, which would be lost."""
+def is_saved(
+    folder: Path, name: str, path: Callable[[], Trajectory], about: Mapping[str, object], seed: int, chunks: int | None = None, goes_on: bool = False
+) -> bool:
+    """Whether a trajectory's snapshot of these settings at the end of its path is there; a damaged one is not. Raises ValueError where another's is,
+    which would be lost.
+
+    path: asked for where there is a snapshot. chunks: after which it was to stop. goes_on: whether what is there is where the rollout begins, and may
+    be replaced by its continuation.
+    """
     place = folder / file_name(name)
     put_back(place)
     try:
@@ -129,27 +137,48 @@ def is_saved(folder: Path, name: str, about: Mapping[str, object], seed: int) ->
         theirs = flatten({k: record["about"][k] for k in about} | {"seed": record["state"]["seed"]})
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    mine = flatten(json.loads(json.dumps(dict(about) | {"seed": seed})))
-    if differ := [k for k in dict.fromkeys([*theirs, *mine]) if theirs.get(k) != mine.get(k)]:
-        named = "; ".join(f"{k} is {theirs.get(k, 'absent')} there and {mine.get(k, 'absent')} here" for k in differ[:4])
+    ours = flatten(json.loads(json.dumps(dict(about) | {"seed": seed})))
+    if named := _differences(theirs, ours, 4):
         raise ValueError(f"{place} is a snapshot of other settings ({named}), and would be replaced; choose another snapshot.save")
-    return True
+    try:
+        _, state = read_state(place)
+    except ValueError:
+        return False
+    mine = path()
+    lasts = min(chunk_count(mine, _geometry(record["about"])), chunks or maxsize)
+    if (wrong := _other_path(state["path"], mine)) is None and state["done"] == lasts:
+        return True
+    if goes_on:
+        return False
+    why = f"another path than {name}" if wrong else f"{state['done']} chunks, and this run's is of {lasts}"
+    raise ValueError(f"{place} is a snapshot of {why}; it would be replaced: choose another snapshot.save")
 
 
 def check_same_path(folder: Path, saved: Trajectory, path: Trajectory) -> None:
     """What was generated belongs to where the camera was. Raises ValueError naming the first video frame that differs."""
+    if (wrong := _other_path(saved, path)) is not None:
+        name, at = wrong
+        raise ValueError(
+            f"the snapshot {folder} was made along another path than {path.name}: {name} differ at video frame {at} of the first {len(saved.c2w)}; "
+            f"continue it along a trajectory that begins as the saved one did"
+        )
+    given = min(len(saved.images), len(path.images))
+    if saved.images.shape[1:] != path.images.shape[1:] or not torch.equal(saved.images[:given], path.images[:given]):
+        raise ValueError(f"the snapshot {folder} was made of other images than {path.name}: continue it along the trajectory that it was saved of")
+
+
+def _other_path(saved: Trajectory, path: Trajectory) -> tuple[str, int] | None:
+    """What differs first, and at which video frame, where a path does not begin as the saved one."""
     for name in PATH:
         theirs, ours = getattr(saved, name), getattr(path, name)
         same = [torch.equal(a, b) for a, b in zip(theirs, ours, strict=False)]
         if len(ours) < len(theirs) or not all(same):
-            at = same.index(False) if not all(same) else len(ours)
-            raise ValueError(
-                f"the snapshot {folder} was made along another path than {path.name}: {name} differ at video frame {at} of the first {len(theirs)}; "
-                f"continue it along a trajectory that begins as the saved one did"
-            )
-    given = min(len(saved.images), len(path.images))
-    if saved.images.shape[1:] != path.images.shape[1:] or not torch.equal(saved.images[:given], path.images[:given]):
-        raise ValueError(f"the snapshot {folder} was made of other images than {path.name}: continue it along the trajectory that it was saved of")
+            return name, same.index(False) if not all(same) else len(ours)
+    return None
+
+
+def _geometry(about: Mapping[str, Any]) -> Geometry:
+    return Geometry(**{k: about["geometry"][k] for k in ("layers", "heads", "head_dim", "tokens", "chunk", "stride_px")})
 
 
 def _about(about: Mapping[str, object], g: Geometry) -> dict[str, object]:
@@ -159,10 +188,13 @@ def _about(about: Mapping[str, object], g: Geometry) -> dict[str, object]:
 
 
 def _check_same(folder: Path, theirs: dict, ours: dict) -> None:
-    a, b = flatten(theirs), flatten(ours)
-    if differ := [k for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k)]:
-        named = "; ".join(f"{k} is {a.get(k, 'absent')} there and {b.get(k, 'absent')} here" for k in differ[:8])
+    if named := _differences(flatten(theirs), flatten(ours), 8):
         raise ValueError(f"the snapshot {folder} was saved under other settings: {named}; load it with its own, or save one with these (snapshot.save)")
+
+
+def _differences(theirs: Mapping[str, object], ours: Mapping[str, object], most: int) -> str:
+    differ = [k for k in dict.fromkeys([*theirs, *ours]) if theirs.get(k) != ours.get(k)]
+    return "; ".join(f"{k} is {theirs.get(k, 'absent')} there and {ours.get(k, 'absent')} here" for k in differ[:most])
 
 
 def _pages(folder: Path, sums: Mapping[int, int | None]) -> Iterator[tuple[int, Packed]]:

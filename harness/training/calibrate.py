@@ -18,14 +18,15 @@ from harness.cache.stores import GpuStore
 from harness.rollout import rollout
 from harness.settings.build import build, plain
 from harness.settings.check import check, check_fields
-from harness.settings.command_line import CONF, check_overrides
+from harness.settings.command_line import CONF, check_overrides, understood
 from harness.settings.entry_point import entry_point
 from harness.settings.main_job import GROUPS, MainSettings
 from harness.settings.plugins import plugins_of, with_plugins
+from harness.system.files import write_atomic
 from harness.trajectory import Trajectory
 from harness.worlds.base import World
 from policies.full import FullPolicy
-from policies.parts.reach import LABELS, file_name, write_labels
+from policies.parts.reach import LABELS, file_name, labels_text
 from policies.wrappers.watch_reach import WatchReachPolicy
 
 
@@ -34,7 +35,8 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(__doc__)
         return
-    overrides = [a for a in sys.argv[1:] if not a.startswith("labels=")]
+    arguments = understood(sys.argv[1:])
+    overrides = [a for a in arguments if not a.startswith("labels=")]
     check_overrides(CONF, overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         given = compose("config", with_plugins(overrides)).world
@@ -46,8 +48,8 @@ def main() -> None:
     plugins = plugins_of([f"plugins=[{','.join(cfg.plugins)}]"])
     check(plain(cfg.world), "world", World, plugins)
     backbone = build(cfg.backbone, "backbone", Backbone, plugins)
-    where = next((a.removeprefix("labels=") for a in sys.argv[1:] if a.startswith("labels=")), None)
-    path = Path(where) if where else LABELS / file_name(backbone.geometry)
+    where = next((a.removeprefix("labels=").strip("'") for a in arguments if a.startswith("labels=")), None)
+    path = Path(where).expanduser() if where else LABELS / file_name(backbone.geometry)
     path.parent.mkdir(parents=True, exist_ok=True)  # what cannot be made is said before the rollouts
     calibrate(cfg, backbone, path, overrides)
 
@@ -65,7 +67,7 @@ def calibrate(cfg: DictConfig, backbone: Backbone, path: Path, overrides: list[s
         print(f"{trajectory.name}: {policy.reach.passes} chunks return, mean reach {policy.reach.mean.mean():.3f}", flush=True)
     if not isinstance(total, torch.Tensor) or not chunks:
         raise ValueError(f"no chunk of {len(world.names)} trajectories returns to a view; choose a world with revisits, or more trajectories")
-    write_labels(path, total / chunks, backbone.geometry, {"settings": overrides, "trajectories": len(world.names), "chunks": chunks})
+    write_atomic(path, labels_text(total / chunks, backbone.geometry, {"settings": overrides, "trajectories": len(world.names), "chunks": chunks}))
     print(f"reach over {chunks} chunks, from {(total / chunks).min():.3f} to {(total / chunks).max():.3f}: {path}")
 
 

@@ -86,7 +86,8 @@ class CoVisibility:
     def _others(self) -> Bool[Tensor, "f s"]:
         """Which of them lie on surfaces that change."""
         origin, direction = self._rays(torch.arange(len(self.c2w)))
-        return torch.isin(cast(self.scene, origin, direction, self._cells).surface, torch.tensor(self.changed))
+        surface = cast(self.scene, origin, direction, self._cells).surface
+        return torch.isin(surface, torch.tensor(self.changed, device=surface.device))
 
     def points(self, view: Int[Tensor, "n"]) -> Float[Tensor, "n s 3"]:
         """Where the rays of views meet surfaces."""

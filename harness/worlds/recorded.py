@@ -133,8 +133,8 @@ class RecordedWorld(World):
         cameras = path.cameras
         if files:
             pixels = check_intrinsics(read_array(files[0]), files[0], path.recorded, self.intrinsics_size, self.size)
-        elif cameras.intrinsics is not None:
-            pixels = check_intrinsics(cameras.intrinsics, cameras.file, path.recorded, cameras.size or self.intrinsics_size, self.size)
+        elif (told := cameras.lens(path.recorded, self.intrinsics_size, self.size)) is not None:
+            pixels = told
         elif self.fov is not None:
             if not 0 < self.fov < 180:
                 raise ValueError(f"world.fov={self.fov}; use an angle between 0 and 180 degrees")

@@ -91,11 +91,12 @@ class VideosWorld(World):
         return lines + ([f"{len(missing)} of {len(self.clips)} videos are missing: {', '.join(missing[:5])}{', ...' * (len(missing) > 5)}"] if missing else [])
 
     def files(self, index: int) -> Sequence[Path]:
-        """What a video's scores depend on: its own files and the true film's, and whatever lies beside it, its poses among it."""
+        """What a video's scores depend on: its own files and the true film's, whatever lies beside them, and the files that its path is read from."""
         clip = self.clips[index]
         own = [path for path in (clip.video, clip.truth) if path is not None]
         pictures = [p for path in own if path.is_dir() for p in path.iterdir()]
-        return [*own, *pictures, *(p for path in own for p in path.parent.iterdir() if p.is_file())]
+        beside = [p for path in own for p in path.parent.iterdir() if p.is_file()]
+        return list(dict.fromkeys([*own, *pictures, *beside, *(p for p in clip.inputs if p.is_file())]))
 
     def trajectory(self, index: int) -> Trajectory:
         """The path of a video, from its first frame on: what another model may be sent along."""
@@ -113,12 +114,12 @@ class VideosWorld(World):
             return self._mirrored(clip, film, size)
         truth = self._truth(clip, size)
         frames, context = film.frames, 0
-        if clip.context and len(frames) <= len(track.c2w) - clip.context:  # the system's own part alone
+        if track.context and len(frames) <= len(track.c2w) - track.context:  # the system's own part alone
             if truth is None:
-                raise FileNotFoundError(f"{clip.name}: the video begins after {clip.context} true frames, and the true film is not there")
-            frames, context = torch.cat([truth[: clip.context], frames]), clip.context
-        elif clip.context:
-            context = clip.context
+                raise FileNotFoundError(f"{clip.name}: the video begins after {track.context} true frames, and the true film is not there")
+            frames, context = torch.cat([truth[: track.context], frames]), track.context
+        elif track.context:
+            context = track.context
         at = self._at(clip, track, len(frames), film.fps or self.fps, truth, frames)
         c2w = track.c2w[at.long()] if torch.equal(at, at.round()) else resample(track.c2w, at)
         nearest = at.round().long()

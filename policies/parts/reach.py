@@ -57,9 +57,10 @@ def labels_of(labels: str, geometry: Geometry) -> Float[Tensor, "l h"] | None:
     return reach
 
 
-def write_labels(path: Path, reach: Float[Tensor, "l h"], geometry: Geometry, about: dict) -> None:
+def labels_text(reach: Float[Tensor, "l h"], geometry: Geometry, about: dict) -> str:
+    """What a file of labels holds. about: how the reach was measured."""
     rows = [[round(x, 6) for x in row] for row in reach.tolist()]
-    path.write_text(json.dumps({"sizes": _sizes(geometry), "reach": rows, "about": about}, indent=1) + "\n")
+    return json.dumps({"sizes": _sizes(geometry), "reach": rows, "about": about}, indent=1) + "\n"
 
 
 def file_name(geometry: Geometry) -> str:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harness.worlds.poses import pinhole
+
 CONVENTIONS = ("opencv", "opengl")  # the camera's axes: x right, y down, z forward; or x right, y up, z backward
 DIRECTIONS = ("c2w", "w2c")
 SHARES = (1, 1)  # the "size" of a picture whose intrinsics are shares of its width and height
@@ -20,7 +22,7 @@ SNAP = 30.0  # degrees; worlds have their height along an axis, and a camera loo
 class Cameras:
     """As a file has them. convention: the camera's axes, of `CONVENTIONS`; direction: of `DIRECTIONS`. intrinsics: fx fy cx cy in pixels of a
     picture of `size` (rows, columns), one row or one a pose. times: seconds. pictures: files, one a pose, relative to the folder.
-    upright: whether the world's y axis is known to point down."""
+    upright: whether the world's y axis is known to point down. fov: horizontal field of view in degrees, where that is all there is of the intrinsics."""
 
     file: Path
     poses: Float[np.ndarray, "f 4 4"]
@@ -31,6 +33,7 @@ class Cameras:
     times: Float[np.ndarray, "f"] | None = None
     pictures: tuple[str, ...] = ()
     upright: bool = False
+    fov: float | None = None
 
     def opencv(self, convention: str | None = None, direction: str | None = None) -> Float[Tensor, "f 4 4"]:
         """OpenCV camera-to-world matrices, y down. convention, direction: what the file holds, where that is not what its format says.
@@ -51,6 +54,13 @@ class Cameras:
         if (convention or self.convention) == "opengl":
             poses = poses @ OPENGL
         return torch.from_numpy(levelled(poses)).float()
+
+    def lens(self, frames: int, size: tuple[int, int], scaled: tuple[int, int]) -> Float[Tensor, "n 4"] | None:
+        """fx fy cx cy in pixels of a picture of `scaled` (rows, columns), one row or one a frame; None where the file tells none. size: rows and columns
+        of the picture that pixels are of, where the file does not tell. Raises ValueError as `check_intrinsics` does."""
+        if self.fov is not None:
+            return pinhole(self.fov, size, 1) * torch.tensor([scaled[1] / size[1], scaled[0] / size[0]] * 2)
+        return None if self.intrinsics is None else check_intrinsics(self.intrinsics, self.file, frames, self.size or size, scaled)
 
 
 def levelled(poses: Float[np.ndarray, "f 4 4"]) -> Float[np.ndarray, "f 4 4"]:

@@ -26,7 +26,11 @@ def read(file: Path) -> Cameras:
             f"{file} is no transforms.json of nerfstudio or instant-ngp ({type(error).__name__}: {error}); it needs frames with transform_matrix"
         ) from error
     pictures = tuple(str(frame["file_path"]) for frame in frames if frame.get("file_path"))
-    return Cameras(file, poses, "opengl", "c2w", intrinsics, size, pictures=pictures if len(pictures) == len(frames) else ())
+    angle = about.get("camera_angle_x") if intrinsics is None else None
+    if angle is not None and not (isinstance(angle, int | float) and 0 < angle < math.pi):
+        raise ValueError(f"{file}: camera_angle_x={angle}; it is the horizontal field of view in radians, above 0 and below pi")
+    width = math.degrees(angle) if angle is not None else None
+    return Cameras(file, poses, "opengl", "c2w", intrinsics, size, pictures=pictures if len(pictures) == len(frames) else (), fov=width)
 
 
 def _order(name: str) -> list[tuple[int, str]]:
@@ -50,16 +54,16 @@ def _intrinsics(about: dict, frames: list[dict]) -> tuple[np.ndarray | None, tup
         width, height = said.get("w"), said.get("h")
         focal = said.get("fl_x")
         if focal is None and said.get("camera_angle_x") is not None:
-            if width is None:  # a picture of which only the angle is known
-                width = height = 2.0
+            if width is None or height is None:  # only the angle is known: of a picture of any size
+                return None, None
             focal = width / 2 / math.tan(said["camera_angle_x"] / 2)
         if focal is None:
             return None, None
-        center = [said.get("cx", width / 2 if width else None), said.get("cy", height / 2 if height else None)]
-        if None in center:
+        x, y = said.get("cx", width / 2 if width else None), said.get("cy", height / 2 if height else None)
+        if x is None or y is None:
             raise KeyError("cx, cy or w, h")
-        rows.append([focal, said.get("fl_y", focal), *center])
-        sizes.add((height or 2 * center[1], width or 2 * center[0]))
+        rows.append([focal, said.get("fl_y", focal), x, y])
+        sizes.add((height or 2 * y, width or 2 * x))
     if len(sizes) > 1:
         raise ValueError(f"pictures of {len(sizes)} sizes")
     height, width = sizes.pop()

@@ -12,20 +12,22 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Track:
     """The path that a video was to follow. c2w: OpenCV camera to world; None where only the order of views is known. intrinsics: fx fy cx cy as
-    shares of the picture, one row or one a pose; None: unknown. fps: poses a second, where the file tells. file: where it comes from."""
+    shares of the picture, one row or one a pose; None: unknown. fps: poses a second, where the file tells. file: where it comes from. context: true
+    frames before the first one that the system made."""
 
     file: Path
     c2w: Float[Tensor, "p 4 4"] | None
     intrinsics: Float[Tensor, "n 4"] | None = None
     fps: float | None = None
+    context: int = 0
 
 
 @dataclass(frozen=True)
 class Clip:
     """name: unique. video: a film, a folder of pictures or an array; None where it is missing. track: reads the path, given the video's rows and
     columns; raises ValueError or OSError for what is missing of it. truth: the true film, a frame a pose. mirrored: the second half is to show
-    the first one backwards. spread: poses are spread over the video's frames, first on first and last on last. context: true frames before the
-    first one that the system made."""
+    the first one backwards. spread: poses are spread over the video's frames, first on first and last on last. inputs: files that the path is read from
+    and that do not lie beside the video."""
 
     name: str
     video: Path | None
@@ -33,7 +35,7 @@ class Clip:
     truth: Path | None = None
     mirrored: bool = False
     spread: bool = False
-    context: int = 0
+    inputs: tuple[Path, ...] = ()
 
 
 class Reading(NamedTuple):

@@ -30,7 +30,8 @@ def clips(root: Path, truth: Path | None, reading: Reading) -> Sequence[Clip]:
             films = films_in(root / place) if place in made else []
             data = truth / DATA[part] / place.relative_to(part)
             number = place.name.rpartition("_")[2].lstrip("0") or "0"
-            found.append(Clip(place.as_posix(), films[0] if films else None, partial(_track, data, number, part), _true(data, number, part), spread=True))
+            film, track, true = films[0] if films else None, partial(_track, data, number, part), _true(data, number, part)
+            found.append(Clip(place.as_posix(), film, track, true, spread=True, inputs=_files(data, number, part)))
     return found
 
 
@@ -39,12 +40,17 @@ def _true(data: Path, number: str, part: str) -> Path | None:
     return next((p for p in places if p.exists()), None)
 
 
+def _files(data: Path, number: str, part: str) -> tuple[Path, ...]:
+    """Poses and intrinsics."""
+    return (data / number / "poses.npy", data / number / "intrinsics.npy") if part == "Synthetic" else (data / "raw" / f"{data.name}_mapanything.npz",)
+
+
 def _track(data: Path, number: str, part: str, size: tuple[int, int]) -> Track:
+    files = _files(data, number, part)
+    poses, k = files[0], files[-1]
     if part == "Synthetic":
-        poses, k = data / number / "poses.npy", data / number / "intrinsics.npy"
         cameras, intrinsics = arrays.read(poses), arrays.read_array(k) if k.is_file() else None
     else:
-        poses = k = data / "raw" / f"{data.name}_mapanything.npz"
         cameras = arrays.read(poses)
         intrinsics = cameras.intrinsics
     c2w = cameras.opencv()

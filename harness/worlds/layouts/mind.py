@@ -38,14 +38,13 @@ def clips(root: Path, truth: Path | None, reading: Reading) -> Sequence[Clip]:
                 video = root / view / test / name / "video.mp4"
                 gt = (data or root) / name
                 true = gt / "video.mp4"
-                context = _about(gt / "action.json")["mark_time"] if (gt / "action.json").is_file() else 0
                 found.append(
                     Clip(
                         f"{view}/{test}/{name}",
                         video if video.is_file() else None,
                         partial(_track, gt / "action.json"),
                         true if true.is_file() else None,
-                        context=context,
+                        inputs=(gt / "action.json",),
                     )
                 )
     return found
@@ -68,7 +67,8 @@ def _track(file: Path, size: tuple[int, int]) -> Track:
     """Poses of the camera (third person) or of the actor (first person): Unreal's axes x forward, y right, z up; degrees of roll, pitch up and yaw right."""
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: it has the poses of this video")
-    rows = _about(file)["data"]
+    about = _about(file)
+    rows = about["data"]
     if not rows:
         raise ValueError(f"{file} has no poses (data is empty)")
     who = "camera" if "camera_pos" in rows[0] else "actor"
@@ -82,4 +82,4 @@ def _track(file: Path, size: tuple[int, int]) -> Track:
     tilt = torch.stack([roll.cos(), -roll.sin(), zero, roll.sin(), roll.cos(), zero, zero, zero, one], -1).unflatten(-1, (3, 3))
     c2w[:, :3, :3] = rotation(turn[:, 2], turn[:, 1]) @ tilt
     c2w[:, :3, 3] = torch.stack([place[:, 1], -place[:, 2], place[:, 0]], -1) * METRES
-    return Track(file, c2w.float())
+    return Track(file, c2w.float(), context=about["mark_time"])

@@ -37,7 +37,8 @@ def clips(root: Path, truth: Path | None, reading: Reading) -> Sequence[Clip]:
             alone = len(films) == 1
             name = place if alone and place.parts else place / film.stem
             true = _true_film(folder, film, alone) or (_true_film(truth / place, film, alone, True) if truth else None)
-            found.append(Clip(name.as_posix(), film, partial(read_track, folder, film.stem, alone, reading), true))
+            deeper = tuple(p for p in sorted((folder / "sparse").rglob("*")) if p.is_file()) if alone else ()  # COLMAP's
+            found.append(Clip(name.as_posix(), film, partial(read_track, folder, film.stem, alone, reading), true, inputs=deeper))
         if not films and find_cameras(folder):
             found.append(Clip(place.as_posix() if place.parts else root.resolve().name, None, partial(read_track, folder, "", True, reading)))
     return found
@@ -57,8 +58,8 @@ def read_track(folder: Path, stem: str, alone: bool, reading: Reading, size: tup
     shares, size = None, reading.size or size
     if own := [p for p in (folder / f"{stem}_intrinsics.npy",) if p.is_file()] or (named(folder, "intrinsics") if alone else []):
         shares = check_intrinsics(read_array(own[0]), own[0], len(c2w), size, (1, 1))
-    elif cameras.intrinsics is not None:
-        shares = check_intrinsics(cameras.intrinsics, cameras.file, len(c2w), cameras.size or size, (1, 1))
+    else:
+        shares = cameras.lens(len(c2w), size, (1, 1))
     times = cameras.times
     fps = (len(times) - 1) / (times[-1] - times[0]) if times is not None and len(times) > 1 and times[-1] > times[0] else None
     return Track(cameras.file, c2w, shares, fps)

@@ -56,12 +56,19 @@ def _track(video: Path, size: tuple[int, int]) -> Track:
     if not poses.is_file() and "c2w" not in said:
         raise FileNotFoundError(f"{video}: neither {poses.name} nor {about.name} is beside it")
     file = poses if poses.is_file() else about
-    c2w = Cameras(file, read_array(poses) if poses.is_file() else np.array(said["c2w"], dtype=np.float64), upright=True).opencv()
+    c2w = Cameras(file, read_array(poses) if poses.is_file() else _numbers(said["c2w"], about, "the poses c2w"), upright=True).opencv()
     shares = None
     if said.get("intrinsics"):
-        k = np.array(said["intrinsics"], dtype=np.float64)  # about a principal point in the picture's middle, or shares of the picture
+        k = _numbers(said["intrinsics"], about, "intrinsics")  # about a principal point in the picture's middle, or shares of the picture
         if k.ndim != 3 or k.shape[1:] != (3, 3):
             raise ValueError(f"{about}: intrinsics have the shape {k.shape}; give one 3 x 3 matrix a pose")
         own = SHARES if k[0, 0, 2] <= 1 else (round(2 * k[0, 1, 2]), round(2 * k[0, 0, 2]))
         shares = check_intrinsics(k, about, len(c2w), own, (1, 1))
     return Track(file, c2w, shares, said.get("fps"))
+
+
+def _numbers(said: object, about: Path, name: str) -> np.ndarray:
+    try:
+        return np.array(said, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{about}: {name} are no numbers, or no matrices of one size ({error})") from error
