@@ -193,8 +193,8 @@ TRACEBACK = """
 -- Process 1 terminated with the following error:
 Traceback (most recent call last):
   File "/x/predict.py", line 3, in f
-    raise {0}
-          ^^^
+    raise error
+    ^^^^^^^^^^^
 {0}
 """
 
