@@ -83,14 +83,15 @@ def test_an_audit_says_whose_gain_is_memory():
         }
 
     values = {"low": rows(recall=20.0, none=3.0, wrong=-0.35), "high": rows(recall=30.0, none=9.0, wrong=8.0), "state": rows(recall=25.0, none=2.0, other=1.0)}
-    table = {"values": values, "trajectories": 8, "world": "houses", "protocol": "guided", "seed": 0, "device": "one"}
+    price = {"summary": {"cost/stored_bytes": {"mean": 2e6}, "cost/attended_tokens": {"mean": 500.0}}}
+    table = {"values": values, "trajectories": 8, "world": "houses", "protocol": "guided", "seed": 0, "device": "one", "runs": {"high": price}}
     lines = [line for line in audit_table(table, str, "c.md").splitlines() if line.startswith("|")]
     cells = [[cell.strip().partition(" [")[0] for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == ["policy", "PSNR recall", "over `none`", "over `wrong`", "over `other`", "is it memory"]
+    assert cells[0] == ["policy", "PSNR recall", "over `none`", "over `wrong`", "over `other`", "kept per MB", "kept per 1k tokens", "is it memory"]
     assert cells[2:] == [
-        ["high", "30.35", "+9.35*", "+8.35*", "-", "yes"],
-        ["state", "25.35", "+2.35*", "-", "+1.35*", "yes"],
-        ["low", "20.35", "+3.35*", "+0.00", "-", "not shown"],
+        ["high", "30.35", "+9.35*", "+8.35*", "-", "4.67", "18.70", "yes"],
+        ["state", "25.35", "+2.35*", "-", "+1.35*", "", "", "yes, by `other`"],
+        ["low", "20.35", "+3.35*", "+0.00", "-", "", "", "not shown"],
     ]
     with pytest.raises(ValueError, match="was audited; give probes.audit"):
         audit_table(table | {"values": {"low": {"t0": {"recall/psnr": 1.0}}}}, str, "c.md")

@@ -73,14 +73,13 @@ def method_page(method: Method, found: list[Method], bench: str) -> str:
     """A policy's page. bench: its row and that of the bench's base, as a table; empty where the bench has no run of it."""
     by_name = {m.name: m for m in found}
     texts = [(c, described(c)) for c in method.classes]
-    sources, of_others = sources_of(method, by_name)
+    own, others = sources_of(method, by_name)
     parts = [f"# {method.name}", f"*{_family(method, by_name)}* · [all methods](index.md)", _sentence(method.line, by_name)]
     if method.based_on:
         links = ", ".join(f"[`{name}`]({name}.md)" for name in method.based_on)
         parts.append(f"Built on {links}: what is not said here is as there.")
-    links = ", ".join(f"[arXiv {s}](https://arxiv.org/abs/{s})" for s in sources)
-    if sources:
-        parts.append(f"Sources{' of what it is built on' if of_others else ''}: {links}.")
+    named = [f"Sources{which}: {_links(found)}." for which, found in (("", own), (" of what it is built on", others)) if found]
+    parts += [" ".join(named)] if named else []
     parts += ["```\npython harness/run.py -m policy=" + ",".join(dict.fromkeys(["full", "worldkv", method.name])) + "\n```"]
     parts += ["## How it works", *[_class_text(c, text) for c, text in texts]] if texts else []
     if notes := [(c, text) for c, text in texts if text.simplified]:
@@ -92,12 +91,15 @@ def method_page(method: Method, found: list[Method], bench: str) -> str:
     return "\n\n".join([*parts, "<!-- written by python harness/docs.py; change the docstrings and the YAML instead -->"]) + "\n"
 
 
-def sources_of(method: Method, by_name: dict[str, Method]) -> tuple[list[str], bool]:
-    """arXiv numbers of a policy, and whether they are those of the policies that it is built on, because it names none itself."""
-    own = ARXIV.findall(method.line) or [s for c in method.classes for s in described(c).sources]
-    if own or not method.based_on:
-        return list(dict.fromkeys(own)), False
-    return list(dict.fromkeys(s for name in method.based_on for s in sources_of(by_name[name], by_name)[0])), True
+def sources_of(method: Method, by_name: dict[str, Method]) -> tuple[list[str], list[str]]:
+    """arXiv numbers that a policy's line names, or without any its classes, and those beside them of the policies that it is built on."""
+    own = list(dict.fromkeys(ARXIV.findall(method.line) or [s for c in method.classes for s in described(c).sources]))
+    others = [s for name in method.based_on for part in sources_of(by_name[name], by_name) for s in part]
+    return own, [s for s in dict.fromkeys(others) if s not in own]
+
+
+def _links(sources: list[str]) -> str:
+    return ", ".join(f"[arXiv {s}](https://arxiv.org/abs/{s})" for s in sources)
 
 
 def _class_text(found: type, text: Described) -> str:
@@ -118,7 +120,7 @@ def _method(file: Path) -> Method:
         if place == "policy":
             based_on.append(option)
         else:
-            targets.append(_target(ROOT / "conf" / place, option))
+            targets += _targets(ROOT / "conf" / place, option)
     classes = tuple(getattr(importlib.import_module(m), c) for m, _, c in (t.rpartition(".") for t in targets))
     return Method(file.stem, policy_line(file.stem), text, classes, tuple(based_on))
 
@@ -129,10 +131,19 @@ def _group(key: str) -> str:
     return name.removeprefix("/") if name.startswith("/") else f"policy/{name}"
 
 
-def _target(folder: Path, option: str) -> str:
-    """The class of a part, its own or that of the part that it starts from."""
+def _targets(folder: Path, option: str) -> list[str]:
+    """The class of a part, its own; or that of the part that it starts from, and those that it puts in places of that one."""
     settings = yaml.safe_load((folder / f"{option}.yaml").read_text())
-    return settings.get("_target_") or _target(folder, next(d for d in settings["defaults"] if isinstance(d, str) and d != "_self_"))
+    if "_target_" in settings:
+        return [settings["_target_"]]
+    found, begun = [], []
+    for entry in settings["defaults"]:
+        if isinstance(entry, dict):
+            group, chosen = next(iter(entry.items()))
+            found += _targets(ROOT / "conf" / _group(group), chosen)
+        elif entry != "_self_":
+            begun += _targets(folder, entry)
+    return begun + found
 
 
 def _sentence(line: str, by_name: dict[str, Method]) -> str:
