@@ -1,7 +1,7 @@
 """Recall probes: before chosen chunks a fork of the rollout jumps back to an earlier view, makes one chunk there and is dropped.
 
-The recent window hardly shows that view from a gap of some chunks on (sliding windows of 5 past chunks still do at a gap of 4), so what comes out is memory. The
-rollout itself does not change by a bit.
+The recent window hardly shows that view from a gap of some chunks on (sliding windows of 5 past chunks still do at a gap of 4), so what comes out is memory.
+The rollout itself does not change by a bit.
 """
 
 from collections.abc import Sequence

@@ -35,7 +35,8 @@ class OracleSelector(Selector):
     not show yet, occlusion included. What the best selector could know of geometry; greedy covers at least 1 - 1/e of what the best
     set of as many chunks does (Nemhauser, Wolsey and Fisher, 1978). Once nothing is added, the most co-visible come first.
 
-    It bounds coverage and not quality: the model need not make the most of what it is shown.
+    It bounds coverage and not quality: the model need not make the most of what it is shown. Its plans are slow (true co-visibility is computed for each:
+    0.04 s at 40 chunks, 0.11 s at 200 on a CPU core, a tenth of the passes and more), so an oracle's speed says nothing.
     """
 
     sees_truth = True
