@@ -114,7 +114,7 @@ def test_an_added_metric_is_in_every_view(evaluated, capsys, monkeypatch):
         if form == "json":
             (run,) = json.loads(said)["runs"]
             assert run["cells"][KEY][0] == pytest.approx(results["summary"][KEY]["mean"], rel=1e-6) and KEY in run["gap"]
-    assert f"Shade revisit (%) {mean}" in headline(finished_runs(path.parent)[0])
+    assert f"Shade revisit (%) {mean}" in headline("x", finished_runs(path.parent)[0].results)
     table = {"trajectories": 2, "world": "rooms_tiny", "protocol": "guided", "seed": 0, "device": "d", "columns": results["columns"]}
     assert "Shade revisit | " in results_table("x", table | {"runs": {"worldkv": {"summary": results["summary"], "difference": {}}}}, str)
     pairs = pair_table(RunFolder(path), columns_of([results]))

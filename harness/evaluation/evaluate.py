@@ -7,10 +7,8 @@ that are finished, are answered without.
 import logging
 import os
 import time
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,27 +16,24 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
-from harness.evaluation.checks import NOTHING, check_all, check_images, device_of
-from harness.evaluation.predict import parts_of, predict, snapshot_of
-from harness.evaluation.ranks import Work, agreed, check_ranks, follow, outer_rank, ranks_of, together, tolerance
-from harness.evaluation.weights import code_of, inputs_of, weights_of
+from harness.evaluation.checks import NOTHING, check_images, device_of
+from harness.evaluation.job import Job, Standing, checked, job_and_standing, plugin_settings
+from harness.evaluation.predict import parts_of, predict
+from harness.evaluation.ranks import Work, agreed, follow, outer_rank, ranks_of, together, tolerance
 from harness.reporting.pictures import experiment_pictures, run_pictures
-from harness.reporting.table import Run, headline
+from harness.reporting.table import headline
 from harness.reporting.terminal import comparison, console
-from harness.results.identity import DECIDES, comparable, deciding, run_path
-from harness.results.ownership import check_same_contents, check_same_settings
-from harness.results.provenance import provenance
+from harness.results.identity import DECIDES, comparable
+from harness.results.provenance import FPS_INCLUDES, provenance
 from harness.results.run_folder import RunFolder
 from harness.settings.build import build
 from harness.settings.command_line import CONF
 from harness.settings.nested import flatten
 from harness.settings.plugins import plugin_folders, plugins_of
 from harness.settings.policy_line import line_of, policy_line
-from harness.snapshot.snapshot import is_saved
 from harness.system.files import write_atomic
 from harness.system.importing import importing
 from harness.tracking.tracker import Label, Tracker, followed, tracker_of
-from harness.worlds.base import World, check_names
 
 if TYPE_CHECKING:
     from metrics.metric_set import MetricSet
@@ -64,109 +59,106 @@ def evaluate(
     group that are used in place of those that the settings would build. out: where it prints.
     """
     began = time.perf_counter() if began is None else began
-    if given and cfg.devices > 1:
-        raise ValueError(f"devices={cfg.devices}: objects stay in the process that made them; use devices=1, or settings files (plugins=[mypkg])")
-    warnings.filterwarnings("ignore", module="lightning")
-    check_all(cfg, given)
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
-    settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    assert isinstance(settings, dict)
-    check_ranks(settings, given)
+    settings = checked(cfg, given)
     outer = outer_rank(ranks_of(settings))
-    plugins = [f"plugins=[{','.join(settings['plugins'])}]"]
     if outer:
-        return _followed(settings, plugins_of(plugins), outer)
-    path = run_path(settings, choices["policy"])
-    out = out or console()
-    folder = RunFolder(path)
-    if cfg.overwrite and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":  # a requeued job goes on with what it has
-        folder.clear()
-    check_same_settings(folder, deciding(settings), bool(cfg.run_dir))
-    packages = plugins_of(plugins)
-    contents = {} if "backbone" in given else weights_of(settings["backbone"])
-    contents |= ({} if "world" in given else inputs_of(settings["world"])) | code_of([settings[k] for k in DECIDES if k != "seed"])
-    changed = " and ".join(check_same_contents(folder, contents))
-    world = given.get("world") or build(cfg.world, "world", World, packages)
-    check_names(world.names)
-    results, rollouts = folder.results(), 0.0
-    done = folder.done() & set(world.names)
-    if cfg.snapshot.save:
-        wanted = snapshot_of(settings)
-        assert wanted.save is not None
-        asked = (wanted.about, cfg.seed, wanted.chunks, wanted.load == wanted.save)
-        done &= {name for i, name in enumerate(world.names) if is_saved(wanted.save, name, partial(world.trajectory, i), *asked)}
-    fresh = results is None or len(done) < len(world.names) or set(results["run"].get("names", world.names)) != set(world.names)
-    if changed and done and fresh:
-        raise ValueError(f"{path} holds trajectories of other code: {changed} has changed since, and one mean would be of both; overwrite=true runs all again")
-    # a W&B agent's run is a new one to its sweep, whether or not there is anything left to do
-    told = cfg.logger != "none" and (fresh or folder.owes("tracker") or bool(os.environ.get("WANDB_SWEEP_ID")))
-    tracker = _tracker(cfg, settings, choices, label, folder, len(world.names)) if told else None
-    if results is None or fresh:
-        for line in world.about():
-            out.print(line, markup=False, highlight=False, soft_wrap=True)
-        folder.create()
-        write_atomic(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
-        folder.write_weights(contents)
-        with together(settings, packages):
-            work = agreed(ranks_of(settings), Work(tuple(i for i, n in enumerate(world.names) if n not in done), path / "bank"))
-            parts = parts_of(cfg, settings, given, packages)
-            with importing():
-                from metrics.metric_set import MetricSet
-            metrics = MetricSet.of(given.get("metric") or (build(m, f"metric.{name}", plugins=packages) for name, m in cfg.metric.items()))
-            check_images(metrics, settings["world"].get("size"))
-            for name, why in metrics.left_out.items():
-                out.print(f"{name} is left out: {why}", markup=False, highlight=False, soft_wrap=True)
-            with followed(tracker, folder):
-                rollouts = predict(cfg, settings, folder, world, work, metrics, parts)
-        run = {
-            "label": label,
-            **{k: choices[k] for k in ("policy", "world", "store")},
-            "backbone": choices["backbone"] + (" with random weights" if settings["backbone"].get("weights") == "random" else ""),
-            "protocol": settings["world"].get("protocol", ""),
-            "seed": cfg.seed,
-            "ranks": ranks_of(settings),
-            "ranks_tolerance": tolerance(settings),
-            "comparable": comparable(settings),
-            "weights": contents,
-            "metrics": metrics.versions(),
-            "about_policy": line_of(given["policy"]) if "policy" in given else policy_line(choices["policy"], [CONF, *plugin_folders(plugins)]),
-            "fps_includes": "plan, assembly, denoising and clean passes, commit, decode; generated chunks only; no warm-up excluded",
-            "config": settings,
-            **provenance(device_of(settings), packages),
-        }
-        results = folder.finish(run, world.names, _of_run(folder, metrics, world.names), [asdict(c) for c in metrics.columns()], AFTERWARDS)
+        return _followed(settings, plugins_of(plugin_settings(settings)), outer)
+    job, standing = job_and_standing(cfg, settings, choices, label, given)
+    tracker, out = _tracker(job, standing.fresh), out or console()
+    if standing.fresh:
+        results, rollouts = _run_missing(job, standing.done, tracker, out)
     else:
-        if outer is not None:
-            with together(settings, packages):
-                agreed(ranks_of(settings), Work((), path / "bank"))  # the other ranks wait for something to do
-        older = f"before {changed} was changed; " if changed else ""
-        out.print(f"finished before: {path} ({older}overwrite=true runs it again)", style="yellow" if changed else "", markup=False, soft_wrap=True)
-        if tracker is not None:
-            tracker.begin()
-    if folder.owes("pictures"):
-        run_pictures(folder, label)
-        folder.paid("pictures")
-    current = Run(label, path, results, folder.values(results))
-    if compare and folder.owes("comparison") and not cfg.run_dir:  # a chosen folder's parent is not ours to write to
-        experiment_pictures(path.parent, path)
-    folder.paid("comparison")
-    out.print(comparison(path.parent, path, out.width) if compare else escape(headline(current)), highlight=False)
-    for name, why in list(results["run"].get("no_pairs", {}).items())[:SAID]:
-        out.print(f"{name}: no revisit pairs: {why}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    if tracker is not None:
-        where, name = tracker.finish(results), "Trackio" if cfg.logger == "trackio" else "W&B"
-        out.print(f"{name}: {where}" if where else f"{name}: not logged, see the warning above", markup=False, soft_wrap=True)
-    folder.paid("tracker")
-    folder.settled()
-    if fresh:
+        results, rollouts = _finished_before(job, standing, outer is not None, tracker, out), 0.0
+    _show(job, results, compare, out)
+    _tell(job, results, tracker, out)
+    if standing.fresh:
         whole = time.perf_counter() - began
         split = f"rollouts {rollouts:.1f} s, everything else {whole - rollouts:.1f} s" if cfg.devices == 1 else f"{whole:.1f} s in {cfg.devices} processes"
         out.print(f"time: {split}", highlight=False)
-    out.print(f"results: {path}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"results: {job.folder.path}", markup=False, highlight=False, soft_wrap=True)
     for failed, error in results["run"]["failed"].items():
         out.print(f"failed: {failed}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
     return results
+
+
+def _run_missing(job: Job, done: Collection[str], tracker: Tracker | None, out: Console) -> tuple[dict, float]:
+    """Roll out what is not done, and aggregate all. Returns the results, and the seconds within rollouts."""
+    cfg, settings, given, folder, world = job.cfg, job.settings, job.given, job.folder, job.world
+    for line in world.about():
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    folder.create()
+    write_atomic(folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+    folder.write_weights(job.contents)
+    with together(settings, job.packages):
+        work = agreed(ranks_of(settings), Work(tuple(i for i, n in enumerate(world.names) if n not in done), folder.path / "bank"))
+        parts = parts_of(cfg, settings, given, job.packages)
+        with importing():
+            from metrics.metric_set import MetricSet
+        metrics = MetricSet.of(given.get("metric") or (build(m, f"metric.{name}", plugins=job.packages) for name, m in cfg.metric.items()))
+        check_images(metrics, settings["world"].get("size"))
+        for name, why in metrics.left_out.items():
+            out.print(f"{name} is left out: {why}", markup=False, highlight=False, soft_wrap=True)
+        with followed(tracker, folder):
+            rollouts = predict(cfg, settings, folder, world, work, metrics, parts)
+    columns = [asdict(c) for c in metrics.columns()]
+    return folder.finish(_about(job, metrics), world.names, _of_run(folder, metrics, world.names), columns, AFTERWARDS), rollouts
+
+
+def _about(job: Job, metrics: "MetricSet") -> dict:
+    """What results.json says of the run."""
+    settings, choices, given = job.settings, job.choices, job.given
+    return {
+        "label": job.label,
+        **{k: choices[k] for k in ("policy", "world", "store")},
+        "backbone": choices["backbone"] + (" with random weights" if settings["backbone"].get("weights") == "random" else ""),
+        "protocol": settings["world"].get("protocol", ""),
+        "seed": job.cfg.seed,
+        "ranks": ranks_of(settings),
+        "ranks_tolerance": tolerance(settings),
+        "comparable": comparable(settings),
+        "weights": job.contents,
+        "metrics": metrics.versions(),
+        "about_policy": line_of(given["policy"]) if "policy" in given else policy_line(choices["policy"], [CONF, *plugin_folders(plugin_settings(settings))]),
+        "fps_includes": FPS_INCLUDES,
+        "config": settings,
+        **provenance(device_of(settings), job.packages),
+    }
+
+
+def _finished_before(job: Job, standing: Standing, of_several: bool, tracker: Tracker | None, out: Console) -> dict:
+    """The results of an earlier start. of_several: whether other ranks wait for something to do."""
+    if of_several:
+        with together(job.settings, job.packages):
+            agreed(ranks_of(job.settings), Work((), job.folder.path / "bank"))
+    older = f"before {standing.changed} was changed; " if standing.changed else ""
+    style = "yellow" if standing.changed else ""
+    out.print(f"finished before: {job.folder.path} ({older}overwrite=true runs it again)", style=style, markup=False, soft_wrap=True)
+    if tracker is not None:
+        tracker.begin()
+    assert standing.results is not None, "what has none is fresh"
+    return standing.results
+
+
+def _show(job: Job, results: dict, compare: bool, out: Console) -> None:
+    """Pictures and tables, where an earlier start has not made them."""
+    folder, path = job.folder, job.folder.path
+    if folder.owes("pictures"):
+        run_pictures(folder, job.label)
+        folder.paid("pictures")
+    if compare and folder.owes("comparison") and not job.cfg.run_dir:  # a chosen folder's parent is not ours to write to
+        experiment_pictures(path.parent, path)
+    folder.paid("comparison")
+    out.print(comparison(path.parent, path, out.width) if compare else escape(headline(job.label, results)), highlight=False)
+    for name, why in list(results["run"].get("no_pairs", {}).items())[:SAID]:
+        out.print(f"{name}: no revisit pairs: {why}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _tell(job: Job, results: dict, tracker: Tracker | None, out: Console) -> None:
+    if tracker is not None:
+        where, name = tracker.finish(results), "Trackio" if job.cfg.logger == "trackio" else "W&B"
+        out.print(f"{name}: {where}" if where else f"{name}: not logged, see the warning above", markup=False, soft_wrap=True)
+    job.folder.paid("tracker")
+    job.folder.settled()
 
 
 def _followed(settings: dict, packages: Sequence[str], rank: int) -> dict:
@@ -176,13 +168,17 @@ def _followed(settings: dict, packages: Sequence[str], rank: int) -> dict:
     return {"run": {"failed": {}, "trajectories": 0}}
 
 
-def _tracker(cfg: DictConfig, settings: dict, choices: dict[str, str], label: str, folder: RunFolder, trajectories: int) -> Tracker:
-    """Who is told of this run. Raises ValueError for one that is not installed."""
+def _tracker(job: Job, fresh: bool) -> Tracker | None:
+    """Who is told of this run; None where nobody is to be, or was told all. Raises ValueError for one that is not installed."""
+    cfg, settings, choices = job.cfg, job.settings, job.choices
+    # a W&B agent's run is a new one to its sweep, whether or not there is anything left to do
+    if cfg.logger == "none" or not (fresh or job.folder.owes("tracker") or os.environ.get("WANDB_SWEEP_ID")):
+        return None
     # flat, and `policy` its name: the columns of a run whose `policy` a sweep has set, and of any other
     flat = flatten({k: settings[k] for k in DECIDES}) | {k: v for k, v in choices.items() if not k.startswith("hydra")}
     protocol = f", {settings['world']['protocol']}" if settings["world"].get("protocol") else ""
-    notes = str(cfg.notes or "") or f"{trajectories} trajectories of {choices['world']}{protocol}; {folder.path.resolve()}"
-    return tracker_of(cfg.logger, folder, flat, Label(str(cfg.name), f"{label}-{cfg.seed}", tuple(cfg.tags), notes), folder.begun())
+    notes = str(cfg.notes or "") or f"{len(job.world.names)} trajectories of {choices['world']}{protocol}; {job.folder.path.resolve()}"
+    return tracker_of(cfg.logger, job.folder, flat, Label(str(cfg.name), f"{job.label}-{cfg.seed}", tuple(cfg.tags), notes), job.folder.begun())
 
 
 def _of_run(folder: RunFolder, metrics: "MetricSet", expected: Collection[str]) -> dict[str, dict]:

@@ -5,7 +5,6 @@ Jobs of a launcher run anywhere and print into files of their own, so all that i
 
 import argparse
 import importlib.util
-import itertools
 import json
 import os
 import secrets
@@ -17,14 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from harness.results.identity import run_path
 from harness.results.run_folder import RunFolder, without_result
-from harness.settings.command_line import CONF, composed
+from harness.settings.command_line import CONF, composed, swept
 from harness.system.files import write_atomic
 
 TELL = "WORLDKV_JOBS"  # the environment's name for the folder in which jobs tell where their results are
@@ -79,15 +76,10 @@ def planned(asked: Asked) -> list[Job]:
     """Every combination of the swept values, as Hydra's own sweeper makes them; without a folder where only the job itself can know it (`${now:}`,
     `${hydra:}`). Raises HydraException for what does not compose, ValueError for a `${setting}` that there is not."""
     own = (f"hydra.searchpath=[file://{Path(asked.folder).resolve()}]",) if asked.folder else ()
-    lists = []
-    with initialize_config_dir(str(CONF), version_base="1.3"):  # glob() asks for the options of a group
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        for override in parser.parse_overrides(asked.overrides):
-            key = override.get_key_element()
-            values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
-            lists.append([f"{key}={value}" for value in values])
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        combinations = swept(asked.overrides)
     jobs = []
-    for overrides in itertools.product(*lists):
+    for overrides in combinations:
         cfg, choices = composed(CONF, (*overrides, *own))
         try:
             jobs.append(Job(overrides, folder_of(cfg, choices["policy"])))

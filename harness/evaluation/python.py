@@ -106,7 +106,7 @@ class Evaluation:
         return sorted((self.path / "videos").glob("*.mp4"))
 
     def __repr__(self) -> str:
-        return table.headline(table.Run(self.label, self.path, self.results, {}))
+        return table.headline(self.label, self.results)
 
     @property
     def _run(self) -> Run:

@@ -13,7 +13,7 @@ from harness.outcome import Rollout
 from harness.playing.pane import Pane
 from harness.reporting.media import drawn, films
 from harness.results.identity import comparable, config_hash
-from harness.results.provenance import provenance
+from harness.results.provenance import FPS_INCLUDES, provenance
 from harness.results.record import Record
 from harness.results.run_folder import RunFolder
 from harness.settings.build import build
@@ -52,7 +52,7 @@ def write_runs(experiment: Path, panes: Sequence[Pane], task: Trajectory, roundt
             "seed": seed,
             "comparable": comparable(settings, walked=walked),
             "metrics": metrics.versions(),
-            "fps_includes": "plan, assembly, denoising and clean passes, commit, decode; generated chunks only; no warm-up excluded",
+            "fps_includes": FPS_INCLUDES,
             "config": settings,
             **provenance(pane.session.backbone.geometry.device),
         }

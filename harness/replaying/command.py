@@ -11,7 +11,6 @@ Results go to outputs/NAME (name=replay), as of any run: python harness/report.p
 of many frames, or that look at attention, need a model: harness/run.py. Settings: conf/replay.yaml, and those of policy and world.
 """
 
-import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +18,11 @@ from typing import Annotated
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from harness.settings.build import plain
 from harness.settings.check import check_fields
-from harness.settings.command_line import CONF, label_of, understood
+from harness.settings.command_line import CONF, label_of, swept, understood
 from harness.settings.entry_point import entry_point
 from harness.settings.main_job import Name, Threads
 from harness.settings.packages import check_packages
@@ -70,12 +68,7 @@ def jobs(arguments: Sequence[str]) -> list[Job]:
     overrides = with_plugins(arguments)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())  # glob() asks for the options of a group
-            lists = []
-            for override in parser.parse_overrides(overrides):
-                values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
-                lists.append([f"{override.get_key_element()}={value}" for value in values])
-            return [_job(list(chosen)) for chosen in itertools.product(*lists)]
+            return [_job(list(chosen)) for chosen in swept(overrides)]
     finally:
         GlobalHydra.instance().clear()
 

@@ -29,8 +29,8 @@ def finished_runs(experiment: Path) -> list[Run]:
     return runs
 
 
-def headline(run: Run) -> str:
+def headline(label: str, results: dict) -> str:
     """A run's means in one line, for logs."""
-    means = run.results["summary"]
-    shown = [f"{c.title} {c.show(means[c.key]['mean'])}" for c in columns_of([run.results]) if c.rank < 6]
-    return f"{run.label}, seed {run.results['run']['seed']}: {', '.join(shown)}"
+    means = results["summary"]
+    shown = [f"{c.title} {c.show(means[c.key]['mean'])}" for c in columns_of([results]) if c.rank < 6]
+    return f"{label}, seed {results['run']['seed']}: {', '.join(shown)}"

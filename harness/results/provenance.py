@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 UNKNOWN = "unknown"
+FPS_INCLUDES = "plan, assembly, denoising and clean passes, commit, decode; generated chunks only; no warm-up excluded"
 SITE = Path(__file__).resolve().parents[2]  # the checkout, or where pip put the wheel
 PATIENCE = 20  # seconds for git to answer, on a slow network drive
 PACKAGES = ("worldkv-harness", "torch", "torchvision", "lightning", "torchmetrics", "lpips", "hydra-core", "wandb", "numpy", "safetensors")

@@ -30,9 +30,9 @@ def check(node: object, where: str, kind: Any = Any, plugins: Sequence[str] = ()
     _raise(list(_problems(kind, node, where, (*OURS, *plugins))))
 
 
-def check_fields(fields: Mapping[str, object], declared: type, where: str = "", plugins: Sequence[str] = ()) -> None:
+def check_fields(given: Mapping[str, object], declared: type, where: str = "", plugins: Sequence[str] = ()) -> None:
     """As `check`, for settings without a `_target_`: those of a dataclass, `declared`."""
-    _raise(list(_fields(declared, fields, where, (*OURS, *plugins))))
+    _raise(list(_fields(declared, given, where, (*OURS, *plugins))))
 
 
 def check_object(thing: object, where: str) -> None:

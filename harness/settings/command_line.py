@@ -1,6 +1,7 @@
 """Help for the command line: unknown settings are answered with the known ones, before anything is built."""
 
 import difflib
+import itertools
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -91,6 +92,16 @@ def check_single(arguments: Sequence[str]) -> None:
 
 
 MULTIRUN = ("-m", "--multirun")
+
+
+def swept(overrides: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every combination of the lists among overrides, as Hydra's own sweeper makes them. Within `initialize_config_dir`: glob() asks for the options
+    of a group. Raises HydraException for what it cannot read."""
+    parser, lists = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()), []
+    for override in parser.parse_overrides(list(overrides)):
+        values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
+        lists.append([f"{override.get_key_element()}={value}" for value in values])
+    return list(itertools.product(*lists))
 
 
 def understood(arguments: Sequence[str]) -> list[str]:
