@@ -67,7 +67,7 @@ BENCHES = {
     "policies_bytes": Bench("capped inner=worldkv frames=30", "frames", "30", ("20", "36", "45")),
     "houses_bytes": Bench("capped", "frames", "30", ("45", "60")),
     "codecs": Bench("worldkv codec=none"),
-    "houses_changing": Bench("worldkv"),
+    **dict.fromkeys(("houses_changing", "houses_twins", "houses_200", "houses_validation"), Bench("worldkv")),
     "trained": Bench("worldkv", "arm", "none", more=("cost/stored_bytes",)),
     "trained_bytes": Bench("capped inner=worldkv frames=45", "frames", "45", more=("cost/stored_bytes",)),
     "trained_free": Bench("worldkv", more=("novel/psnr", "novel/lpips", "novel/frames")),
@@ -98,7 +98,8 @@ def results_table(name: str, table: dict, link: Link, concepts: str = "../concep
     limits = {ENDS[end]: [_limit(by_heading.get(heading), values) for heading in columns] for end, values in ends.items()}
     rows = [f"| *{limit}* | " + " | ".join(cells) + " |" for limit, cells in limits.items() if any(cells)]
     about = f"{table['trajectories']} held-out trajectories of `{table['world']}`, `{table['protocol']}`, seed {table['seed']}, same noise"
-    count = f"{len(others)} policies{' of the bench' if name in VIEWS else ''} are compared"
+    compared = "policy is" if len(others) == 1 else "policies of the bench are" if name in VIEWS else "policies are"
+    count = f"{len(others)} {compared} compared"
     significance = "" if name == SHORT else f" ([significance]({concepts}#significance))"
     power = "" if name == SHORT else _power(others, known)
     starred = f" {count}; * adjusted p < {LEVEL}{significance}.{power}" if others and name not in SPEED else ""
