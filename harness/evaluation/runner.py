@@ -107,11 +107,12 @@ class EvalModule(L.LightningModule):
             return Outcome(Record(name, {}, error=str(error)))
         except torch.OutOfMemoryError as error:
             remedy = "use store=cpu or store=tiered, a smaller policy budget, shorter trajectories or backbone.dtype=bfloat16"
-            self._check_alone(ValueError(f"{name}: out of memory ({error}); {remedy}"))
-            torch.cuda.empty_cache()
-            return Outcome(Record(name, {}, error=f"out of memory ({error}); {remedy}"))
+            why = f"out of memory ({error}); {remedy}"
+            self._check_alone(ValueError(f"{name}: {why}"))
         except StopIteration as error:  # Lightning would take it for the end of the trajectories
             raise RuntimeError(f"{name}: an iterator ended too early") from error
+        torch.cuda.empty_cache()  # not within `except`, where the error still holds the tensors of the chunk
+        return Outcome(Record(name, {}, error=why))
 
     def _check_alone(self, error: Exception) -> None:
         """Raise an error that other ranks of the rollout have not met: they are in the middle of a chunk, so none of them can go on."""

@@ -7,9 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.worlds.poses import angle
+from harness.worlds.revisits import DEGREES, METRES
 
 NEAR = (0.3, 12.0)  # metres and degrees that a view may differ and still be shown beside an earlier one
-EXACT = (1e-3, 0.05)  # where two views are one, as in `worlds.revisits`
+EXACT = (METRES, DEGREES)  # where two views are one
 AWAY = 0.75  # of the field of view turned away, or 1 m walked away: then a view was left
 
 
