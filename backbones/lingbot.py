@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from backbones.checkpoints import LINGBOT_WORLD_FAST, files_at, load_into, read_config, require
+from backbones.checkpoints import files_at, load_into, read_config
 from backbones.codecs import PreviewCodec
+from backbones.sources import LINGBOT_WORLD_FAST, require
 from backbones.wan_causal import CELL, Codec, Precision, Schedule, Sizes, WanBackbone, checked, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork, fold
 from backbones.wan_parallel import built, codec_of, shared_tokens

@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from backbones.actions import ActionCache, ActionConfig, ActionModule, history, rotation
-from backbones.checkpoints import MATRIX_GAME_2, files_at, load_into, require
+from backbones.checkpoints import files_at, load_into
 from backbones.codecs import PreviewCodec
+from backbones.sources import MATRIX_GAME_2, require
 from backbones.wan_causal import Codec, Precision, Schedule, Sizes, WanBackbone, checked, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork
 from backbones.wan_parallel import built, codec_of, shared_images

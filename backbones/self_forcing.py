@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from backbones.checkpoints import SELF_FORCING, files_at, load_into, require
+from backbones.checkpoints import files_at, load_into
 from backbones.codecs import PreviewCodec
 from backbones.matrix_game2 import schedule
+from backbones.sources import SELF_FORCING, require
 from backbones.wan_causal import Codec, Precision, Schedule, Sizes, WanBackbone, checked, fill_randomly, precision, refuse_too_large
 from backbones.wan_network import Control, WanConfig, WanNetwork
 from backbones.wan_parallel import built, codec_of, shared_tokens

@@ -30,7 +30,7 @@ class Backbone(ABC):
     geometry: Geometry
     timesteps: tuple[float, ...]  # noise level of every denoising pass, falling; the clean pass at 0 follows
     channels: int  # of a latent
-    user: Callable[[], Any] | None = None  # a weak reference to the session whose state this holds; kept by `harness.session`
+    user: Callable[[], Any] | None = None  # a weak reference to the turn of the session whose state this holds; kept by `harness.turns`
     jumps: bool = False  # whether the camera may be anywhere at the next chunk: not for a model that is steered by moves
     arm: str | None = None  # the memory that its weights were trained on for, where they were
     remembers: bool = False  # whether its state is a memory of what was seen, and not a decoder's or a cache's alone

@@ -7,7 +7,6 @@ other = session.fork()                          # a second future from here on
 """
 
 import hashlib
-import weakref
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -33,6 +32,7 @@ from harness.snapshot.saved_state import check_state, put_back, state_of_session
 from harness.snapshot.snapshot import check_same_path, damaged, read_snapshot, write_snapshot
 from harness.system.frame_buffer import FrameBuffer
 from harness.trajectory import Overlap, Trajectory
+from harness.turns import Turn
 from harness.worlds.chunks import chunk_at, chunk_count, led_back, led_on, shown_at, true_views
 
 TRACED = 1500  # latent frames; the trace of every past frame at every chunk grows with their square
@@ -53,8 +53,7 @@ class Session:
         self._account = Account(g.device)
         self.coming: Plan | None = None
         self._closed = False
-        self._whole = True  # False while a chunk is being made: what failed in the middle cannot go on
-        self._backbone_state: dict | None = None  # while another session uses the backbone
+        self.turn = Turn(backbone)  # not alive while a chunk is being made: what failed in the middle cannot go on
 
     @classmethod
     def begin(
@@ -75,13 +74,11 @@ class Session:
         g = backbone.geometry
         policy.reset(g)
         backbone.check_arm(policy.arm, type(policy).__name__)
-        _leave(backbone, None)
-        backbone.user = None  # a path that is refused half-way leaves the backbone with nobody's state
-        backbone.begin(path)
+        (turn := Turn(backbone)).begin(path)
         cache = KVCache(backbone, store, policy.raw_keys, policy.codec, frames * g.tokens if frames else maxsize)
         session = cls(backbone, policy, cache, path, seed, torch.empty(0) if forced is None else forced, frames)
         session._account.begin()
-        backbone.user = weakref.ref(session)
+        session.turn = turn
         return session
 
     @property
@@ -111,8 +108,8 @@ class Session:
             self.path, self.coming = led_on(self.path, self.backbone.geometry, self.done, c2w, actions, intrinsics, overlap, truth), None
         g, policy, cache, clock = self.backbone.geometry, self.policy, self.cache, self._account.clock
         chunk = self._chunk(self.done)
-        self._take_backbone()
-        self._whole = False
+        self.turn.take(self.path)
+        self.turn.alive = False
         stored = tuple(cache.bank.rows(f) for f in range(chunk.start)) if self._traced and chunk.start <= TRACED else None
         self._account.open(cache)
         is_forced = (chunk.index + 1) * g.chunk <= len(self.forced)
@@ -142,7 +139,7 @@ class Session:
         clock.lap(chunk.index, "decode")
         self._keep(chunk, frames, x0[0])
         self.stats.append(self._account.close(chunk, plan, taken, stored, len(frames), is_forced, cache, self.backbone, scratch_bytes(policy)))
-        self._whole = True
+        self.turn.alive = True
         return frames, self.stats[-1]
 
     def revisit(self, frames: Sequence[int]) -> tuple[Float[Tensor, "p 3 y x"], ChunkStats]:
@@ -158,17 +155,17 @@ class Session:
         ValueError for a backbone that keeps state between chunks which it cannot hand over.
         """
         self._check_whole("be forked")
-        self._take_backbone()
+        self.turn.take(self.path)
         twin = Session(self.backbone, deepcopy(self.policy), self.cache.fork(), self.path, self.seed, self.forced, None)
         twin.frames, twin.latents = self.frames.fork(), self.latents.fork()
         twin.stats, twin.noise, twin.done, twin._traced = list(self.stats), self.noise, self.done, self._traced
-        twin.coming, twin._backbone_state = self.coming, self.backbone.state() if state is None else state
+        twin.coming, twin.turn = self.coming, Turn(self.backbone, self.backbone.state() if state is None else state)
         return twin
 
     def close(self) -> None:
         """Give back the store's files and threads. What was generated stays."""
         self.cache.bank.close()
-        self._whole, self._closed = False, True
+        self.turn.alive, self._closed = False, True
 
     def save(self, folder: Path, about: Mapping[str, object] | None = None) -> None:
         """Write all that the next chunk depends on, and what came out so far, to a folder. about: the settings that it belongs to.
@@ -179,7 +176,7 @@ class Session:
         if not self.done:
             raise ValueError(f"{self.path.name}: there is nothing to save before the first chunk; step first")
         self.backbone.geometry.check_alone("a saved session")
-        self._take_backbone()
+        self.turn.take(self.path)
         g, state = self.backbone.geometry, state_of_session(self)
         if g.device.type == "cuda":
             torch.cuda.synchronize(g.device)  # pages may still be on their way to host memory
@@ -236,7 +233,7 @@ class Session:
     def _check_whole(self, wish: str) -> None:
         if self._closed:
             raise ValueError(f"{self.path.name}: the session is closed, so it cannot {wish}; open a snapshot or begin anew")
-        if not self._whole:
+        if not self.turn.alive:
             raise ValueError(f"{self.path.name}: chunk {self.done} failed half-way, so the session cannot {wish}; open a snapshot or begin anew")
 
     def _chunk(self, index: int) -> Chunk:
@@ -286,21 +283,3 @@ class Session:
         self.frames.add(frames)
         self.latents.add(latents.cpu())
         self.done = chunk.index + 1
-
-    def _take_backbone(self) -> None:
-        """Let the backbone hold this session's state; the session that used it last keeps its own until its next step."""
-        if _leave(self.backbone, self):
-            if self._backbone_state is None:
-                self.backbone.begin(self.path)
-            else:
-                state, self._backbone_state = self._backbone_state, None  # a copy that nobody needs takes memory
-                self.backbone.restore(state)
-            self.backbone.user = weakref.ref(self)
-
-
-def _leave(backbone: Backbone, coming: Session | None) -> bool:
-    """Let the session that the backbone holds the state of keep it, if it can still go on. Returns whether it is another one than `coming`."""
-    holder = backbone.user and backbone.user()
-    if holder is not None and holder is not coming and holder._whole:
-        holder._backbone_state = backbone.state()
-    return holder is None or holder is not coming

@@ -13,8 +13,9 @@ from backbones.rooms_arms import ARMS, arm_file, fingerprint, load_arm, memory_o
 from harness.cache.stores import GpuStore
 from harness.reporting.data import report
 from harness.reporting.groups import read_runs
+from harness.reporting.notes import notes
 from harness.reporting.terminal import comparison
-from harness.reporting.text import notes, table
+from harness.reporting.text import table
 from harness.results.identity import comparable, config_hash, deciding
 from harness.rollout import rollout
 from harness.settings.command_line import composed, label_of

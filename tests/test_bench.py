@@ -13,8 +13,10 @@ from backbones import lingbot
 from backbones.rooms import TinyRoomsBackbone
 from harness.benchmark import command
 from harness.benchmark.measure import measure, there_and_back
+from harness.benchmark.stopwatch import ReadyWindow, Stopwatch
 from harness.benchmark.table import COLUMNS, PARTS, markdown, summary
-from harness.benchmark.timing import ReadyWindow, Stopwatch, TimedBackbone, time_last_chunk
+from harness.benchmark.timed import TimedBackbone
+from harness.benchmark.timing import time_last_chunk
 from harness.cache.stores import GpuStore
 from harness.policy import PolicyWrapper
 from harness.rollout import rollout
@@ -123,7 +125,7 @@ def test_measuring_changes_nothing(tiny, make):
 def test_the_ready_window_is_the_chunks_own(tiny, monkeypatch):
     """With one pass beside each of the chunk's, over the very keys and values that it attended to."""
     looked: list[tuple[torch.Size, torch.Tensor]] = []
-    ready = "harness.benchmark.timing.dense"
+    ready = "harness.benchmark.stopwatch.dense"
 
     def see(q, k, v, *rest):
         looked.append((k.shape, k.clone()))

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from backbones.checkpoints import LINGBOT_WORLD_FAST, MATRIX_GAME_2, load_into, missing_message, read_config, require
+from backbones.checkpoints import load_into, read_config
+from backbones.sources import LINGBOT_WORLD_FAST, MATRIX_GAME_2, missing_message, require
 from tests.conftest import ROOT
 
 INDEX = "net.safetensors.index.json"

@@ -11,7 +11,7 @@ OURS = ("harness", "policies", "backbones", "metrics")
 ENTRY = ("run", "sweep", "score", "train", "calibrate", "bench", "replay", "report", "play", "dashboard", "docs", "__main__")
 WORDS = ("harness.datatypes", "harness.trajectory", "harness.outcome")
 LOW = (*WORDS, "harness.system", "harness.settings.ranges")  # what everything may use
-LOOP = ("harness.policy", "harness.backbone", "harness.session", "harness.cache", "harness.snapshot", "harness.worlds")
+LOOP = ("harness.policy", "harness.backbone", "harness.turns", "harness.session", "harness.cache", "harness.snapshot", "harness.worlds")
 SHOWN = ("harness.results", "harness.settings", "harness.reporting")
 ALLOWED = {  # a module or a room -> what of ours it may import besides itself
     "harness.trajectory": (),
@@ -24,7 +24,8 @@ ALLOWED = {  # a module or a room -> what of ours it may import besides itself
     "harness.cache": (*LOW, "harness.backbone"),
     "harness.policy": ("harness.datatypes", "harness.cache"),
     "harness.passes": ("harness.datatypes", "harness.backbone", "harness.cache"),
-    "harness.session": (*LOW, "harness.policy", "harness.backbone", "harness.passes", "harness.cache", "harness.snapshot", "harness.worlds"),
+    "harness.turns": ("harness.trajectory", "harness.backbone"),
+    "harness.session": (*LOW, "harness.policy", "harness.backbone", "harness.turns", "harness.passes", "harness.cache", "harness.snapshot", "harness.worlds"),
     "harness.snapshot": (*LOW, "harness.backbone", "harness.policy", "harness.cache", "harness.settings.nested", "harness.worlds.chunks"),
     "harness.rollout": (*LOW, *LOOP),
     "harness.results": ("harness.system", "metrics.column"),

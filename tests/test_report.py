@@ -14,6 +14,8 @@ from scipy.stats import bootstrap
 
 from harness.reporting import command as report
 from harness.reporting import data, groups, text
+from harness.reporting.compared import paired_runs, shown
+from harness.reporting.notes import notes
 from harness.reporting.trace import trace
 from harness.results.run_folder import RunFolder
 from tests.conftest import ROOT
@@ -44,8 +46,8 @@ def test_intervals_are_paired_and_equal_scipys(experiment):
     """Differences by hand from the records; the interval against scipy's percentile bootstrap, to its Monte-Carlo error."""
     runs, _ = groups.read_runs(experiment)
     home = [r for r in runs if r.group == 0]
-    row = next(r for r in text.rows(home, text.shown(home), "full") if r.run.label == "worldkv")
-    entry = text._paired(row.run, row.base, next(c for c in text.shown(home) if c.key == PSNR))
+    row = next(r for r in text.rows(home, shown(home), "full") if r.run.label == "worldkv")
+    entry = paired_runs(row.run, row.base, next(c for c in shown(home) if c.key == PSNR))
     mine, base = ({r.name: r.values[PSNR] for r in run.records} for run in (row.run, row.base))
     by_hand = np.array([mine[n] - base[n] for n in NAMES])
     other = bootstrap((by_hand,), np.mean, method="percentile", n_resamples=20_000, rng=1).confidence_interval
@@ -60,17 +62,17 @@ def test_a_trajectory_that_is_missing_is_no_pair(tmp_path):
     path = make_run(tmp_path, "worldkv", quality=32.0)
     (path / "trajectories" / f"{NAMES[0]}.json").unlink()
     runs, _ = groups.read_runs(tmp_path)
-    row = next(r for r in text.rows(runs, text.shown(runs), "full") if r.run.label == "worldkv")
+    row = next(r for r in text.rows(runs, shown(runs), "full") if r.run.label == "worldkv")
     assert row.differences[PSNR].endswith("(4)")
 
 
 def test_what_is_not_comparable_is_said_and_not_compared(experiment):
     runs, _ = groups.read_runs(experiment)
     assert sorted(len(g) for g in groups.groups_of(runs)) == [1, 1, 1, 3]
-    said = "\n".join(text.notes(runs, "full"))
+    said = "\n".join(notes(runs, "full"))
     for expected in ("seed: 1 / 0", "metric psnr: version 2 / 1", "other noise", "2 devices"):
         assert expected in said
-    rows = text.rows(runs, text.shown(runs), "full")
+    rows = text.rows(runs, shown(runs), "full")
     alone = [r for r in rows if r.run.group and r.run.label != "full"]
     assert alone and all(r.differences[PSNR] == "-" and not r.best for r in alone)
     assert not any("cost/fps_mean" in r.best for r in rows)  # measured on two devices
@@ -80,11 +82,11 @@ def test_what_is_not_comparable_is_said_and_not_compared(experiment):
 def test_a_busy_machine_is_said_and_no_speed_is_best_there(experiment):
     runs, _ = groups.read_runs(experiment)
     runs = [r for r in max(groups.groups_of(runs), key=len) if r.about["device"] == DEVICE]
-    assert any("cost/fps_mean" in row.best for row in text.rows(runs, text.shown(runs), "full"))
+    assert any("cost/fps_mean" in row.best for row in text.rows(runs, shown(runs), "full"))
     busy = runs[0]
     busy.summary["cost/share_waited"] = {"mean": 0.21, "ci95": None, "n": 5}
-    assert any(f"waited for a core: {busy.name} 21 %" in note for note in text.notes(runs, "full"))
-    assert not any("cost/fps_mean" in row.best for row in text.rows(runs, text.shown(runs), "full"))
+    assert any(f"waited for a core: {busy.name} 21 %" in note for note in notes(runs, "full"))
+    assert not any("cost/fps_mean" in row.best for row in text.rows(runs, shown(runs), "full"))
 
 
 def test_every_format_says_the_same(experiment, capsys):

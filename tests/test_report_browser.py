@@ -6,6 +6,7 @@ import imageio.v3 as iio
 import pytest
 
 from harness.reporting import groups
+from harness.reporting.compared import corrected, shown
 from tests.made_runs import NAMES, make_run
 from tests.report_pages import CHROMIUM, PHONE, SCREENSHOTS, SECTIONS, WIDE, chromium, every_plot, names, new_tab, visited, write
 
@@ -83,7 +84,7 @@ def test_the_pages_intervals_are_pythons(visit, made):
 
     page = visit(made)
     runs, _ = groups.read_runs(made.parent)
-    for row in text.rows(runs, text.shown(runs), "worldkv"):
+    for row in text.rows(runs, shown(runs), "worldkv"):
         if row.base is None or row.base is row.run:
             continue
         found = page.evaluate("([id, base]) => paired(BY_ID.get(id), BY_ID.get(base), 'quality/psnr_revisit')", [row.run.path.name, row.base.path.name])
@@ -93,7 +94,6 @@ def test_the_pages_intervals_are_pythons(visit, made):
 @pytest.mark.parametrize("count", [8, 20])
 def test_the_pages_significance_is_the_tables(visit, tmp_path, count):
     """For any baseline: the p-values by the page's own flips (all of 8, random ones of 20), and the marks where the tables have stars."""
-    from harness.reporting import text
 
     folder, many = tmp_path / "e", tuple(f"test{i:04d}_turn" for i in range(count))
     for policy, quality in (("full", 30.0), ("worldkv", 30.2), ("h2o", 30.02), ("places", 30.31), ("sliding", 29.0)):
@@ -103,8 +103,8 @@ def test_the_pages_significance_is_the_tables(visit, tmp_path, count):
     for baseline in ("full", "places"):
         page.select_option("#baseline", baseline)
         base = next(r for r in runs if r.label == baseline)
-        for column in (c for c in text.shown(runs) if c.difference):
-            p_values = text.corrected(runs, base, column)
+        for column in (c for c in shown(runs) if c.difference):
+            p_values = corrected(runs, base, column)
             for run in (r for r in runs if r is not base):
                 p = page.evaluate("([id, base, key]) => pValue(differences(BY_ID.get(id), BY_ID.get(base), key))", [run.path.name, base.path.name, column.key])
                 wanted = p_values[run.path][0]
@@ -113,7 +113,7 @@ def test_the_pages_significance_is_the_tables(visit, tmp_path, count):
             stars = page.evaluate("([base, key]) => [...starred(BY_ID.get(base), key)]", [base.path.name, column.key])
             assert set(stars) == {path.name for path, (_, q) in p_values.items() if q < 0.05}
     marks = page.eval_on_selector_all("#table td span.better, #table td span.worse", "found => found.length")
-    assert 0 < marks < 4 * sum(c.difference for c in text.shown(runs))
+    assert 0 < marks < 4 * sum(c.difference for c in shown(runs))
 
 
 def test_few_trajectories_have_no_marks(visit, made):

@@ -214,7 +214,7 @@ def test_no_second_copy_of_a_backbones_state_is_kept(begin):
     fork = first.fork()
     fork.step()
     first.step()
-    assert first._backbone_state is None and fork._backbone_state is not None
+    assert first.turn.state is None and fork.turn.state is not None
 
 
 def test_what_failed_half_way_does_not_go_on(begin, trajectory, backbone, monkeypatch, tmp_path):

@@ -13,7 +13,9 @@ from scipy import stats
 
 from harness.reporting import text
 from harness.reporting.command import main as report
+from harness.reporting.compared import noise_band, shown
 from harness.reporting.groups import read_runs
+from harness.reporting.notes import notes
 from harness.reporting.terminal import comparison
 from harness.results.record import Record
 from harness.results.run_folder import RunFolder
@@ -106,8 +108,8 @@ def test_tables_star_what_is_significant_and_say_among_how_many(experiment):
     runs, _ = read_runs(experiment)
     cells = {row["run"]: row["PSNR revisit to full"] for row in text.table(runs, "full")}
     assert "*" in cells["worldkv"] and "*" not in cells["h2o"] and cells["full"] == "baseline"
-    (note,) = (n for n in text.notes(runs, "full") if n.startswith("*"))
-    assert not any("not comparable" in n for n in text.notes(runs, "full")), "one group"
+    (note,) = (n for n in notes(runs, "full") if n.startswith("*"))
+    assert not any("not comparable" in n for n in notes(runs, "full")), "one group"
     assert "over 2 comparisons" in note and "8 trajectories find a difference of" in note
     rows = list(csv.DictReader(io.StringIO(text.comma_separated(runs, "full"))))
     by_run = {row["run"]: row for row in rows}
@@ -118,12 +120,12 @@ def test_tables_star_what_is_significant_and_say_among_how_many(experiment):
 def test_a_difference_within_the_noise_band_is_marked(experiment):
     """full under another seed differs by about 0.3 dB: h2o, 0.02 dB from it, cannot be told from noise, worldkv can."""
     runs, _ = read_runs(experiment)
-    assert not any(n.startswith("~") for n in text.notes(runs, "full")) and text.noise_band(runs, runs, text.shown(runs)[0]) is None
+    assert not any(n.startswith("~") for n in notes(runs, "full")) and noise_band(runs, runs, shown(runs)[0]) is None
     make_run(experiment, "full", quality=30.3, names=EIGHT, seed=1, noise="other")
     runs, _ = read_runs(experiment)
     cells = {row["run"]: row["PSNR revisit to full"] for row in text.table(runs, "full")}
     assert "~" in cells["h2o"] and "~" not in cells["worldkv"]
-    (note,) = (n for n in text.notes(runs, "full") if n.startswith("~"))
+    (note,) = (n for n in notes(runs, "full") if n.startswith("~"))
     assert re.search(r"up to 0\.[2-5]\d dB in PSNR revisit", note)
 
 
@@ -132,7 +134,7 @@ def test_few_trajectories_are_said_to_be_few(tmp_path):
         make_run(tmp_path / "e", policy, quality=quality, names=EIGHT[:4])
     runs, _ = read_runs(tmp_path / "e")
     assert "*" not in text.table(runs, "full")[0]["PSNR revisit to full"]
-    assert any("over 1 comparisons); 4 trajectories cannot show it, 6 can" in n for n in text.notes(runs, "full"))
+    assert any("over 1 comparisons); 4 trajectories cannot show it, 6 can" in n for n in notes(runs, "full"))
 
 
 def test_what_is_no_better_than_an_unrelated_view_is_said_to_mean_nothing(tmp_path):
@@ -144,7 +146,7 @@ def test_what_is_no_better_than_an_unrelated_view_is_said_to_mean_nothing(tmp_pa
             results["summary"]["quality/psnr_floor"] = {"mean": 12.0, "ci95": None, "n": 8}
             file.write_text(json.dumps({k: v for k, v in results.items() if k != "sum"}))
         runs, _ = read_runs(folder)
-        return any("quality means nothing here" in n for n in text.notes(runs, "full"))
+        return any("quality means nothing here" in n for n in notes(runs, "full"))
 
     assert noted(5.0) and not noted(30.0)
 
@@ -166,7 +168,7 @@ def test_a_run_that_lacks_trajectories_says_so_and_is_not_the_best(tmp_path):
     said.print(comparison(tmp_path / "e", path, 200))
     table = said.export_text()
     assert "worldkv: 6 trajectories failed and are missing" in table and "(2)" in table
-    rows = {row.run.label: row for row in text.rows(runs, text.shown(runs), "full")}
+    rows = {row.run.label: row for row in text.rows(runs, shown(runs), "full")}
     assert "quality/psnr_revisit" in rows["full"].best and not rows["worldkv"].best
 
 

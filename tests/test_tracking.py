@@ -18,7 +18,8 @@ from harness.reporting.curves import means
 from harness.results.recall import recall_curves
 from harness.results.run_folder import RunFolder
 from harness.settings.command_line import CONF, composed
-from harness.tracking.wandb_run import PAIRS, PICTURES, Label, _run_id, answers, files_of, log_to_wandb, logged_in, pair_table, recall_charts
+from harness.tracking.wandb_run import PAIRS, PICTURES, Label, _run_id, files_of, log_to_wandb, pair_table, recall_charts
+from harness.tracking.wandb_server import answers, logged_in
 from tests.wandb_stand_in import StandIn
 
 CONFIG = {"policy": "worldkv", "world": "rooms_tiny", "backbone": "rooms_tiny", "policy.retrieved": 6}

@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def _show(cfg: DictConfig, rows: dict[str, dict[str, Figure]], stopped: bool) -> None:
-    from harness.benchmark.timing import Stopwatch
+    from harness.benchmark.stopwatch import Stopwatch
     from harness.results.provenance import provenance
     from harness.system.devices import chosen_device
 

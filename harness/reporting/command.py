@@ -26,14 +26,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--no-page", action="store_true", help="print only")
     chosen = parser.parse_args(arguments)
 
-    from harness.reporting import data, groups, terminal, text  # after the arguments: --help and typos are answered at once
+    from harness.reporting import compared, data, groups, notes, terminal, text  # after the arguments: --help and typos are answered at once
 
     if chosen.column and chosen.effect is None:
         parser.error("--column names the column of --effect; give that too, such as --effect 0.5")
     write_page = None if chosen.no_page or chosen.effect is not None else _page_writer()
     runs, unfinished = groups.read_runs(chosen.experiment)
     if chosen.effect is not None:
-        print("\n".join(text.wanted(text.home_group(runs, chosen.baseline or "full"), chosen.baseline or "full", chosen.effect, chosen.column)))
+        print("\n".join(notes.wanted(compared.home_group(runs, chosen.baseline or "full"), chosen.baseline or "full", chosen.effect, chosen.column)))
         return
     report = data.report(chosen.experiment.resolve().name, runs, unfinished, chosen.baseline)
     runs = [r for r in runs if r.path.name not in report["unfinished"]]  # the others are damaged, and named

@@ -13,8 +13,9 @@ from rich.text import Text
 from harness.reporting.audit import audit_notes
 from harness.reporting.columns import columns_of, ends_of
 from harness.reporting.groups import Run, groups_of, other_weights, read_runs
+from harness.reporting.notes import failures, meaningless, notes, significance
 from harness.reporting.table import BASELINE
-from harness.reporting.text import Row, failures, meaningless, notes, rows, significance
+from harness.reporting.text import Row, rows
 from metrics.column import Column
 
 WIDE = 140  # of output that goes to a file, where nobody said how wide

@@ -1,6 +1,5 @@
 """The run folder: one atomic file per trajectory while running, one `results.json` and tables at the end."""
 
-import csv
 import hashlib
 import io
 import json
@@ -8,7 +7,6 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -18,6 +16,7 @@ from harness.results.recall import recall_curves
 from harness.results.record import Record, read_record, say_once
 from harness.results.shapes import check_results
 from harness.results.statistics import summarise
+from harness.results.tables import arrays, write_csv
 from harness.system.files import FREE_SPACE, file_name, remove_stale, summed, unsummed, write_atomic, write_bytes, write_once
 
 SCHEMA = 1
@@ -124,7 +123,7 @@ class RunFolder:
         """By metric and array, joined along the first axis: of all these trajectories that have any."""
         found: dict[str, dict[str, list[np.ndarray]]] = {}
         for file in filter(Path.exists, (self._records / f"{file_name(n)}.npz" for n in names)):
-            for key, values in _arrays(file).items():
+            for key, values in arrays(file).items():
                 metric, _, array = key.partition(".")
                 found.setdefault(metric, {}).setdefault(array, []).append(values)
         return {metric: {array: np.concatenate(parts) for array, parts in kept.items()} for metric, kept in found.items()}
@@ -225,15 +224,6 @@ def _nowhere(records: Sequence[Record]) -> dict[str, str]:
     return {arm: why for r in probed[:1] for arm, why in r.unaudited.items() if all(arm in other.unaudited for other in probed)}
 
 
-def _arrays(file: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(file) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        again = f"delete it and {file.with_suffix('.json').name} beside it, and run the same command again"
-        raise ValueError(f"{file} is damaged ({error}); {again}") from error
-
-
 def without_result(results: dict) -> str:
     """Why a finished run has no main result, neither of revisit pairs nor of recall probes; empty where it has one, or was stopped for a snapshot."""
     about = results["run"]
@@ -249,12 +239,3 @@ def without_result(results: dict) -> str:
         return ""
     name, why = next(iter(missed.items()))
     return f"no revisit pairs in {f'any of {len(missed)} trajectories' if len(missed) > 1 else name}, so nothing was scored: {why}"
-
-
-def write_csv(path: Path, rows: Iterable[dict]) -> None:
-    rows = list(rows)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue())

@@ -3,18 +3,13 @@
 A server that does not answer is left alone: the run is kept offline in its folder, and `wandb sync` sends it later.
 """
 
-import http.client
 import logging
-import netrc
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlparse
+from typing import Any
 
 import numpy as np
 import wandb
@@ -25,12 +20,11 @@ from harness.reporting.media import video_frames
 from harness.results.run_folder import ID, RunFolder
 from harness.system.files import file_name
 from harness.tracking.tracker import PICTURES, Label, folder_id
+from harness.tracking.wandb_server import ANSWER, Mode, mode_of, server
 from metrics.column import Column
 
 log = logging.getLogger(__name__)
-Mode = Literal["online", "offline", "disabled"]
 
-ANSWER = 5  # seconds for the server to say anything at all
 START = 20  # for a run to begin
 FINISH = 120  # for what was logged to be sent; what was not is still in the run's wandb/ folder
 PICTURED = 64  # pairs with pictures: a table is for looking at, and every picture is a file to send
@@ -49,7 +43,7 @@ class WandbTracker:
         self._run: wandb.Run | None = None
 
     def begin(self) -> None:
-        self._mode = _mode(self._wanted)
+        self._mode = mode_of(self._wanted)
         try:
             self._run = self._init(self._mode, _run_id(self._folder.path), self._resumed and self._mode == "online")
             self._run.define_metric("live/*", summary="none")  # the last point of a curve is not the run's
@@ -71,7 +65,7 @@ class WandbTracker:
                 with suppress(Exception):
                     self._run.finish(exit_code=1)
             return None
-        chosen = self._mode or _mode(self._wanted)
+        chosen = self._mode or mode_of(self._wanted)
         attempts: tuple[Mode, ...] = ("online", "offline") if chosen == "online" else (chosen,)
         # an upload that failed late keeps the folder's id in use until this process ends: the last attempt takes a new one
         tries: list[tuple[Mode, bool]] = [*((attempt, True) for attempt in attempts), (attempts[-1], False)]
@@ -132,46 +126,6 @@ def log_to_wandb(folder: RunFolder, results: dict, config: dict, mode: str, labe
 
 def _warn(mode: str, error: Exception) -> None:
     log.warning("W&B was not told of this run %s (%s: %s)", mode, type(error).__name__, str(error).strip().splitlines()[:1])
-
-
-def logged_in() -> bool:
-    """Whether W&B has a key for its server, without asking anybody: the environment, or the netrc file."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(urlparse(server()).hostname or "") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def server() -> str:
-    """The server that the environment, `wandb login --host` or W&B itself name."""
-    return os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url
-
-
-def answers(url: str) -> str:
-    """Why the server cannot be used now; empty if it can."""
-    try:
-        urllib.request.urlopen(url, timeout=ANSWER).close()
-    except urllib.error.HTTPError as error:
-        return "" if error.code < 500 else f"it answers {error.code}"
-    except (OSError, ValueError, http.client.HTTPException) as error:  # the last: what answers speaks no HTTP, or its address is none
-        return str(getattr(error, "reason", "") or error or type(error).__name__)
-    return ""
-
-
-def _mode(wanted: str) -> Mode:
-    if wanted == "auto":
-        wanted = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
-    if wanted != "online":
-        return "disabled" if wanted == "disabled" else "offline"
-    if not logged_in():  # W&B would ask for a key, on a terminal
-        log.warning("W&B: not logged in (`wandb login`); this run is kept offline")
-        return "offline"
-    if problem := answers(server()):
-        log.warning("W&B: no use of %s (%s); this run is kept offline", server(), problem)
-        return "offline"
-    return "online"
 
 
 def _run_id(folder: Path) -> str | None:

@@ -164,7 +164,7 @@ def main() -> None:
     chosen = options(sys.argv[1:])
     if importlib.util.find_spec("wandb_workspaces") is None:
         raise ValueError("this needs the package wandb-workspaces: pip install -e '.[dashboard]'")
-    from harness.tracking.wandb_run import answers, logged_in, server
+    from harness.tracking.wandb_server import answers, logged_in, server
 
     if not logged_in():
         raise ValueError(f"a dashboard is kept by W&B and needs a login there: run `wandb login` (no key for {server()})")
