@@ -1,5 +1,6 @@
 """The report in headless Chromium, from disk. Screenshots for people: outputs/screenshots/, or the folder SCREENSHOTS."""
 
+import json
 from functools import partial
 
 import imageio.v3 as iio
@@ -7,6 +8,7 @@ import pytest
 
 from harness.reporting import groups
 from harness.reporting.compared import corrected, shown
+from harness.system.files import summed, unsummed
 from tests.made_runs import NAMES, make_run
 from tests.report_pages import CHROMIUM, PHONE, SCREENSHOTS, SECTIONS, WIDE, chromium, every_plot, names, new_tab, visited, write
 
@@ -188,6 +190,19 @@ def test_it_answers_which_policy(visit, made, tmp_path):
     page = visit(folder / "report")
     assert "n=4: order uncertain" in page.inner_text("#answers .answer")
     assert page.locator("#answers .answer", has_text="Fastest").count() == 0 and "2 devices" in page.inner_text("#answer-note")
+
+
+def test_a_busy_machine_has_no_fastest_policy(visit, tmp_path):
+    """As in the printed table: a run that waited for a core in more than a twentieth of its time."""
+    for policy in ("full", "worldkv"):
+        path = make_run(tmp_path, policy, names=NAMES)
+        results = unsummed(json.loads((path / "results.json").read_text()))
+        results["summary"]["cost/share_waited"] = {"mean": 0.2 if policy == "full" else 0.0, "ci95": None, "n": len(NAMES)}
+        (path / "results.json").write_text(json.dumps(summed(results)))
+    write(tmp_path)
+    page = visit(tmp_path / "report")
+    assert page.locator("#answers .answer", has_text="Fastest").count() == 0 and "other work ran on the machine" in page.inner_text("#answer-note")
+    assert page.evaluate("[...bestValues().keys()].some((key) => key.includes('fps'))") is False
 
 
 def test_every_policy_says_what_it_does(visit, made):

@@ -108,7 +108,7 @@ def test_it_opens_where_the_followed_runs_differ_most(visit, tmp_path):
 
 def test_outliers_are_arrows_and_the_range_is_the_others(visit, tmp_path):
     folder = tmp_path / "far"
-    for policy, quality in (("full", 33.0), ("worldkv", 32.5), ("places", 33.4), ("sliding", 15.0)):
+    for policy, quality in (("full", 33.0), ("worldkv", 32.5), ("places", 33.4), ("sliding", 15.0), ("sink_recent", 16.0)):
         make_run(folder, policy, quality=quality, cost=quality * 1e5)
     write(folder)
     page = visit(folder / "report")
@@ -117,7 +117,9 @@ def test_outliers_are_arrows_and_the_range_is_the_others(visit, tmp_path):
     points = page.evaluate("$('pareto-a').data[1]")
     at = [page.evaluate("(id) => BY_ID.get(id).name", i) for i in points["customdata"]].index("sliding")
     assert low > 25 and points["marker"]["symbol"][at] == "arrow-down" and low < points["y"][at] < high
-    assert points["text"][at].startswith("sliding ") and sum(s.startswith("arrow") for s in points["marker"]["symbol"]) == 1
+    assert points["text"][at].startswith("sliding ") and sum(s.startswith("arrow") for s in points["marker"]["symbol"]) == 2
+    near = [y for y, s in zip(points["y"], points["marker"]["symbol"], strict=True) if s.startswith("arrow")]
+    assert abs(near[0] - near[1]) > 0.03 * (high - low), "their labels do not lie on one another"
 
 
 def test_videos_of_other_systems_stand_beside_our_runs(visit, tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 from harness.reporting.columns import columns_of, ends_of, revisits
 from harness.reporting.curves import over_rollout
 from harness.reporting.groups import Run, groups_of, other_weights, reasons, swept, varying
+from harness.reporting.notes import BUSY, waited
 from harness.reporting.table import BASELINE
 from harness.reporting.trace import trace
 from harness.results.statistics import interval, t_quantile
@@ -117,6 +118,7 @@ def _run(run: Run, group: Sequence[Run], settings: Sequence[str], columns: Seque
         "about": run.about.get("about_policy") or policy_line(run.about["policy"]),
         "group": run.group,
         "device": run.about["device"],
+        "busy": waited(run) > BUSY,
         "commit": run.about["git"]["commit"][:8] + ("+" if run.about["git"]["dirty"] else ""),
         "finished": run.about["finished"],
         "versions": run.about["versions"],

@@ -32,9 +32,10 @@ function answers() {
   }
   const fps = COLUMN.get("cost/fps_mean");
   const devices = new Set(runs.map((run) => run.device)).size;
-  const fastest = fps && devices === 1 && winner(runs, fps);
+  const busy = runs.some((run) => run.busy);
+  const fastest = fps && devices === 1 && !busy && winner(runs, fps);
   if (fastest) found.push({ question: "Fastest", ...fastest, why: [value(fastest.run, fps), quality ? value(fastest.run, quality) : ""] });
-  return { found, base, speed: fps && devices > 1 ? `Fastest is left open: these runs were made on ${devices} devices.` : "" };
+  return { found, base, speed: fps && (devices > 1 || busy) ? `Fastest is left open: ${devices > 1 ? `these runs were made on ${devices} devices` : "other work ran on the machine"}.` : "" };
 }
 
 function against(run, base, column) {

@@ -119,7 +119,13 @@ function pareto(id, quality) {
   const bars = inside.flatMap((p) => [...p.bar, p.y]), margin = 0.12 * (Math.max(...bars) - Math.min(...bars)) || 1;
   const range = [Math.min(...bars) - margin, Math.max(...bars) + margin]; // outliers stand at its worse end, as arrows
   const edge = quality.better > 0 ? range[0] + margin / 3 : range[1] - margin / 3;
-  for (const p of outside) Object.assign(p, { y: edge, bar: [edge, edge] });
+  const widest = Math.max(...points.map((p) => p.x)), step = 0.4 * margin * quality.better; // labels of neighbours stand above one another
+  let level = 0, last = -Infinity;
+  for (const p of [...outside].sort((a, b) => a.x - b.x)) {
+    level = p.x - last < 0.25 * widest ? (level + 1) % 8 : 0;
+    last = p.x;
+    Object.assign(p, { y: edge + level * step, bar: [edge, edge] });
+  }
   const best = front(inside.filter((p) => p.home), cost.better < 0, quality.better > 0);
   const labels = labelled(id, points, [...points.filter((p) => followedOnly(p.run)), ...best, ...outside.slice(0, 8)]);
   const named = (p) => `${brief(p.run)}${outside.includes(p) ? ` ${show(quality, mean(p.run, quality.key))}` : ""}`;

@@ -66,7 +66,7 @@ function bestValues() {
     const runs = RUNS.filter((run) => run.group === group);
     const devices = new Set(runs.map((run) => run.device)).size;
     for (const column of REPORT.columns) {
-      if (!column.better || runs.length < 2 || (devices > 1 && column.timed)) continue;
+      if (!column.better || runs.length < 2 || ((devices > 1 || runs.some((run) => run.busy)) && column.timed)) continue;
       const values = runs.map((run) => mean(run, column.key)).filter((value) => value !== null);
       if (values.length) best.set(`${group} ${column.key}`, show(column, column.better > 0 ? Math.max(...values) : Math.min(...values)));
     }
