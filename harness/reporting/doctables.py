@@ -54,8 +54,7 @@ class Bench:
         return not self.key or f" {self.key}=" not in label or f" {self.key}={self.first}" in label
 
     def name(self, label: str) -> str:
-        plain = label.replace(f" {self.key}={self.first}", "")
-        return "worldkv" if plain == "capped" else plain.replace("capped inner=", "")
+        return label.replace(f" {self.key}={self.first}", "").replace("capped inner=", "")
 
     def other(self, label: str, value: str) -> str:
         here = f" {self.key}={self.first}"
@@ -64,8 +63,7 @@ class Bench:
 
 BENCHES = {
     "houses_guided": Bench("worldkv", "budget", "w18", ("w12", "w24")),
-    "policies_bytes": Bench("capped inner=worldkv frames=30", "frames", "30", ("20", "36", "45")),
-    "houses_bytes": Bench("capped", "frames", "30", ("45", "60")),
+    "houses_bytes": Bench("capped inner=worldkv frames=30", "frames", "30", ("45", "60")),
     "codecs": Bench("worldkv codec=none"),
     **dict.fromkeys(("houses_changing", "houses_twins", "houses_200", "houses_validation"), Bench("worldkv")),
     "trained": Bench("worldkv", "arm", "none", more=("cost/stored_bytes",)),
