@@ -171,7 +171,7 @@ def test_of_a_backbone_that_remembers_the_state_is_replaced(name, world, path):
         assert set(view.audit) == {"other", "none"} and set(view.unaudited) == {"wrong", "mean"}
         assert not torch.equal(view.audit["none"], view.shown) and not torch.equal(view.audit["other"], view.audit["none"])
     session = session_at(backbone, policy, path, 12)
-    assert same_state(session.fork(blank)._backbone_state, blank) and not same_state(session.fork()._backbone_state, blank)
+    assert same_state(session.fork(blank).turn.state, blank) and not same_state(session.fork().turn.state, blank)
     assert not same_state(kept.state, blank)
 
 

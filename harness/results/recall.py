@@ -6,7 +6,6 @@ from statistics import mean, stdev
 from typing import Literal
 
 from harness.results.statistics import t_quantile
-from metrics.column import recalled
 
 Probes = Sequence[Sequence[dict[str, float]]]  # of a run: a row a probe, by trajectory
 Axis = Literal["gap", "metres"]
@@ -28,6 +27,8 @@ def binned(probes: Probes, score: str, axis: Axis = "gap") -> dict[int, tuple[fl
 
 def recall_curves(probes: Probes) -> dict[str, dict[str, list[dict]]]:
     """By score (`recall/psnr`) and axis, a point a bin: its lower end `from`, `mean`, `ci95` (None of a single trajectory) and `n`, the trajectories."""
+    from metrics.column import recalled  # not before: where the folder one stands in has a `metrics` of its own, that is said elsewhere
+
     axes: tuple[Axis, ...] = ("gap", "metres")
     scores = recalled(row for rows in probes for row in rows)
     return {f"recall/{score}": {axis: [_point(*item) for item in binned(probes, score, axis).items()] for axis in axes} for score in scores}
