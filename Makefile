@@ -22,7 +22,7 @@ table:  ## run the main comparison (11 policies, 32 trajectories, hours on a CPU
 	python harness/run.py -m +experiment=table policy=$(POLICIES)
 	python harness/docs.py outputs/table_guided
 BYTES := worldkv,retrieval_only,int4_chunks,places,places_newest,int4_places_coverage,reencode,kcentre,fifo
-bench:  ## 64 policies at three budgets of tokens and three of bytes on 24 houses (eight hours on two cores, estimated); what is finished is not run again
+bench:  ## 63 policies at three budgets of tokens and three of bytes on 24 houses (eight hours on two cores, estimated); what is finished is not run again
 	python harness/sweep.py sweeps/houses_guided.yaml jobs=2 logger=none
 	python harness/run.py -m +experiment=houses devices=2 logger=none policy=full,full_clamped,compression_only,worldkv_release,tempcache,tempcache_mean,annsa,annca,fast_ar
 	python harness/run.py -m +experiment=bench_bytes devices=2 logger=none policy@policy.inner=$(BYTES) policy.frames=30,45,60

@@ -20,6 +20,7 @@ from harness.results.run_folder import RunFolder
 from harness.settings.build import build
 from harness.settings.plugins import plugins_of
 from harness.snapshot.snapshot import is_saved
+from harness.system.files import file_name
 from harness.worlds.base import World, check_names
 
 
@@ -91,8 +92,10 @@ def _standing(job: Job, changed: str) -> Standing:
     if job.cfg.snapshot.save:
         wanted = snapshot_of(job.settings)
         assert wanted.save is not None
-        asked = (wanted.about, job.cfg.seed, wanted.chunks, wanted.load == wanted.save)
-        done &= {name for i, name in enumerate(names) if is_saved(wanted.save, name, partial(job.world.trajectory, i), *asked)}
+        for i, name in enumerate(names):
+            begins_there = wanted.load is not None and wanted.load.resolve() in (wanted.save.resolve(), (wanted.save / file_name(name)).resolve())
+            if not is_saved(wanted.save, name, partial(job.world.trajectory, i), wanted.about, job.cfg.seed, wanted.chunks, begins_there):
+                done.discard(name)
     fresh = results is None or len(done) < len(names) or set(results["run"].get("names", names)) != set(names)
     if changed and done and fresh:
         where = f"{job.folder.path} holds trajectories of other code"

@@ -195,7 +195,7 @@ def pair_table(folder: RunFolder, columns: Sequence[Column], results: dict | Non
 
 
 def recall_charts(results: dict) -> dict[str, Any]:
-    """A line a score and axis of its recall curves, by key. W&B draws the lines of several runs in one panel."""
+    """A chart a score and axis of its recall curves, by key."""
     charts = {}
     for score, axes in results.get("curves", {}).items():
         for axis, title in CURVES.items():
