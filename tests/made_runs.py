@@ -46,7 +46,7 @@ def make_run(
         "label": label, "policy": policy, "backbone": "rooms", "world": world, "store": "gpu", "protocol": "guided", "seed": seed,
         "config": config | {"published": published or {}},
         "comparable": config_hash({"world": world, "seed": seed}), "metrics": {"psnr": version}, "git": {"commit": "0" * 40, "dirty": False},
-        "versions": {"python": "3"}, "device": device, "finished": "2026-01-01T00:00:00+00:00",
+        "versions": {"python": "3"}, "device": device, "finished": "2026-01-01T00:00:00+00:00", "fps_includes": "generated chunks",
     }  # fmt: skip
     folder.finish(about, names, columns=COLUMNS)
     return folder.path

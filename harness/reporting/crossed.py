@@ -2,7 +2,7 @@
 
 import re
 
-from harness.reporting.doctables import TRAINED
+from harness.reporting.benches import TRAINED
 from harness.results.statistics import LEVEL, adjusted, paired
 
 NAME = "trained"  # docs/results/trained.json, from outputs/trained

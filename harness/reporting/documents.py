@@ -23,10 +23,13 @@ import numpy as np
 from harness.reporting.audited import KEYS as AUDITED
 from harness.reporting.audited import NAMES as AUDITS
 from harness.reporting.audited import audit_table
+from harness.reporting.benches import BENCH_KEPT, BENCHES, BUDGETS, CURVES, KEPT, MAIN, PICTURES, source
+from harness.reporting.budgets import budgets_table
+from harness.reporting.cells import Link
 from harness.reporting.columns import columns_of
 from harness.reporting.crossed import KEYS, crossed_table
 from harness.reporting.crossed import NAME as CROSSED
-from harness.reporting.doctables import BENCH_KEPT, BENCHES, CURVES, KEPT, MAIN, PICTURES, Link, bench_rows, results_table, source
+from harness.reporting.doctables import bench_rows, results_table
 from harness.reporting.endurance import endurance
 from harness.reporting.gains import BYTES, gains_table
 from harness.reporting.gains import NAME as GAINS
@@ -78,7 +81,11 @@ def collect(experiment: Path, add: bool = False) -> None:
     for seed in by_seed([*runs, *others]):
         _check_one_table(experiment, seed)
     bench = BENCHES.get(experiment.name)
-    base = next((r for r in runs if r.label == (bench.base if bench else BASELINE)), None)
+    by_label = {r.label: r for r in runs}
+    base = by_label.get(bench.base if bench else BASELINE)
+    bases = {r.label: by_label.get(bench.base_of(r.label)) if bench else base for r in runs}
+    if lone := next((label for label, other in bases.items() if base and not other), None):
+        raise ValueError(f"{experiment} has no run of {bench.base_of(lone) if bench else BASELINE}, with which `{lone}` is compared; run that too")
     first = runs[0].results["run"]
     table = {k: first[k] for k in ("world", "protocol", "seed", "trajectories", "device", "noise", "metrics", "fps_includes", "comparable")}
     table |= {"versions": first["versions"], "weights": first.get("weights", {}).get("weights"), "probes": _probes(first)}
@@ -91,8 +98,8 @@ def collect(experiment: Path, add: bool = False) -> None:
     table["runs"] = {
         r.label: {
             "summary": {k: v for k, v in r.results["summary"].items() if k.startswith((*BENCH_KEPT, *bench.more) if bench else KEPT)},
-            "difference": {k: paired(r.values, base.values, k) for k in [c["key"] for c in table["columns"] if c["difference"]]}
-            if base and r is not base
+            "difference": {k: paired(r.values, other.values, k) for k in [c["key"] for c in table["columns"] if c["difference"]]}
+            if (other := bases[r.label]) and r is not other
             else {},
         }
         for r in runs
@@ -176,6 +183,8 @@ def render(page: Path, text: str) -> str:
             body = trainings_table(_results(name))
         elif name == GAINS:
             body = gains_table(_results(CROSSED), _results(BYTES))
+        elif name in BUDGETS:
+            body = budgets_table(name, _results(source(name)), _links(page))
         elif name in AUDITS:
             body = audit_table(_results(name), _links(page), os.path.relpath(CONCEPTS, page.parent))
         else:

@@ -7,7 +7,7 @@ from statistics import mean
 
 from safetensors import safe_open
 
-from harness.reporting.doctables import TRAINED
+from harness.reporting.benches import TRAINED
 
 NAME = "trainings"  # docs/results/trainings.json, and the block
 LOSSES = {"loss": "val/loss", "loss_pure_noise_houses": "val/loss_pure_noise_houses", "loss_pure_noise_rooms": "val/loss_pure_noise_rooms"}
