@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.reporting import documents
+from harness.reporting import collected
 from harness.reporting.benches import BENCHES
 from harness.reporting.budgets import budgets_table
-from harness.reporting.documents import collect
+from harness.reporting.collected import collect
 from tests.made_runs import make_run
 
 QUALITY = {  # revisit PSNR by policy and budget
@@ -31,7 +31,7 @@ def bench_of(folder: Path, leave_out: tuple[str, str] | None = None) -> Path:
 
 @pytest.fixture
 def results(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(documents, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(collected, "RESULTS", tmp_path / "results")
     return tmp_path / "results" / "houses_guided.json"
 
 

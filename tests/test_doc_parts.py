@@ -7,10 +7,10 @@ import pytest
 
 from harness.reporting import gains
 from harness.reporting.audited import audit_table
+from harness.reporting.collected import ALIKE, _check_one_table, added
 from harness.reporting.columns import columns_of
 from harness.reporting.crossed import cell_of, crossed_table
 from harness.reporting.doctables import results_table
-from harness.reporting.documents import ALIKE, _check_one_table, added
 from harness.reporting.groups import Run, grouped, reasons
 from harness.reporting.noise import KEY as OTHER_SEEDS
 from harness.reporting.noise import by_first_seed, from_themselves

@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from harness.evaluation.checks import NOTHING, check_images, device_of
+from harness.evaluation.companions import together
 from harness.evaluation.job import Job, Standing, checked, job_and_standing, plugin_settings
 from harness.evaluation.predict import parts_of, predict
-from harness.evaluation.ranks import Work, agreed, follow, outer_rank, ranks_of, together, tolerance
+from harness.evaluation.ranks import Work, agreed, follow, outer_rank, ranks_of, tolerance
 from harness.reporting.pictures import experiment_pictures, run_pictures
 from harness.reporting.table import headline
 from harness.reporting.terminal import comparison, console
