@@ -15,10 +15,12 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from backbones.rooms import TinyRoomsBackbone
+from harness.cache.disk import DiskStore
 from harness.cache.stores import GpuStore, Store
 from harness.outcome import Rollout
 from harness.policy import CachePolicy
-from harness.rollout import rollout
+from harness.rollout import Snapshot, rollout
+from harness.session import Session
 from harness.settings.build import build, plain
 from harness.trajectory import Trajectory
 from harness.worlds.rooms_world import RoomsWorld
@@ -27,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 LONG = (  # files that start processes or wait, and those with a minute of rollouts
     "report_browser", "report_kinds", "entry_points", "live", "sweep", "sweep_kills", "run", "wandb_sweep", "policies", "packaging", "startup", "recipe",
-    "playing_browser", "budgets", "budget_limits", "head_windows", "snapshot", "tracking", "training", "arm_training", "arms", "compile", "speed",
+    "playing_browser", "budgets", "budget_limits", "head_windows", "snapshot", "snapshot_faults", "tracking", "training", "training_parts", "arm_training",
+    "arm_windows", "arms", "compile", "speed",
 )  # fmt: skip
 
 
@@ -100,3 +103,31 @@ def roll(backbone, trajectory):
 def known(roll) -> Callable[..., Rollout]:
     """What a policy makes on that path, by its name and overrides: once a process, for all tests that compare others with it."""
     return cache(lambda name, *overrides: roll(make_policy(name, *overrides)))
+
+
+@pytest.fixture
+def disk(tmp_path):
+    store = DiskStore(folder=str(tmp_path / "bank"))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def go(backbone, trajectory):
+    """Roll a policy out with a snapshot that is saved or loaded; settings of `Snapshot`."""
+
+    def run(name, store=None, path=trajectory, **snapshot):
+        policy = make_policy(name) if isinstance(name, str) else name
+        return rollout(backbone, policy, store or GpuStore(), path, 0, backbone.encode(path.images)[:3], snapshot=Snapshot(**snapshot))
+
+    return run
+
+
+@pytest.fixture
+def begin(backbone, trajectory):
+    """Begin a session on that path; settings of `Session.begin`."""
+
+    def go(name="worldkv", store=None, path=trajectory, **settings):
+        return Session.begin(backbone, make_policy(name), store or GpuStore(), path, 0, backbone.encode(trajectory.images)[:3], **settings)
+
+    return go

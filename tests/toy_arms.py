@@ -7,12 +7,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from backbones.codecs import ConvCodec
-from backbones.rooms import pack, save_weights
+from backbones.rooms import load_weights, pack, save_weights
+from backbones.rooms_arms import memory_of
 from backbones.rooms_network import RoomsNetwork
+from harness.training.arm import ArmTraining
 from harness.training.arm_clips import as_session
 from harness.training.clips import CHUNK, Clip, Scenery, make_clip
 from harness.trajectory import Trajectory
-from tests.conftest import CONF
+from tests.conftest import CONF, make_policy
 
 TRAINED = ("control", "retrieved", "compressed", "recurrent", "geometry")
 BASE = {
@@ -61,3 +63,18 @@ def toy_base(folder: Path) -> Path:
     path = folder / "toy.safetensors"
     save_weights(path, BASE, pack(codec, network))
     return path
+
+
+def module_for(arm: str, path, steps: int = 6, own: float = 1.0, seed: int = 0) -> ArmTraining:
+    """The training of an arm on the base in a file, its memory as if it had learned something."""
+    config, tensors = load_weights(path)
+    codec, network = ConvCodec(**config["codec"]), RoomsNetwork(4, tokens=4, **config["network"])
+    for prefix, part in (("codec.", codec), ("network.", network)):
+        part.load_state_dict({k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)})
+    torch.manual_seed(1)
+    memory = memory_of(arm, config)
+    for weights in memory.parameters():  # as if it had learned: what begins at zero would hide what is wrong
+        if not weights.any():
+            torch.nn.init.normal_(weights, std=0.3)
+    settings = dict(levels=(1.0, 0.7), level_weights=(0.6, 0.4), context_noise=0.0, steps=steps, warmup=2, decay=0.4, lr_muon=0.005, lr_adam=5e-4)
+    return ArmTraining(network, codec, memory, make_policy(f"trained_{arm}"), 0.8, own, 2e-3, **settings, seed=seed)
