@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from harness.cache.stores import PinnedStore
 from harness.settings.command_line import check_overrides, label_of
+from metrics.cost import held
 from tests.conftest import CONF, make_policy, make_world
 from tests.diary import Diary, wandering
 
@@ -90,7 +91,7 @@ def test_places_equal_brute_force_clustering(theta, members, keep, limit, likene
 @pytest.mark.parametrize(("rule", "count"), [("kcentre", 3), ("kcentre", 5), ("fifo", 3)])
 def test_a_bank_of_a_fixed_number_equals_the_rule_written_again(rule, count, likenesses, wander, roll):
     """Chunks 1, 2, ... one after the other, against every pair's likeness in float64."""
-    diary = Diary(make_policy("kcentre", f"policy.rule={rule}", f"policy.chunks={count}"))
+    diary = Diary(make_policy(rule, f"policy.chunks={count}"))
     stats = roll(diary, path=wander).stats
     like, held, left = likenesses.round(6), [], []
     for c in range(1, len(like)):
@@ -107,6 +108,25 @@ def test_a_bank_of_a_fixed_number_equals_the_rule_written_again(rule, count, lik
         assert settled == left[chunk - 4] and len(settled) <= count
         assert {f // 3 for f in stats[chunk].unreachable} == set(range(1, chunk - 2)) - settled
     assert left[-1] != set(range(1, count + 1)) and len(like) > count + 4
+
+
+def test_a_cap_may_forget_the_newer_of_the_most_alike(likenesses, wander, roll, backbone):
+    """Of the chunks that the last plan did not use, against every pair's likeness in float64; and not what `lru` forgets."""
+    alike, lru = (Diary(make_policy("capped", "policy@policy.inner=retrieval_only", f"policy/evict={e}", "policy.frames=36")) for e in ("alike", "lru"))
+    stats = [roll(diary, path=wander).stats for diary in (alike, lru)]
+    like, forgotten = likenesses.round(6), 0
+    for c in range(len(stats[0]) - 1):
+        before, after = {f // 3 for f in alike.held[c]} | {c}, {f // 3 for f in alike.held[c + 1]}
+        idle, gone = before - {f // 3 for f in alike.plans[c].frames} - {c}, set[int]()
+        while len(gone) < len(before - after):
+            left = sorted(idle - gone)
+            pairs = [(a, b) for i, a in enumerate(left) for b in left[i + 1 :]]
+            closest = max((like[a][b] for a, b in pairs), default=0.0)
+            gone.add(next((b for a, b in pairs if like[a][b] == closest), left[0]))
+        assert gone == before - after
+        forgotten += len(gone)
+    assert forgotten > 4 and alike.held != lru.held
+    assert max(held(s)["stored_bytes"] - s.scratch_bytes for s in stats[0]) <= 36 * backbone.geometry.frame_bytes
 
 
 @pytest.mark.parametrize("inner", ["worldkv_rebased", "coverage"])

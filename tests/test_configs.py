@@ -10,7 +10,10 @@ from backbones.rooms import WEIGHTS
 from harness.settings.build import build
 from tests.conftest import CONF
 
-PARTS = ("hydra/launcher", "policy/selector", "policy/compressor", "policy/placement", "policy/likeness", "policy/scorer", "policy/split", "store/codec")
+PARTS = (
+    *("hydra/launcher", "store/codec"),
+    *(f"policy/{part}" for part in ("selector", "compressor", "placement", "likeness", "evict", "scorer", "split")),
+)
 GROUPS = {
     g: sorted(p.stem for p in (CONF / g).glob("*.yaml"))
     for g in ("policy", "backbone", "world", "store", "metric", "experiment", "budget", "arm", "modes", *PARTS)
@@ -26,7 +29,7 @@ def test_every_yaml_is_in_a_tested_group():
     ("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names if g not in ("experiment", "budget", "arm", "modes", "hydra/launcher")]
 )
 def test_options_instantiate(group, name, tmp_path):
-    needs = {"policy/likeness": ["policy=places"], "policy/scorer": ["policy=h2o"], "policy/split": ["policy=h2o"]}
+    needs = {"policy/likeness": ["policy=places"], "policy/evict": ["policy=capped"], "policy/scorer": ["policy=h2o"], "policy/split": ["policy=h2o"]}
     overrides = [*needs.get(group, []), f"{group}={name}"]
     if group == "backbone" and not name.startswith("rooms"):  # published sizes need a GPU's memory
         overrides += ["backbone.weights=random", "backbone.size=[32,32]", "backbone.sizes={dim: 32, heads: 2, layers: 1, ffn: 8, context_dim: 8}"]

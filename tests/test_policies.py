@@ -227,7 +227,7 @@ def test_bad_fields_are_refused_at_reset(override, message, roll):
 def test_a_cap_is_kept_and_forgets_what_is_idle(roll, known):
     """Which frames are gone after every chunk, against a list kept here: the window's chunks count, and those that have ever left it once more."""
     for forget in ("lru", "oldest"):
-        policy = make_policy("capped", "policy.frames=28", f"policy.forget={forget}", "policy/compressor@policy.inner.compressor=none")
+        policy = make_policy("capped", "policy.frames=28", f"policy/evict={forget}", "policy/compressor@policy.inner.compressor=none")
         remembered, used, window, below, most = [], {}, set(), set(), []
 
         class Watched(type(policy)):
@@ -249,7 +249,7 @@ def test_a_cap_is_kept_and_forgets_what_is_idle(roll, known):
                 assert bank.frames == [f for c in sorted(remembered) for f in range(3 * c, 3 * c + 3)]  # noqa: B023
                 most.append(len(window) + len(below.intersection(remembered)))  # noqa: B023
 
-        stats = roll(Watched(policy.inner, policy.frames, policy.forget)).stats
+        stats = roll(Watched(policy.inner, policy.frames, policy.evict)).stats
         assert max(most) == 9 and any(s.unreachable_frames for s in stats)
     assert same(roll(make_policy("capped", "policy.frames=inf")), known("worldkv"))
     with pytest.raises(ValueError, match="give frames="):

@@ -3,14 +3,15 @@
 import pytest
 
 from harness.datatypes import Geometry
+from policies.parts.evict.base import Oldest
 from policies.parts.likeness import ViewLikeness
 from policies.parts.place.base import Rebased
 from policies.parts.place.slot import Slot
 from policies.wrappers.annsa import AnnSaPolicy
+from policies.wrappers.bounded import BoundedPolicy
 from policies.wrappers.cachecraft import CacheCraftPolicy
 from policies.wrappers.capped import CappedPolicy
 from policies.wrappers.heads import HeadsPolicy
-from policies.wrappers.kcentre import KCentrePolicy
 from policies.wrappers.placed import PlacedPolicy
 from policies.wrappers.places import PlacesPolicy
 from policies.wrappers.reencode import ReencodePolicy
@@ -51,7 +52,7 @@ REFUSED = [
     (lambda: HeadsPolicy(make_policy("full")), "FullPolicy does not say how many sink frames it has; give policy.sink"),
     (lambda: PlacesPolicy(make_policy("full"), ViewLikeness()), "places: FullPolicy does not say what it brings back"),
     (lambda: PlacesPolicy(CappedPolicy(make_policy("tempcache")), ViewLikeness()), "places: CappedPolicy does not say what it brings back"),
-    (lambda: KCentrePolicy(make_policy("quest"), ViewLikeness()), "kcentre: TokenBudgetPolicy does not say what it brings back"),
+    (lambda: BoundedPolicy(make_policy("quest"), Oldest()), "kcentre: TokenBudgetPolicy does not say what it brings back"),
     (lambda: make_policy("landmark", "policy.frames=2"), "landmark: frames=2 is less than a chunk of 3"),
     (lambda: PlacedPolicy(CappedPolicy(make_policy("snapkv")), Rebased()), "placed: CappedPolicy keeps rows of many frames in one page"),
 ]
@@ -66,7 +67,7 @@ def test_what_would_fail_later_is_refused_at_reset(make, message):
 def test_a_place_whose_chunks_were_forgotten_is_founded_anew(roll):
     """Under a cap that keeps little, the second and third round through the same room are remembered like the first."""
     path = make_world(["R90R90R90R90"], repeat=3).trajectory(0)
-    policy = make_policy("capped", "policy@policy.inner=places", "policy.frames=29", "policy.forget=lru")
+    policy = make_policy("capped", "policy@policy.inner=places", "policy.frames=29")
     stats = roll(policy, path=path).stats
     held = [{f // 3 for f, n in enumerate(s.stored) if n} for s in stats]
     assert all(any(9 <= c <= s.chunk - 4 for c in chunks) for s, chunks in zip(stats, held, strict=True) if s.chunk > 16), held

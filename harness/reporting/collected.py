@@ -19,7 +19,7 @@ from harness.reporting.media import filmstrips
 from harness.reporting.noise import KEY as OTHER_SEEDS
 from harness.reporting.noise import by_first_seed, by_seed, from_themselves
 from harness.reporting.recall_plot import recall_plot
-from harness.reporting.table import BASELINE, Run, finished_runs
+from harness.reporting.table import BASELINE, FinishedRun, finished_runs
 from harness.results.run_folder import RunFolder
 from harness.results.statistics import paired
 from harness.settings.command_line import ROOT
@@ -33,7 +33,7 @@ VALUES = {CROSSED: tuple(KEYS.values()), BYTES: tuple(KEYS.values())} | dict.fro
 SAME_DB = 0.05  # between two machines' runs of the policy that the others are compared with; float sums differ
 
 
-def hero(runs: list[Run]) -> None:
+def hero(runs: list[FinishedRun]) -> None:
     """docs/frames.png: the first filmed trajectory under the policies of the README's first picture."""
     chosen = {r.label: r.path / "videos" for r in runs if r.label in HERO}
     true = sorted(next(iter(chosen.values())).glob("*_true.png"))[0]
@@ -99,7 +99,7 @@ def collect(experiment: Path, add: bool = False) -> None:
     write_atomic(file, json.dumps(table, indent=None if bench else 1, allow_nan=False) + "\n")
 
 
-def _check_one_table(experiment: Path, runs: list[Run]) -> None:
+def _check_one_table(experiment: Path, runs: list[FinishedRun]) -> None:
     """Raises ValueError, with the folders, for runs that differ by more than the policy, or that a table by labels would mix up."""
     for what, said in (("comparable", "worlds, seeds or backbones"), ("trajectories", "numbers of trajectories"), ("noise", "trajectories or noise")):
         if len({r.results["run"][what] for r in runs}) > 1:

@@ -11,6 +11,10 @@ from harness.reporting.table import BASELINE
 from harness.results.statistics import LEVEL, detectable
 from metrics.column import Column
 
+ELSEWHERE = {  # benches beside MAIN: their title and where they stand, from docs/methods
+    "houses_bytes": ("equal stored bytes", "../results/bench.md#equal-stored-bytes"),
+    "trained": ("trained memories", "../trained.md"),
+}
 SPEED = ("long",)  # tables that show speed, which only a run with the machine to itself may
 SHORT_COLUMNS = ("PSNR revisit", "LPIPS revisit", "PSNR true view", "contrast", "PSNR recall")
 ENDS = {"floor": "floor: an unrelated view", "ceiling": "bound of the true view: what the autoencoder keeps"}
@@ -53,14 +57,23 @@ def _power(others: Sequence[dict], known: Sequence[Column]) -> str:
     return f" So many trajectories find a difference of {' and '.join(said)} in 8 of 10 cases (median policy)." if said else ""
 
 
-def bench_rows(name: str, table: dict, link: Link) -> str:
-    """A policy's row in the bench above that of the base; empty where the bench has no run of it."""
+def bench_section(name: str, tables: dict[str, dict], link: Link) -> str:
+    """What the bench says of a policy: its row above that of the base, or where else it has one. tables: those of ELSEWHERE and MAIN, by name."""
     bench = BENCHES[MAIN]
-    runs, known = read_table(table, bench.base)
+    runs, known = read_table(tables[MAIN], bench.base)
     found = {bench.name(label): run for label, run in runs.items() if bench.leads(label)}
+    others = [
+        f"[{title}]({page})"
+        for other, (title, page) in ELSEWHERE.items()
+        if any(name in (label.split(" ")[0], BENCHES[other].name(label).split(" ")[0]) for label in tables[other]["runs"])
+    ]
+    also = f" It has rows in {' and '.join(others)}." if others else ""
     if name not in found:
-        return ""
-    return "\n".join(rows_of(_bench_columns(bench, runs, known), {label: found[label] for label in dict.fromkeys([name, bench.base])}, link))
+        return f"It has no row in [Methods at equal attended tokens](../results/bench.md).{also}"
+    rows = "\n".join(rows_of(_bench_columns(bench, runs, known), {label: found[label] for label in dict.fromkeys([name, bench.base])}, link))
+    tokens, usual = (found[label]["summary"]["cost/attended_tokens"]["mean"] for label in (name, bench.base))
+    uneven = f" It attends to {tokens:,.0f} tokens, `{bench.base}` to {usual:,.0f}." if abs(tokens / usual - 1) > 0.01 else ""
+    return f"{rows}\n\nThe whole table: [Methods at equal attended tokens](../results/bench.md).{uneven}{also}"
 
 
 def _limit(column: Column | None, values: dict[str, float]) -> str:

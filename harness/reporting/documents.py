@@ -23,7 +23,7 @@ from harness.reporting.cells import Link
 from harness.reporting.collected import RESULTS, collect
 from harness.reporting.crossed import KEYS, crossed_table
 from harness.reporting.crossed import NAME as CROSSED
-from harness.reporting.doctables import bench_rows, results_table
+from harness.reporting.doctables import ELSEWHERE, bench_section, results_table
 from harness.reporting.endurance import endurance
 from harness.reporting.gains import BYTES, gains_table
 from harness.reporting.gains import NAME as GAINS
@@ -72,8 +72,9 @@ def render(page: Path, text: str) -> str:
 
 def method_pages() -> dict[Path, str]:
     """The pages of docs/methods that are wholly generated."""
-    found, bench = methods(), _results(MAIN)
-    return {FOLDER / f"{m.name}.md": method_page(m, found, bench_rows(m.name, bench, _links(FOLDER / f"{m.name}.md"))) for m in found}
+    found, tables = methods(), {name: _results(name) for name in (MAIN, *ELSEWHERE)}
+    at = {m.name: FOLDER / f"{m.name}.md" for m in found}
+    return {at[m.name]: method_page(m, found, bench_section(m.name, tables, _links(at[m.name]))) for m in found}
 
 
 def _results(name: str) -> dict:

@@ -3,6 +3,7 @@ in the bench. `python harness/docs.py` writes them; nothing in them is written b
 
 import importlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,13 +42,14 @@ PLAIN = re.compile(r"\w+")
 @dataclass(frozen=True)
 class Method:
     """A policy of conf/policy. classes: those that its YAML names or puts in place of others, the most telling first. based_on: the
-    policies that its YAML starts from or wraps."""
+    policies that its YAML starts from or wraps. parts: files of conf that its YAML chooses, without those that hold a class alone, and their text."""
 
     name: str
     line: str
     yaml: str
     classes: tuple[type, ...]
     based_on: tuple[str, ...]
+    parts: dict[str, str]
 
     @property
     def family(self) -> str:
@@ -70,7 +72,7 @@ def method_index(found: list[Method]) -> str:
 
 
 def method_page(method: Method, found: list[Method], bench: str) -> str:
-    """A policy's page. bench: its row and that of the bench's base, as a table; empty where the bench has no run of it."""
+    """A policy's page. bench: what the bench says of it."""
     by_name = {m.name: m for m in found}
     texts = [(c, described(c)) for c in method.classes]
     own, others = sources_of(method, by_name)
@@ -86,8 +88,9 @@ def method_page(method: Method, found: list[Method], bench: str) -> str:
         parts.append("## Simplified or uncertain")
         parts += [note if len(texts) == 1 else f"`{c.__name__}`: {note}" for c, text in notes for note in text.simplified]
     parts += ["## Settings", f"`conf/policy/{method.name}.yaml`:", f"```yaml\n{method.yaml.strip()}\n```"]
-    if bench:
-        parts += ["## In the bench", bench, "The whole table: [Methods at equal attended tokens](../results/bench.md)."]
+    if method.parts:
+        parts += ["Of its parts:", *(f"```yaml\n# {file}\n{text}\n```" for file, text in method.parts.items())]
+    parts += ["## In the bench", bench]
     return "\n\n".join([*parts, "<!-- written by python harness/docs.py; change the docstrings and the YAML instead -->"]) + "\n"
 
 
@@ -110,8 +113,9 @@ def _class_text(found: type, text: Described) -> str:
 def _method(file: Path) -> Method:
     text = file.read_text()
     settings = yaml.safe_load(text)
-    targets = [settings["_target_"]] if "_target_" in settings else []
-    based_on = []
+    targets = list(_named(settings))
+    based_on: list[str] = []
+    files: list[Path] = []
     for entry in settings.get("defaults", []):
         group, option = next(iter(entry.items())) if isinstance(entry, dict) else ("/policy", entry)
         place = _group(group)
@@ -120,9 +124,11 @@ def _method(file: Path) -> Method:
         if place == "policy":
             based_on.append(option)
         else:
-            targets += _targets(ROOT / "conf" / place, option)
-    classes = tuple(getattr(importlib.import_module(m), c) for m, _, c in (t.rpartition(".") for t in targets))
-    return Method(file.stem, policy_line(file.stem), text, classes, tuple(based_on))
+            files += _files(ROOT / "conf" / place, option)
+    targets += [t for part in files for t in _named(yaml.safe_load(part.read_text()))]
+    classes = tuple(getattr(importlib.import_module(m), c) for m, _, c in (t.rpartition(".") for t in dict.fromkeys(targets)))
+    parts = {str(part.relative_to(ROOT)): part.read_text().strip() for part in files if set(yaml.safe_load(part.read_text())) - {"_target_"}}
+    return Method(file.stem, policy_line(file.stem), text, classes, tuple(based_on), parts)
 
 
 def _group(key: str) -> str:
@@ -131,19 +137,27 @@ def _group(key: str) -> str:
     return name.removeprefix("/") if name.startswith("/") else f"policy/{name}"
 
 
-def _targets(folder: Path, option: str) -> list[str]:
-    """The class of a part, its own; or that of the part that it starts from, and those that it puts in places of that one."""
-    settings = yaml.safe_load((folder / f"{option}.yaml").read_text())
-    if "_target_" in settings:
-        return [settings["_target_"]]
-    found, begun = [], []
-    for entry in settings["defaults"]:
+def _files(folder: Path, option: str) -> list[Path]:
+    """The YAML of a part; before it those of the part that it starts from, after it those that it puts in places of that one."""
+    file = folder / f"{option}.yaml"
+    before: list[Path] = []
+    after: list[Path] = []
+    for entry in yaml.safe_load(file.read_text()).get("defaults", []):
         if isinstance(entry, dict):
             group, chosen = next(iter(entry.items()))
-            found += _targets(ROOT / "conf" / _group(group), chosen)
+            after += _files(ROOT / "conf" / _group(group), chosen)
         elif entry != "_self_":
-            begun += _targets(folder, entry)
-    return begun + found
+            before += _files(folder, entry)
+    return [*before, file, *after]
+
+
+def _named(settings: object) -> Iterator[str]:
+    """The classes that settings name, from the outside in."""
+    if isinstance(settings, dict):
+        if "_target_" in settings:
+            yield str(settings["_target_"])
+        for value in settings.values():
+            yield from _named(value)
 
 
 def _sentence(line: str, by_name: dict[str, Method]) -> str:

@@ -4,26 +4,26 @@ import json
 from collections.abc import Sequence
 
 from harness.reporting.columns import Column
-from harness.reporting.table import Run
+from harness.reporting.table import FinishedRun
 from harness.results.identity import deciding
 from harness.results.statistics import paired
 
 KEY = "other_seeds"  # of a table: by label and column, the largest difference of the same policy under another seed
 
 
-def by_seed(runs: Sequence[Run]) -> list[list[Run]]:
+def by_seed(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
     """The runs in lists, one a seed, the lowest seed first."""
     seeds = sorted({r.results["run"]["seed"] for r in runs})
     return [[r for r in runs if r.results["run"]["seed"] == seed] for seed in seeds]
 
 
-def by_first_seed(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+def by_first_seed(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[FinishedRun]]:
     """The runs of the lowest seed, which are the table's rows, and those of other seeds, which say how much noise there is."""
     first, *others = by_seed(runs) or [[]]
     return first, [r for seed in others for r in seed]
 
 
-def from_themselves(runs: Sequence[Run], others: Sequence[Run], keys: Sequence[str]) -> dict[str, dict[str, float]]:
+def from_themselves(runs: Sequence[FinishedRun], others: Sequence[FinishedRun], keys: Sequence[str]) -> dict[str, dict[str, float]]:
     """By label and column, how far a policy is from itself under another seed, at most: means over the trajectories that both seeds have.
     Raises ValueError for a run whose policy has none of the first seed, or that differs from it by more than the seed."""
     rows = {r.label: r for r in runs}
@@ -41,7 +41,7 @@ def from_themselves(runs: Sequence[Run], others: Sequence[Run], keys: Sequence[s
     return found
 
 
-def _told(run: Run) -> dict[str, str]:
+def _told(run: FinishedRun) -> dict[str, str]:
     """What two runs of a policy that differ by the seed alone have in common."""
     about = run.results["run"]
     settings = {k: v for k, v in deciding(about["config"]).items() if k != "seed"}

@@ -11,7 +11,7 @@ EXTERNAL = "external: cost not measured here"  # of videos that other systems ma
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A finished run: its label, its results and its columns by trajectory."""
 
     label: str
@@ -20,12 +20,12 @@ class Run:
     values: dict[str, dict[str, float]]
 
 
-def finished_runs(experiment: Path) -> list[Run]:
+def finished_runs(experiment: Path) -> list[FinishedRun]:
     runs = []
     for path in sorted(experiment.glob("*/results.json")):
         folder = RunFolder(path.parent)
         if results := folder.results():
-            runs.append(Run(results["run"]["label"], path.parent, results, folder.values(results)))
+            runs.append(FinishedRun(results["run"]["label"], path.parent, results, folder.values(results)))
     return runs
 
 

@@ -24,6 +24,7 @@ class AnnCaPolicy(PolicyWrapper):
 
     The first frame of a chunk is its rows `[0, tokens)`. Uncertain: the paper's bits, tables and thresholds, and whether it
     chooses a head or a layer at a time. World models have short or constant prompts: there is little to gain.
+    The embedded model has no prompt, so that around it nothing changes and the row in the bench is the inner policy's.
     """
 
     inner: CachePolicy

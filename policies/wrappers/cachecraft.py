@@ -26,7 +26,7 @@ class CacheCraftPolicy(PolicyWrapper):
 
     which is Cache-Craft's inter-attention times the part of the prefix that is not there again. Positions are numbered from 0, as in
     `reencode`; sink and recent frames are never encoded again. sink: in frames; null: the inner policy's.
-    share: of the retrieved chunks, rounded to the nearest number; ties to the first in the plan.
+    share: of the retrieved chunks, rounded to the nearest number, halves up (two of three at 0.5); ties to the first in the plan.
 
     Cost: a second attention in every clean pass, and a clean pass a chunk that is encoded again, unless the plan up to it is as before (with a selector that
     looks at the chunk's own queries it seldom is: those plan twice). Stored: K/V

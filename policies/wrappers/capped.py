@@ -1,14 +1,14 @@
 """Any policy under a limit of stored bytes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, inf
-from typing import Literal
 
 from harness.cache.bank import KVBank
 from harness.cache.scratch import scratch_bytes
 from harness.datatypes import KV, Chunk, Geometry, Plan
 from harness.policy import CachePolicy, PolicyWrapper
 from harness.settings.ranges import Limit
+from policies.parts.evict.base import Eviction, Lru
 
 
 @dataclass
@@ -20,10 +20,9 @@ class CappedPolicy(PolicyWrapper):
     A frame counts as the backbone keeps it: at `backbone.dtype=bfloat16` the same `frames` are half the bytes of float32, for window
     and bank alike.
 
-    forget: `lru` (the chunk that no plan has used for longest; the rule of KV caches on servers, LMCache's too) or `oldest`. The
-    frames of the last plan and of the chunk itself stay; if these alone exceed the limit, a ValueError says which `frames` would do. Pages of which a plan
-    takes single rows (Quest's) are used too, and go last. Forgotten chunks are unreachable. Pages that stand for many frames (tempcache's)
-    are one: such policies have limits of their own.
+    evict: which chunk goes: `lru`, `oldest` or `alike`. The frames of the last plan and of the chunk itself stay; if these alone exceed the limit,
+    a ValueError says which `frames` would do. Pages of which a plan takes single rows (Quest's) are used too, and go last under `lru`. Forgotten
+    chunks are unreachable. Pages that stand for many frames (tempcache's) are one: such policies have limits of their own.
 
     While a chunk is made, frames that have just left the window lie in the bank too, until it is done. Copies that a store fetches ahead
     (`store=cpu` on a GPU, `store=disk`) have a limit of their own and are not counted here.
@@ -31,7 +30,7 @@ class CappedPolicy(PolicyWrapper):
 
     inner: CachePolicy
     frames: Limit = 30
-    forget: Literal["lru", "oldest"] = "lru"
+    evict: Eviction = field(default_factory=Lru)
     weighs_bytes = True  # without annotation: not a field
 
     def reset(self, geometry: Geometry) -> None:
@@ -39,7 +38,8 @@ class CappedPolicy(PolicyWrapper):
         geometry.check_alone("capped")  # each rank has all of the backbone's state, so bytes are not the same share of a limit
         self._size, self._limit = geometry.chunk, self.frames * geometry.frame_bytes
         self._frame_bytes = geometry.frame_bytes
-        self._used: dict[int, int] = {}  # chunk -> the last chunk whose plan named it
+        self.evict.reset(geometry)
+        self._known = set[int]()  # chunks in the bank
         self._planned, self._pooled = set[int](), set[int]()  # chunks that the newest plan names, or takes rows of; a plan that a fork replaces uses nothing
 
     def plan(self, chunk: Chunk, bank: KVBank) -> Plan:
@@ -51,14 +51,20 @@ class CappedPolicy(PolicyWrapper):
     def commit(self, chunk: Chunk, kv: KV, bank: KVBank) -> None:
         super().commit(chunk, kv, bank)
         used = self._planned | {chunk.index}
-        self._used |= dict.fromkeys(used | self._pooled, chunk.index)
+        self.evict.observe(chunk, kv, used | self._pooled)
+        there = {f // self._size for f in bank.frames}
+        for gone in self._known - there:  # the inner policy dropped it
+            self.evict.gone(gone)
+        self._known = there
         if self.frames == inf or self._fits(bank):
             return
-        idle = {f // self._size for f in bank.frames} - used
-        for victim in sorted(idle, key=lambda c: (self._used.get(c, -1) if self.forget == "lru" else 0, c)):
+        idle = there - used
+        while idle:
+            idle.remove(victim := self.evict.next(idle))
+            there.remove(victim)
             for frame in filter(bank.rows, range(victim * self._size, (victim + 1) * self._size)):
                 bank.drop(frame)
-            self._used.pop(victim, None)
+            self.evict.gone(victim)
             if self._fits(bank):
                 return
         scratch = scratch_bytes(self)

@@ -32,6 +32,8 @@ class AnchorCompressor(Compressor):
     A 3-frame chunk keeps (1 + 2 * ratio) / 3 of its rows: half of them at the paper's 0.25. A chunk of one frame is its own
     anchor and stays whole. Where ratio * tokens is no whole number, rounding up makes that a little more than half, and a window that has room for
     6 halves takes 5 (the published backbones have 880, 1,456, 1,560 and 1,872 tokens a frame, which 4 divides).
+
+    Uncertain: the paper's similarity, which we know from summaries of it alone.
     """
 
     ratio: Share = 0.25

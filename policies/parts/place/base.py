@@ -32,7 +32,8 @@ class Placement(ABC):
 
 @dataclass
 class Absolute(Placement):
-    """Every row keeps the position at which it was generated."""
+    """Every row keeps the position at which it was generated: the default of WorldKV's released code. Uncertain: where the paper itself places
+    what comes back; the policies `worldkv_rebased` and `worldkv_slot` try other places."""
 
     moves = False
     by_similarity = False

@@ -1,4 +1,4 @@
-"""Absolute positions, but none beyond what training has seen."""
+"""Absolute positions, but none farther back than a span of frames."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,11 @@ from policies.parts.place.base import Placement
 
 @dataclass
 class Clamped(Placement):
-    """Every frame keeps its own position unless it is farther back than the trained span; then it stands at the span's far end
+    """Every frame keeps its own position unless it is farther back than `span`; then it stands at the span's far end
     (Pyramid Forcing clamps stale positions into the 21 frames of its base model; retrieval there is not published).
 
-    span: frames from the oldest position to the end of the chunk to come, both included.
+    span: frames from the oldest position to the end of the chunk to come, both included. The embedded model was trained on clips of up to 48 frames
+    with holes between them, at times up to 120, so that 21 is less than it knows.
     """
 
     span: Count = 21

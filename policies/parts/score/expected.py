@@ -27,9 +27,10 @@ class ExpectedScorer(FutureScorer):
 
     Uncertain: in a world model the places to come depend on where the camera turns; the mean over the newest chunk's places knows nothing of
     it, and favours what the present view needs. Where places are directions of rays (`backbone=rooms`) the mean rotation over a view of 80 degrees
-    also leaves little of what tells directions apart: of a channel of azimuth frequency f the share |sin(40 f) / 0.698 f|, 0.92 at f = 1, 0.41
-    at 3, and at most 0.21 from 4 on, five of the eight frequencies. This may be why it is below `sink_recent` on validation rooms; that was
-    not measured by itself. Simplified: there moments are those of one prompt, and the first 4 tokens are left out.
+    also leaves little of what tells directions apart: of a channel of azimuth frequency f the share |sin(0.698 f) / (0.698 f)|, with half of
+    the view in radians, 0.92 at f = 1, 0.41 at 3, and at most 0.21 from 4 on, five of the eight frequencies. This may be why
+    its row in the bench is near that of `sink_recent`; that was not measured by itself. Simplified: there moments are those of one prompt,
+    and the first 4 tokens are left out.
     """
 
     horizon: Count = 12

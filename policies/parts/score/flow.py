@@ -25,7 +25,8 @@ class FlowScorer(MassScorer):
     The rows that are scored are read from the bank, and counted as moved.
     Simplified: the released code scores with the queries of the chunk that is generated, here those of the finished chunk's clean pass count.
     Uncertain: which form of keys the released caches hold; its weighting by age (a choice of six, none a default) is left out;
-    the shares' softmax there runs over the past alone, here over sink and recent rows too.
+    the shares' softmax there runs over the past alone, here over sink and recent rows too. Not done: its reuse of features between passes, from which most
+    of its speed comes; here is its score of K/V alone.
     """
 
     mix: Share = 0.07

@@ -24,8 +24,10 @@ class CoverageSelector(FrustumSelector):
 
     Probe points of all views of the next chunk; sink and recent frames cover first. Every further view of a point is worth
     `again` times the one before, so that 0 is pure set cover and 1 counts overlap alone; where nothing is gained, overlap
-    decides. The value is monotone and submodular: greedy is within 1 - 1/e of the best set of its size. Uncertain: CovRAG
-    covers surfaces of known depth, WorldMem subtracts the age of a view; neither is done here.
+    decides. The value is monotone and submodular: greedy is within 1 - 1/e of the best set of its size.
+
+    Simplified: both sources are pure set cover (again=0); the 0.5 of the bench is a first guess of ours. CovRAG covers surfaces of known depth, WorldMem
+    subtracts the age of a view; neither is done here.
     """
 
     again: Share = 0.5

@@ -19,8 +19,11 @@ class FovSelector(FrustumSelector):
     A chunk's score is the mean, over all views of the next chunk, of its best view's share. mutual: take the smaller of
     the shares in both directions, so that a view from far behind, which sees everything small, counts less; the
     published methods count one direction. Only chunks that may be among the best are looked at closely: blocks of points which a
-    camera surely does not see bound its share. Uncertain: how the papers weigh several poses of a chunk (mean here) and the
-    scale of their scenes (`far`).
+    camera surely does not see bound its share.
+
+    Simplified: HY-WorldPlay averages over two frames of each clip of 4 in place of taking a chunk's best, always brings back the first clip, draws its points
+    evenly in the ball and looks at them through fixed angles of 60 x 35 degrees; here they lie on rays of the true view, evenly in the logarithm
+    of depth. Uncertain: how Context-as-Memory weighs several poses of a chunk (mean here), and the scale of both papers' scenes (`far`).
     """
 
     mutual: bool = False

@@ -13,7 +13,10 @@ from policies.parts.select.base import Selector
 class ReleasePoseSelector(Selector):
     """cvlab-kaist/WorldKV at 046f6d1, quirks kept: a chunk is the arithmetic mean of its poses, its rotation is not
     projected back to SO(3) (a moving chunk is degrees away from itself), translations are squared, and both terms are
-    divided by their maximum over the current candidates."""
+    divided by their maximum over the current candidates.
+
+    Uncertain: the sink of the release. 3 frames are its class default; the configuration of its checkpoint was not seen.
+    """
 
     def reset(self, geometry: Geometry) -> None:
         self._means = ChunkTable()
