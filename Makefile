@@ -21,11 +21,17 @@ POLICIES := full,sliding,sink_recent,worldkv,worldkv_release,retrieval_only,comp
 table:  ## run the main comparison (11 policies, 32 trajectories, hours on a CPU) and write its table; what is finished is not run again
 	python harness/run.py -m +experiment=table policy=$(POLICIES)
 	python harness/docs.py outputs/table_guided
+ONCE := full,full_clamped,compression_only,worldkv_release,tempcache,tempcache_mean,annsa,annca,fast_ar,pointvotes
+ABLATIONS := no_sink,no_recent,query_heads,query_layers,uniform_rows,worldkv_clamped,sink_recent_rebased,worldkv_release_rebased
 BYTES := worldkv,retrieval_only,int4_chunks,places,places_newest,int4_places_coverage,reencode,kcentre,fifo
-bench:  ## 63 policies at three budgets of tokens and three of bytes on 24 houses (eight hours on two cores, estimated); what is finished is not run again
+bench:  ## 72 policies on 24 houses, 54 at three budgets of tokens and 9 at three of bytes (eight hours on two cores); what is finished is not run again
 	python harness/sweep.py sweeps/houses_guided.yaml jobs=2 logger=none
-	python harness/run.py -m +experiment=houses devices=2 logger=none policy=full,full_clamped,compression_only,worldkv_release,tempcache,tempcache_mean,annsa,annca,fast_ar
+	python harness/run.py -m +experiment=houses devices=2 logger=none policy=$(ONCE),$(ABLATIONS)
+	python harness/run.py +experiment=houses devices=2 logger=none policy=worldkv policy/selector=release_pose
+	python harness/run.py +experiment=houses devices=2 logger=none policy=heads policy.labels=null
+	python harness/run.py -m +experiment=houses devices=2 logger=none seed=1 policy=worldkv,retrieval_rebased
 	python harness/run.py -m +experiment=bench_bytes devices=2 logger=none policy@policy.inner=$(BYTES) policy.frames=30,45,60
+	python harness/run.py -m +experiment=bench_bytes devices=2 logger=none policy@policy.inner=retrieval_only,worldkv,int4_chunks policy/evict=alike policy.frames=30,45,60
 	python harness/docs.py outputs/houses_guided outputs/houses_bytes
 docs:  ## write the tables and the methods' pages anew, and build the site into site/
 	python harness/docs.py
