@@ -55,7 +55,7 @@ def test_the_table_of_budgets_shows_them_side_by_side(tmp_path, results):
         "",
     ]
     assert not any("(" in cell for cell in by_policy["<worldkv>"])
-    assert "2 at w18, 1 at w12, 0 at w24 are compared" in lines[-1]
+    assert "2 at w18, 1 at w12, 0 at w24" in lines[-1]
 
 
 def test_a_budget_without_its_base_is_refused(tmp_path, results):

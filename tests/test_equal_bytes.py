@@ -113,7 +113,7 @@ def test_the_column_is_the_largest_sum(roll, path, backbone):
     assert cost(out)["cost/stored_bytes"] == max(held(s)["stored_bytes"] for s in out.stats if not s.forced) <= 33 * backbone.geometry.frame_bytes
 
 
-RATIO = re.compile(r"(half|third|quarter|ninth|tenth|\d+ ?%|\d+ times)[^.|]*\bbytes\b", re.IGNORECASE)
+RATIO = re.compile(r"(half|third|quarter|ninth|tenth|\d+ ?%|\d+ times)[^.|]*\b(bytes|of the bank)\b", re.IGNORECASE)
 
 
 def test_claims_of_a_ratio_of_bytes_name_dtype_and_window():

@@ -10,7 +10,7 @@ from harness.cache.stores import GpuStore
 from harness.datatypes import KV
 from harness.session import Session
 from harness.worlds.chunks import chunks_of, shown_at
-from policies.parts.select.points import first_of_each
+from policies.parts.cells import first_of_each
 from tests.conftest import make_policy, make_world
 
 
@@ -79,7 +79,7 @@ def test_a_voxel_belongs_to_the_first_that_showed_it(wander, backbone):
     selector.forget(0)
     assert len(selector._points) == int((selector._owner == 1).sum()) == len(shown) > len(added[1])
     selector.forget(1)
-    assert not len(selector._points) and not selector._shown
+    assert not len(selector._points) and not len(selector._shown)
     assert first_of_each(torch.tensor([5, 3, 5, 3, 7])).tolist() == [True, True, False, False, True]
 
 

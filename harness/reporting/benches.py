@@ -62,10 +62,10 @@ BENCHES = {
     "houses_bytes": Bench("capped inner=worldkv frames=30", "frames", "30", ("45", "60")),
     "codecs": Bench("worldkv codec=none"),
     **dict.fromkeys(("houses_changing", "houses_twins", "houses_200", "houses_validation"), Bench("worldkv")),
-    "trained": Bench("worldkv", "arm", "none", more=("cost/stored_bytes",)),
-    "trained_bytes": Bench("capped inner=worldkv frames=45", "frames", "45", more=("cost/stored_bytes",)),
+    "trained": Bench("worldkv", "arm", "none"),
+    "trained_bytes": Bench("capped inner=worldkv frames=45", "frames", "45"),
     "trained_free": Bench("worldkv", more=("novel/psnr", "novel/lpips", "novel/frames")),
-    "trained_rooms": Bench("worldkv", more=("cost/stored_bytes",)),
+    "trained_rooms": Bench("worldkv"),
 }
 
 

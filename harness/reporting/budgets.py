@@ -5,7 +5,7 @@ from harness.reporting.cells import Cell, Link, best_first, difference_cell, mea
 from harness.results.statistics import LEVEL
 from metrics.column import Column
 
-SHOWN = ("quality/psnr_revisit", "recall/psnr")
+SHOWN = ("quality/psnr_revisit", "quality/psnr_reference", "recall/psnr", "quality/contrast")
 Runs = dict[str, dict]  # by the label that a run has at the first budget
 
 
@@ -26,11 +26,10 @@ def budgets_table(name: str, table: dict, link: Link) -> str:
     columns = {f"{by_key[key].heading}, {bench.key}={v}": _cell(by_key[key], at[v]) for v in bench.values for key in SHOWN if at[v] and key in by_key}
     rows = best_first({bench.name(lead): runs[lead] | {"lead": lead} for lead in leads if lead in others}, known)
     counts = ", ".join(f"{len([r for r in at[v].values() if r['difference']])} at {v}" for v in bench.values)
-    about = (
-        f"Mean, and the paired difference to `{bench.name(bench.base)}` at the same {bench.key} with its 95 % interval; * adjusted p < {LEVEL} among those of"
-    )
+    compared = f"paired difference to `{bench.name(bench.base)}` at the same {bench.key} with its 95 % interval"
+    about = f"Mean, and the {compared}; * adjusted p < {LEVEL} among the runs at one {bench.key} ({counts})"
     where = f"{table['trajectories']} held-out trajectories of `{table['world']}`, `{table['protocol']}`"
-    return "\n".join([*rows_of(columns, rows, link), "", f"{about} one {bench.key} ({counts} are compared). {where}; {table['device']}."])
+    return "\n".join([*rows_of(columns, rows, link), "", f"{about}. {where}; {table['device']}."])
 
 
 def _cell(c: Column, runs: Runs) -> Cell:

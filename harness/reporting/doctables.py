@@ -16,7 +16,7 @@ ELSEWHERE = {  # benches beside MAIN: their title and where they stand, from doc
     "trained": ("trained memories", "../trained.md"),
 }
 SPEED = ("long",)  # tables that show speed, which only a run with the machine to itself may
-SHORT_COLUMNS = ("PSNR revisit", "LPIPS revisit", "PSNR true view", "contrast", "PSNR recall")
+SHORT_COLUMNS = ("PSNR revisit", "LPIPS revisit", "PSNR true view", "contrast", "PSNR recall", "stored (MB)")
 ENDS = {"floor": "floor: an unrelated view", "ceiling": "bound of the true view: what the autoencoder keeps"}
 
 
@@ -82,12 +82,7 @@ def _limit(column: Column | None, values: dict[str, float]) -> str:
 
 def _short(columns: dict[str, Cell]) -> dict[str, Cell]:
     """The README's."""
-
-    def stored(run: dict) -> str:
-        return f"{sum(run['summary'][f'cost/{part}_bytes']['mean'] for part in ('window', 'bank')) / 1e6:.1f}"
-
-    shown = {name: cell for name, cell in columns.items() if name in SHORT_COLUMNS or name.startswith("PSNR vs ")}
-    return shown | {"window + bank (MB)": stored}
+    return {name: cell for name, cell in columns.items() if name in SHORT_COLUMNS or name.startswith("PSNR vs ")}
 
 
 def _quality_columns(known: Sequence[Column], base: str, runs: dict[str, dict]) -> dict[str, Cell]:
@@ -105,7 +100,7 @@ def _quality_columns(known: Sequence[Column], base: str, runs: dict[str, dict]) 
         columns[c.heading] = interval_cell(c) if c is leading(known) or (probed and c.decimals < 3) else mean_cell(c)
         if c.difference:
             columns[f"{c.heading.removesuffix(' revisit')} vs {base}"] = difference_cell(c, runs)
-    return columns | cells_of(known, "cost/attended_tokens", "cost/window_bytes", "cost/bank_bytes", "cost/unreachable_frames")
+    return columns | cells_of(known, "cost/attended_tokens", "cost/window_bytes", "cost/bank_bytes", "cost/stored_bytes", "cost/unreachable_frames")
 
 
 def _cost_columns(known: Sequence[Column]) -> dict[str, Cell]:

@@ -28,6 +28,7 @@ from harness.reporting.endurance import endurance
 from harness.reporting.gains import BYTES, gains_table
 from harness.reporting.gains import NAME as GAINS
 from harness.reporting.methods import FOLDER, PLAIN, method_index, method_page, methods
+from harness.reporting.said import said_of
 from harness.reporting.table import finished_runs
 from harness.reporting.trainings import NAME as TRAININGS
 from harness.reporting.trainings import is_training, trained, trainings_table
@@ -38,6 +39,7 @@ from harness.system.files import write_atomic
 
 BLOCK = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.S)
 CONCEPTS = ROOT / "docs" / "concepts.md"
+EVERYWHERE = ("worldkv", "full")  # what the others are compared with: most bullets of the results name them
 ENDURANCE = "endurance"  # one long rollout a policy: a picture and no table
 
 
@@ -74,7 +76,8 @@ def method_pages() -> dict[Path, str]:
     """The pages of docs/methods that are wholly generated."""
     found, tables = methods(), {name: _results(name) for name in (MAIN, *ELSEWHERE)}
     at = {m.name: FOLDER / f"{m.name}.md" for m in found}
-    return {at[m.name]: method_page(m, found, bench_section(m.name, tables, _links(at[m.name]))) for m in found}
+    said = {name: [] if name in EVERYWHERE else said_of(name, [RESULTS / "bench.md", RESULTS / "index.md"], FOLDER) for name in at}
+    return {at[m.name]: method_page(m, found, [bench_section(m.name, tables, _links(at[m.name])), *said[m.name]]) for m in found}
 
 
 def _results(name: str) -> dict:

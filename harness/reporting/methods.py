@@ -71,8 +71,8 @@ def method_index(found: list[Method]) -> str:
     return "\n\n".join("\n".join([f"## {title}", "", "| policy | what it does |", "| --- | --- |", *lines]) for title, lines in rows.items() if lines)
 
 
-def method_page(method: Method, found: list[Method], bench: str) -> str:
-    """A policy's page. bench: what the bench says of it."""
+def method_page(method: Method, found: list[Method], bench: list[str]) -> str:
+    """A policy's page. bench: paragraphs, what the bench says of it."""
     by_name = {m.name: m for m in found}
     texts = [(c, described(c)) for c in method.classes]
     own, others = sources_of(method, by_name)
@@ -90,7 +90,7 @@ def method_page(method: Method, found: list[Method], bench: str) -> str:
     parts += ["## Settings", f"`conf/policy/{method.name}.yaml`:", f"```yaml\n{method.yaml.strip()}\n```"]
     if method.parts:
         parts += ["Of its parts:", *(f"```yaml\n# {file}\n{text}\n```" for file, text in method.parts.items())]
-    parts += ["## In the bench", bench]
+    parts += ["## In the bench", *bench]
     return "\n\n".join([*parts, "<!-- written by python harness/docs.py; change the docstrings and the YAML instead -->"]) + "\n"
 
 

@@ -25,7 +25,8 @@ class AnnSaPolicy(PolicyWrapper):
     density: 1 is dense. None attends to what shares a bucket with the mean query in at least one table, however much that
     is. The window, its memory and the count of attended tokens stay the inner policy's: this saves time, not memory. Measured
     on one core of an EPYC at a Matrix-Game-2.0 layer's size (2,640 queries, 15,840 rows, heads of 128), blocks of a frame: 0.6 of the
-    dense time at density 0.5. Blocks of 64 queries gather rows so often that they take 1.3 of it.
+    dense time at density 0.5. Blocks of 64 queries gather rows so often that they take 1.3 of it,
+    and with the 64 rows a frame of the embedded model nothing is saved (1.0 to 1.4 of the dense time at 7,000 rows).
     Not done: a kernel with a block mask (FlexAttention) and measurements on a GPU, where gathering may cost more.
 
     Uncertain: the paper's tables, bits and densities are not known (about 30 % of the attention entries are said to keep more

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +32,7 @@ class CacheCraftPolicy(PolicyWrapper):
     Cost: a second attention in every clean pass, and a clean pass a chunk that is encoded again, unless the plan up to it is as before (with a selector that
     looks at the chunk's own queries it seldom is: those plan twice). Stored: K/V
     and latents. Simplified: Cache-Craft recomputes single tokens, a number that follows from the score; a backbone's pass takes whole chunks.
-    Not done: its penalty for prefixes in another order.
+    Not done: its penalty for prefixes in another order. Uncertain: the share of a half, which is ours.
     """
 
     inner: CachePolicy
@@ -50,7 +51,7 @@ class CacheCraftPolicy(PolicyWrapper):
             raise ValueError("cachecraft: a selector that tries plans assembles them, and the chunks encoded again would be lost; choose another selector")
         self.needs_attention_scores, self._size, self._layers, self._now = True, geometry.chunk, geometry.layers, 0
         self._geometry = geometry
-        self._leant: dict[int, dict[int, float]] = {}  # chunk -> frame of its past -> share of its attention
+        self._leant: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # chunk -> frames of its past, and the share of its attention that each had
         self._past: list[int] = []  # frames that the newest chunk attended to
         self._shares: dict[int, Tensor] = {}  # layer -> what each of them received
 
@@ -61,8 +62,8 @@ class CacheCraftPolicy(PolicyWrapper):
         for at, frame in enumerate(plan.frames):
             own = tuple(range(frame, frame + self._size))
             if frame >= self._sink and frame % self._size == 0 and set(own) <= set(plan.retrieved) and plan.frames[at : at + self._size] == own:
-                before = set(plan.frames[:at])
-                missing[frame // self._size] = sum(share for f, share in self._leant.get(frame // self._size, {}).items() if f not in before)
+                past, shares = self._leant.get(frame // self._size, (np.empty(0, np.int64), np.empty(0, np.float32)))
+                missing[frame // self._size] = float(shares[~np.isin(past, plan.frames[:at])].sum(dtype=np.float64))
         order = sorted(missing, key=lambda c: -round(missing[c], 6))
         return replace(plan, again=frozenset(order[: int(self.share * len(order) + 0.5)]))
 
@@ -80,4 +81,4 @@ class CacheCraftPolicy(PolicyWrapper):
         shares = torch.stack([self._shares[layer] for layer in range(self._layers)]).mean(0)
         remembered = {f // self._size for f in bank.frames}
         self._leant = {c: leant for c, leant in self._leant.items() if c in remembered}
-        self._leant[chunk.index] = dict(zip(self._past, shares.tolist(), strict=True))
+        self._leant[chunk.index] = np.array(self._past, np.int64), shares.float().cpu().numpy()

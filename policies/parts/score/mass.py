@@ -31,9 +31,9 @@ class MassScorer(Scorer):
     - decay 0, kernel 1: participative compression (Deep Forcing, arXiv 2512.05081), the queries of the newest frames vote.
 
     queries: how many of the chunk's queries vote, evenly spaced; 0, and more than there are: all. own: whether the chunk's own rows take part in the
-    softmax. Uncertain: these methods look at every decoded token or at the end of a prompt; a chunk's noisy passes are not
-    looked at here. Neighbours are those in the pool (raster order, time after time), which after pruning need not be
-    neighbours in the picture; SnapKV's window of 64 queries is the whole chunk unless `queries` says otherwise.
+    softmax. Uncertain: CAKE's weight of 200, which its released script is given and which ports of it default to. These methods look at every decoded
+    token or at the end of a prompt; a chunk's noisy passes are not looked at here. Neighbours are those in the pool (raster order, time after time),
+    which after pruning need not be neighbours in the picture; SnapKV's window of 64 queries is the whole chunk unless `queries` says otherwise.
     Deep Forcing's queries are those of the 4 newest latent frames, here those of the newest chunk.
     """
 

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from harness.datatypes import KV, Chunk, Geometry
 from harness.settings.ranges import Rule, Side, Weight
 from harness.worlds.poses import rays
+from policies.parts.cells import NOBODY, first_of_each, oldest_of_each
 from policies.parts.select.base import Selector, by_score
 
 Voxel = Annotated[float, Rule(lambda x: x == 0 or x >= 0.001, "0 or a number from 0.001")]
@@ -41,7 +42,7 @@ class PointVotesSelector(Selector):
 
     def reset(self, geometry: Geometry) -> None:
         self._points, self._owner, self._cells = torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
-        self._shown: dict[int, Tensor] = {}  # chunk -> the cells that it showed, its own or not
+        self._shown, self._by = torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)  # every cell with each chunk that showed it, its own or not
 
     def points(self, chunk: Chunk, kv: KV) -> Float[Tensor, "f r 3"]:
         """Of the chunk that was made, along at most `RAYS` x `RAYS` rays of each view. Raises ValueError where nothing says how deep it is."""
@@ -64,16 +65,18 @@ class PointVotesSelector(Selector):
         cells = (new / self.voxel if self.voxel else new).floor().long() + 2**20
         codes = (cells * 2 ** (21 * torch.arange(3))).sum(1)
         if self.voxel:
-            self._shown[chunk.index] = codes.unique()
+            shown = codes.unique()
+            self._shown, self._by = torch.cat([self._shown, shown]), torch.cat([self._by, torch.full_like(shown, chunk.index)])
         fresh = first_of_each(codes) & ~torch.isin(codes, self._cells) if self.voxel else torch.ones(len(new), dtype=torch.bool)
         self._points, self._cells = torch.cat([self._points, new[fresh]]), torch.cat([self._cells, codes[fresh]])
         self._owner = torch.cat([self._owner, torch.full((int(fresh.sum()),), chunk.index)])
 
     def forget(self, chunk: int) -> None:
-        self._shown.pop(chunk, None)
-        for other in sorted(self._shown):
-            self._owner[(self._owner == chunk) & torch.isin(self._cells, self._shown[other])] = other
-        stays = self._owner != chunk
+        others = self._by != chunk
+        self._shown, self._by = self._shown[others], self._by[others]
+        orphans = self._owner == chunk
+        self._owner[orphans] = oldest_of_each(self._cells[orphans], self._shown, self._by)
+        stays = self._owner < NOBODY
         self._points, self._owner, self._cells = self._points[stays], self._owner[stays], self._cells[stays]
 
     def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
@@ -106,12 +109,3 @@ class TruePointVotesSelector(PointVotesSelector):
         if kv.points is None:
             raise ValueError("point votes need true depth, which only worlds with geometry have; use world=rooms, world=houses or another selector")
         return kv.points()
-
-
-def first_of_each(codes: Int[Tensor, "n"]) -> Bool[Tensor, "n"]:
-    """Which numbers are there for the first time."""
-    order = codes.argsort(stable=True)
-    ranked = codes[order]
-    first = torch.ones(len(codes), dtype=torch.bool)
-    first[order[1:]] = ranked[1:] != ranked[:-1]
-    return first
