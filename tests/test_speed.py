@@ -88,6 +88,7 @@ def passes():
     ("name", "walk", "most"),
     [
         *((name, False, 0.02) for name in ("worldkv", "coverage", "fov", "latent", "places")),
+        ("lookahead", False, 0.05),  # by the views of three chunks, twice: measured 2 to 3 %
         # a thousand places, in sight of one another: measured 0.7, 4.1, 2.3 and 2.3 % beside two other processes
         *(("worldkv", True, 0.02), ("coverage", True, 0.06), ("fov", True, 0.04), ("places", True, 0.05)),
     ],

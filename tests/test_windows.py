@@ -35,6 +35,9 @@ def run(backbone, path, name, *overrides):
     return rollout(backbone, make_policy(name, *overrides), GpuStore(), path, 0, backbone.encode(path.images)[: backbone.geometry.chunk])
 
 
+AHEAD = 2  # chunks of the path after the next one
+
+
 def committed(policy, geometry, chunks, turn=0.0, seconds=None, walk=False):
     """A policy after chunks of noise, turning `turn` degrees a frame, its bank and the next chunk. seconds: of the commits. walk: go somewhere new
     with every chunk, by turns at random and three steps in five."""
@@ -55,18 +58,22 @@ def committed(policy, geometry, chunks, turn=0.0, seconds=None, walk=False):
         dice = torch.Generator().manual_seed(7)
         actions[:, 0] = (torch.rand(frames, generator=dice) < 0.6).float()
         actions[:, 4] = (torch.randn(chunks + 1, generator=dice) * 8).repeat_interleave(size)
-    c2w, intrinsics = integrate(actions, 0.1), pinhole(80.0, (64, 64), frames)
-    parts = [slice(i * size, (i + 1) * size) for i in range(chunks + 1)]
-    made = [Chunk(i, i * size, c2w[at], intrinsics[at], actions[at]) for i, at in enumerate(parts)]
+    actions = torch.cat([actions, actions[: AHEAD * size]])  # what follows is as known as the past
+    c2w, intrinsics = integrate(actions, 0.1), pinhole(80.0, (64, 64), len(actions))
+
+    def made(i: int, count: int = 1) -> Chunk:
+        at = slice(i * size, (i + count) * size)
+        return Chunk(i, i * size, c2w[at], intrinsics[at], actions[at], ahead=lambda more: made(i, 1 + more))
+
     k, raw, v = torch.randn(3, geometry.layers, 1, size * geometry.tokens, geometry.heads, geometry.head_dim)
-    for chunk in made[:-1]:
+    for chunk in map(made, range(chunks)):
         if seconds is not None:
             policy.plan(chunk, bank)
         start = time.process_time()
         policy.commit(chunk, KV(k, raw, v, torch.zeros(size * geometry.tokens, 3), torch.ones(1, size, geometry.tokens, 4)), bank)
         if seconds is not None:
             seconds.append(time.process_time() - start)
-    return policy, bank, made[-1]
+    return policy, bank, made(chunks)
 
 
 @pytest.mark.parametrize("tokens", [1456, 1560, 1872, 116, 880])
