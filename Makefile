@@ -29,6 +29,8 @@ bench:  ## 72 policies on 24 houses, 54 at three budgets of tokens and 9 at thre
 	python harness/run.py -m +experiment=houses devices=2 logger=none policy=$(ONCE),$(ABLATIONS)
 	python harness/run.py +experiment=houses devices=2 logger=none policy=worldkv policy/selector=release_pose
 	python harness/run.py +experiment=houses devices=2 logger=none policy=heads policy.labels=null
+	python harness/run.py +experiment=houses devices=2 logger=none policy=attention policy.selector.queries=last
+	python harness/run.py +experiment=houses devices=2 logger=none policy=quest policy.scorer.queries=last
 	python harness/run.py -m +experiment=houses devices=2 logger=none seed=1 policy=worldkv,retrieval_rebased
 	python harness/run.py -m +experiment=bench_bytes devices=2 logger=none policy@policy.inner=$(BYTES) policy.frames=30,45,60
 	python harness/run.py -m +experiment=bench_bytes devices=2 logger=none policy@policy.inner=retrieval_only,worldkv,int4_chunks policy/evict=alike policy.frames=30,45,60
