@@ -18,14 +18,16 @@ def budgets_table(name: str, table: dict, link: Link) -> str:
     bench = BENCHES[BUDGETS[name]]
     runs, known = read_table(table, bench.base)
     leads = [label for label in runs if bench.leads(label)]
-    at: dict[str, Runs] = {value: {lead: runs[bench.at(lead, value)] for lead in leads if bench.at(lead, value) in runs} for value in bench.values}
+    runs = {label: run | {"bands": {}} for label, run in runs.items()}  # noise was measured at the first budget alone
+    values = sorted(bench.values)
+    at: dict[str, Runs] = {value: {lead: runs[bench.at(lead, value)] for lead in leads if bench.at(lead, value) in runs} for value in values}
     others = {lead for value in bench.others for lead in at[value]}
     if not others:
         raise ValueError(f"docs/results/{BUDGETS[name]}.json has no run at {bench.key}={','.join(bench.others)}, which the table `{name}` shows")
     by_key = {c.key: c for c in known}
-    columns = {f"{by_key[key].heading}, {bench.key}={v}": _cell(by_key[key], at[v]) for v in bench.values for key in SHOWN if at[v] and key in by_key}
+    columns = {f"{by_key[key].heading}, {bench.key}={v}": _cell(by_key[key], at[v]) for v in values for key in SHOWN if at[v] and key in by_key}
     rows = best_first({bench.name(lead): runs[lead] | {"lead": lead} for lead in leads if lead in others}, known)
-    counts = ", ".join(f"{len([r for r in at[v].values() if r['difference']])} at {v}" for v in bench.values)
+    counts = ", ".join(f"{len([r for r in at[v].values() if r['difference']])} at {v}" for v in values)
     compared = f"paired difference to `{bench.name(bench.base)}` at the same {bench.key} with its 95 % interval"
     about = f"Mean, and the {compared}; * adjusted p < {LEVEL} among the runs at one {bench.key} ({counts})"
     where = f"{table['trajectories']} held-out trajectories of `{table['world']}`, `{table['protocol']}`"
