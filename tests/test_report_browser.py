@@ -1,6 +1,7 @@
 """The report in headless Chromium, from disk. Screenshots for people: outputs/screenshots/, or the folder SCREENSHOTS."""
 
 import json
+from contextlib import suppress
 from functools import partial
 
 import imageio.v3 as iio
@@ -12,7 +13,7 @@ from harness.system.files import summed, unsummed
 from tests.made_runs import NAMES, make_run
 from tests.report_pages import CHROMIUM, PHONE, SCREENSHOTS, SECTIONS, WIDE, chromium, every_plot, names, new_tab, visited, write
 
-pytest.importorskip("playwright.sync_api", reason="needs Python's playwright: pip install -e '.[dev]'")
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs Python's playwright: pip install -e '.[dev]'")
 pytest.importorskip("plotly", reason="needs plotly: pip install -e '.[report]'")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium on the path: apt-get install chromium, or set CHROMIUM to an executable")
 
@@ -132,9 +133,11 @@ def test_a_point_selects_its_run_and_a_run_opens_its_videos(visit, made):
     which = page.evaluate("$('pareto-a').data[1].customdata.findIndex((id) => BY_ID.get(id).name === 'sliding')")
     point = page.locator("#pareto-a .scatterlayer .trace").nth(1).locator(".point").nth(which)
     chosen = "state.followed.length === 1 && BY_ID.get(state.followed[0]).name === 'sliding'"
-    for _ in range(20):  # a plot that is still being laid out moves away from the mouse
+    for _ in range(20):  # a plot that is still being laid out moves away from the mouse, or out of view
         page.mouse.move(0, 0)
-        point.hover(force=True)
+        page.evaluate("document.getElementById('tradeoffs').scrollIntoView()")
+        with suppress(sync_api.Error):
+            point.hover(force=True)
         page.wait_for_timeout(300)
         if page.locator("#pareto-a .hoverlayer .hovertext").count():
             page.mouse.down()

@@ -87,10 +87,12 @@ def passes():
 @pytest.mark.parametrize(
     ("name", "walk", "most"),
     [
-        *((name, False, 0.02) for name in ("worldkv", "coverage", "fov", "latent", "places")),
+        *((name, False, 0.02) for name in ("worldkv", "fov", "latent", "places")),
+        ("coverage", False, 0.03),  # measured 1.3 to 1.7 %, and beside two other processes up to 2.5 % on a Xeon
         ("lookahead", False, 0.05),  # by the views of three chunks, twice: measured 2 to 3 %
-        # a thousand places, in sight of one another: measured 0.7, 4.1, 2.3 and 2.3 % beside two other processes
-        *(("worldkv", True, 0.02), ("coverage", True, 0.06), ("fov", True, 0.04), ("places", True, 0.05)),
+        # a thousand places, in sight of one another: measured 0.7, 4.1, 2.3 and 2.3 % on an EPYC, up to 1.4, 4.8, 4.5 and 4.4 % on a Xeon, both beside
+        # other processes
+        *(("worldkv", True, 0.02), ("coverage", True, 0.07), ("fov", True, 0.06), ("places", True, 0.06)),
     ],
 )
 def test_planning_stays_small_over_a_thousand_chunks(name, walk, most, passes):
@@ -99,7 +101,7 @@ def test_planning_stays_small_over_a_thousand_chunks(name, walk, most, passes):
     commits: list[float] = []
     policy, bank, chunk = committed(make_policy(name), Geometry(1, 1, 2, 4, 3), 1000, turn=10.0, seconds=commits if name == "places" else None, walk=walk)
     seconds = []
-    for _ in range(20):
+    for _ in range(60):
         start = time.process_time()
         policy.plan(chunk, bank)
         seconds.append(time.process_time() - start)
