@@ -55,7 +55,7 @@ def _main(cfg: DictConfig) -> None:
         with importing():
             from harness.evaluation.evaluate import evaluate  # imports torch: --help, typos and the line above come before
 
-        results = evaluate(cfg, choices, label, compare=not several, began=began if several else BEGAN)
+        results = evaluate(cfg, choices, label, compare=not several, began=began if several else BEGAN, several=several)
         path.joinpath("error.txt").unlink(missing_ok=True)
     except Exception as error:  # noqa: BLE001
         if not several:

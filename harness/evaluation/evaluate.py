@@ -19,6 +19,7 @@ from rich.markup import escape
 from harness.evaluation.checks import NOTHING, check_images, device_of
 from harness.evaluation.companions import together
 from harness.evaluation.job import Job, Standing, checked, job_and_standing, plugin_settings
+from harness.evaluation.kept import Kept, kept_for
 from harness.evaluation.predict import parts_of, predict
 from harness.evaluation.ranks import Work, agreed, follow, outer_rank, ranks_of, tolerance
 from harness.reporting.pictures import experiment_pictures, run_pictures
@@ -52,12 +53,14 @@ def evaluate(
     began: float | None = None,
     given: Mapping[str, Any] = NOTHING,
     out: Console | None = None,
+    several: bool = False,
 ) -> dict:
     """Run what is missing of one evaluation and return its results. Raises ValueError for settings that cannot work.
 
     choices: the option of every config group. compare: set it beside the other runs of its experiment, in a table and in
     pictures (-m and a sweep do that once, at their end). began: `time.perf_counter()` when the command started. given: objects by
-    group that are used in place of those that the settings would build. out: where it prints.
+    group that are used in place of those that the settings would build. out: where it prints. several: whether this process runs others too; then what
+    these have in common is made once.
     """
     began = time.perf_counter() if began is None else began
     settings = checked(cfg, given)
@@ -67,7 +70,7 @@ def evaluate(
     job, standing = job_and_standing(cfg, settings, choices, label, given)
     tracker, out = _tracker(job, standing.fresh), out or console()
     if standing.fresh:
-        results, rollouts = _run_missing(job, standing.done, tracker, out)
+        results, rollouts = _run_missing(job, standing.done, tracker, out, several)
     else:
         results, rollouts = _finished_before(job, standing, outer is not None, tracker, out), 0.0
     _show(job, results, compare, out)
@@ -82,7 +85,7 @@ def evaluate(
     return results
 
 
-def _run_missing(job: Job, done: Collection[str], tracker: Tracker | None, out: Console) -> tuple[dict, float]:
+def _run_missing(job: Job, done: Collection[str], tracker: Tracker | None, out: Console, several: bool) -> tuple[dict, float]:
     """Roll out what is not done, and aggregate all. Returns the results, and the seconds within rollouts."""
     cfg, settings, given, folder, world = job.cfg, job.settings, job.given, job.folder, job.world
     for line in world.about():
@@ -99,8 +102,9 @@ def _run_missing(job: Job, done: Collection[str], tracker: Tracker | None, out: 
         check_images(metrics, settings["world"].get("size"))
         for name, why in metrics.left_out.items():
             out.print(f"{name} is left out: {why}", markup=False, highlight=False, soft_wrap=True)
+        kept = kept_for(settings, job.contents) if several and not given and ranks_of(settings) == 1 else Kept()  # objects may change meanwhile
         with followed(tracker, folder):
-            rollouts = predict(cfg, settings, folder, world, work, metrics, parts)
+            rollouts = predict(cfg, settings, folder, world, work, metrics, parts, kept)
     columns = [asdict(c) for c in metrics.columns()]
     return folder.finish(_about(job, metrics), world.names, _of_run(folder, metrics, world.names), columns, AFTERWARDS), rollouts
 

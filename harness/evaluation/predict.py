@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from harness.backbone import Backbone
 from harness.cache.stores import PackedStore
 from harness.evaluation.checks import device_of
+from harness.evaluation.kept import Kept
 from harness.evaluation.ranks import Work, place
 from harness.outcome import ChunkStats
 from harness.policy import CachePolicy
@@ -51,8 +52,8 @@ def parts_of(cfg: DictConfig, settings: dict, given: Mapping[str, Any], packages
     return Parts(make_backbone, policy, store, snapshot)
 
 
-def predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, work: Work, metrics: "MetricSet", parts: Parts) -> float:
-    """Roll out these trajectories. Returns the seconds of the rollouts, if one process makes them all."""
+def predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, work: Work, metrics: "MetricSet", parts: Parts, kept: Kept) -> float:
+    """Roll out these trajectories. kept: of earlier runs of this process, if it makes them all. Returns the seconds of the rollouts, if it does."""
     processes = min(cfg.devices, max(1, len(work.indices)))  # Lightning refuses more than there is to do
     device, alone, store = device_of(settings), processes == 1, parts.store
     with importing():
@@ -75,7 +76,7 @@ def predict(cfg: DictConfig, settings: dict, folder: RunFolder, world, work: Wor
     live = LiveLog(folder.path, cfg.live_chunks)
     observe = partial(_observe, (progress.observe, live.chunk) if cfg.progress else (live.chunk,))
     probes = Probes(**settings["probes"])
-    module = EvalModule(parts.make_backbone, parts.policy, store, world, metrics, cfg.seed, observe, parts.snapshot, probes)
+    module = EvalModule(parts.make_backbone, parts.policy, store, world, metrics, cfg.seed, observe, parts.snapshot, probes, kept if alone else None)
     callbacks: list[L.Callback] = [ResultWriter(folder, cfg.videos, live), progress]
     trainer = L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",

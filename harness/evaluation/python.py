@@ -165,6 +165,19 @@ def evaluate(
     progress. Results lie in outputs/NAME/ of the working folder, and the same settings find them again.
     Raises ValueError for settings that cannot work, OSError for files that cannot be read or written.
     """
+    return _evaluate(policy, settings, backbone, world, metrics, label, quiet)
+
+
+def _evaluate(
+    policy: str | CachePolicy,
+    settings: Sequence[str],
+    backbone: str | Backbone | None = None,
+    world: str | World | None = None,
+    metrics: str | Sequence[object] | None = None,
+    label: str | None = None,
+    quiet: bool = True,
+    several: bool = False,
+) -> Evaluation:
     given = {"policy": policy, "backbone": backbone, "world": world, "metric": metrics}
     objects = {group: value for group, value in given.items() if value is not None and not isinstance(value, str)}
     overrides = [*_named(given), *settings]
@@ -177,7 +190,7 @@ def evaluate(
                 described["device"] = thing.geometry.device.type
             cfg[group] = OmegaConf.create(described)
             choices[group] = "+".join(described) if group == "metric" else type(thing).__name__
-    results = main_job.evaluate(cfg, choices, label, False, given=objects, out=Console(quiet=quiet))
+    results = main_job.evaluate(cfg, choices, label, False, given=objects, out=Console(quiet=quiet), several=several)
     return Evaluation(folder_of(cfg, choices["policy"]), results)
 
 
@@ -201,7 +214,7 @@ def compare(policies: Sequence[str | CachePolicy], *settings: str, baseline: str
         raise ValueError(f"several of the {len(policies)} policies are called {', '.join(twice)}; evaluate each with a label of its own")
     if baseline and baseline not in labels:
         raise ValueError(f"baseline={baseline!r} is none of the runs: {', '.join(labels)}")
-    runs = tuple(evaluate(policy, *settings, **others) for policy in policies)
+    runs = tuple(_evaluate(policy, settings, several=True, **others) for policy in policies)
     return Comparison(runs, baseline or runs[0].label)
 
 

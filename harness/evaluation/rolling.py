@@ -3,11 +3,15 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor
 
 from harness.backbone import Backbone
 from harness.cache.stores import PackedStore
 from harness.evaluation.audit import Auditor, other_memory
+from harness.evaluation.kept import Kept
 from harness.evaluation.probes import NO_PROBES, Prober, Probes, cannot, schedule
 from harness.outcome import ChunkStats, ProbeView, Rollout
 from harness.policy import CachePolicy
@@ -32,7 +36,7 @@ class Rolled:
 
 @dataclass
 class Roller:
-    """chunks: of the trajectory that is being made."""
+    """chunks: of the trajectory that is being made. kept: what other runs have made of the same trajectories, or will find here."""
 
     backbone: Backbone
     policy: CachePolicy
@@ -41,6 +45,7 @@ class Roller:
     seed: int
     snapshot: Snapshot = NO_SNAPSHOT
     probes: Probes = NO_PROBES
+    kept: Kept = field(default_factory=Kept)
     chunks: int = 1
 
     def __post_init__(self) -> None:
@@ -50,12 +55,13 @@ class Roller:
 
     def roll(self, index: int, observe: Callable[[str, ChunkStats], None] = lambda name, stats: None) -> Rolled:
         """Raises what `rollout` raises, and what the world does."""
-        trajectory = self.world.trajectory(index)
+        trajectory = self._trajectory(index)
+        name, kept = trajectory.name, self.kept
         ground = self.world.ground(index) if self.probes.beside else None
-        g, forced = self.backbone.geometry, self.backbone.encode(trajectory.images)
+        g, forced = self.backbone.geometry, kept.get("latents", name, lambda: self.backbone.encode(trajectory.images))
         total = chunk_count(trajectory, g)
         self.chunks = max(1, min(total, self.snapshot.chunks or total))
-        due = schedule(trajectory, g, self.probes, ground)
+        due = kept.get("probes", name, lambda: schedule(trajectory, g, self.probes, ground))
         prober = Prober(due, ground, self._auditor(trajectory, max((p.chunk for p in due), default=0)))
         began = time.perf_counter()
         made = rollout(
@@ -65,11 +71,19 @@ class Roller:
             trajectory,
             self.seed,
             forced,
-            lambda stats: observe(trajectory.name, stats),
+            lambda stats: observe(name, stats),
             self.snapshot,
             prober.before,
         )
         return Rolled(trajectory, made, prober.views, time.perf_counter() - began)
+
+    def _trajectory(self, index: int) -> Trajectory:
+        return self.kept.get("trajectory", self.world.names[index], lambda: self.world.trajectory(index))
+
+    def roundtrip(self, trajectory: Trajectory) -> Float[Tensor, "p 3 y x"] | None:
+        """What the autoencoder leaves of the true views, where the world has them."""
+        truth = trajectory.reference
+        return None if truth is None else self.kept.get("round trip", trajectory.name, lambda: self.backbone.roundtrip(truth))
 
     def _auditor(self, trajectory: Trajectory, chunks: int) -> Auditor:
         """What replaces the memories that probes bring back. chunks: before the last probe. Those of another house are what the same policy keeps
@@ -82,7 +96,7 @@ class Roller:
         names = self.world.names
         if len(names) < 2:
             return Auditor(self.probes.audit, why="there is no other trajectory (world.trajectories=1)", blank=blank)
-        other = self.world.trajectory((names.index(trajectory.name) + 1) % len(names))
+        other = self._trajectory((names.index(trajectory.name) + 1) % len(names))
         latents = self.backbone.encode(other.images if other.reference is None else other.reference)
         kept = other_memory(self.backbone, self.policy, self.store.codec, other, self.seed, latents, chunks)
         return Auditor(self.probes.audit, kept, f"{other.name} has no views beyond those of its first chunk and its newest", blank)

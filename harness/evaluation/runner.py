@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from harness.backbone import Backbone
 from harness.cache.page_files import DamagedPage
 from harness.cache.stores import PackedStore
+from harness.evaluation.kept import Kept
 from harness.evaluation.novelty import kinds
 from harness.evaluation.probes import NO_PROBES, Probes
 from harness.evaluation.rolling import ALIKE, Rolled, Roller
@@ -61,7 +62,7 @@ def loader(indices: Sequence[int]) -> DataLoader[int]:
 class EvalModule(L.LightningModule):
     """Rolls out trajectory `index` under the policy, scores it, and returns an `Outcome`.
 
-    make_backbone: builds the backbone on a device; called once in every process that Lightning starts.
+    make_backbone: builds the backbone on a device; called once in every process that Lightning starts. kept: see `Roller`.
     """
 
     def __init__(
@@ -75,16 +76,17 @@ class EvalModule(L.LightningModule):
         observe: Callable[[str, ChunkStats], None] = lambda name, stats: None,
         snapshot: Snapshot = NO_SNAPSHOT,
         probes: Probes = NO_PROBES,
+        kept: Kept | None = None,
     ) -> None:
         super().__init__()
         self.make_backbone, self.policy, self.store, self.world = make_backbone, policy, store, world
         self.metrics, self.seed, self.observe = metrics, seed, observe
-        self.snapshot, self.probes = snapshot, probes
+        self.snapshot, self.probes, self.kept = snapshot, probes, kept or Kept()
         self.rollout_seconds = 0.0  # wall time within `rollout`, of this process
 
     def setup(self, stage: str) -> None:
         backbone = self.make_backbone(str(self.trainer.strategy.root_device))
-        self.roller = Roller(backbone, self.policy, self.store, self.world, self.seed, self.snapshot, self.probes)
+        self.roller = Roller(backbone, self.policy, self.store, self.world, self.seed, self.snapshot, self.probes, self.kept)
 
     @property
     def chunks(self) -> int:
@@ -122,9 +124,7 @@ class EvalModule(L.LightningModule):
     def _scored(self, rolled: Rolled) -> Outcome:
         trajectory, out, views, backbone = rolled.trajectory, rolled.rollout, rolled.views, self.roller.backbone
         self.rollout_seconds += rolled.seconds
-        truth = trajectory.reference
-        roundtrip = None if truth is None else backbone.roundtrip(truth)
-        pairs = score_pairs(out, trajectory, roundtrip, self.metrics.frame)
+        pairs = score_pairs(out, trajectory, self.roller.roundtrip(trajectory), self.metrics.frame)
         probed = score_probes(views, out, trajectory, self.metrics.frame)
         values = mean_scores(pairs) | mean_gaps(pairs) | mean_recall(probed) | mean_audit(probed) | drift(out, trajectory) | cost(out)
         values |= score_kinds(out, trajectory, kinds(trajectory, backbone.geometry), self.metrics.frame)
