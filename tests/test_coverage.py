@@ -13,6 +13,7 @@ from harness.worlds.poses import integrate, pinhole
 from policies.parts.select import coverage
 from policies.parts.select.coverage import CoverageSelector
 from policies.parts.select.fov import FovSelector
+from policies.parts.select.frustum import Sight
 from tests.test_selectors import SIZE, seen_by_loops, walk, watched
 
 
@@ -48,13 +49,14 @@ def test_coverage_against_every_set(again, backbone):
 def test_coverage_looks_closely_where_it_must(again, backbone, monkeypatch):
     """The order of looking at every chunk for every choice, with chunks of equal cameras among them; and fewer are looked at."""
     monkeypatch.setattr(coverage, "TOGETHER", 2)
+    seen = Sight.views
     for seed in range(3):
         *past, target = walk(seed, 40)
         past[9], past[23] = (replace(past[i], c2w=past[j].c2w, intrinsics=past[j].intrinsics) for i, j in ((9, 4), (23, 4)))
         s = watched(CoverageSelector(grid=4, shells=2, again=again), past, backbone.geometry)
         window = [0, 1, 2, 114, 115, 116]
         left = again ** s.seen(target, window).sum(0).flatten().double().numpy()
-        views = {c: s.views(target, [c])[0].sum(0).flatten().numpy() for c in range(1, 38)}
+        views = {c: s.sight(target, [c]).views([0])[0].sum(0).flatten().numpy() for c in range(1, 38)}
         expected: list[int] = []
         while open_ := [c for c in views if c not in expected]:
             gains = {c: round(sum(left * [sum(again**n for n in range(v)) for v in views[c]]), 6) for c in open_}
@@ -65,8 +67,7 @@ def test_coverage_looks_closely_where_it_must(again, backbone, monkeypatch):
             left = left * again ** views[best].astype(float)
         rest = sorted((c for c in views if c not in expected), key=lambda c: (-views[c].sum(), c))
         looked: list[int] = []
-        seen = s.views
-        monkeypatch.setattr(s, "views", lambda chunk, some, seen=seen, looked=looked: looked.extend(some) or seen(chunk, some))
+        monkeypatch.setattr(Sight, "views", lambda sight, some, looked=looked: looked.extend(np.asarray(some).tolist()) or seen(sight, some))
         order = s.order(target, list(views), window)
         assert [next(order) for _ in range(3)] == [*expected, *rest][:3]
         assert len(set(looked)) == len(looked) < len(views), "the others' bounds are lower"

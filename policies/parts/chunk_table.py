@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 
@@ -34,9 +36,13 @@ class ChunkTable:
 
     def take(self, chunks: Sequence[int]) -> list[Tensor]:
         """The tensors of these chunks, stacked."""
-        rows = torch.tensor([self._rows[c] for c in chunks])
+        rows = self._at(chunks)
         return [column.index_select(0, rows.to(column.device)) for column in self._columns]
 
     def take_one(self, column: int, chunks: Sequence[int]) -> Tensor:
         """One of their tensors, stacked."""
-        return self._columns[column].index_select(0, torch.tensor([self._rows[c] for c in chunks], device=self._columns[column].device))
+        return self._columns[column].index_select(0, self._at(chunks).to(self._columns[column].device))
+
+    def _at(self, chunks: Sequence[int]) -> Int[Tensor, "n"]:
+        """Their rows. Raises KeyError for a chunk that is not here."""
+        return torch.from_numpy(np.fromiter(map(self._rows.__getitem__, chunks), np.int64, len(chunks)))

@@ -55,9 +55,10 @@ class PlacesPolicy(PolicyWrapper):
             self._last = fresh
 
     def _settle(self, chunk: int, bank: KVBank) -> None:
-        for founder, members in list(self._places.items()):
-            self._places[founder] = [c for c in members if any(map(bank.rows, range(c * self._size, (c + 1) * self._size)))]
-            if not self._places[founder]:  # a wrapper forgot them all
+        banked = {f // self._size for f in bank.frames}
+        for founder in [f for f, members in self._places.items() if not banked.issuperset(members)]:  # a wrapper forgot some
+            self._places[founder] = [c for c in self._places[founder] if c in banked]
+            if not self._places[founder]:
                 del self._places[founder]
                 self.likeness.forget(founder)
         founders = sorted(self._places)

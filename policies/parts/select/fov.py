@@ -32,15 +32,15 @@ class FovSelector(FrustumSelector):
         if not candidates:
             return iter(())
         kinds = self.kinds(candidates)
+        sight = self.sight(chunk, kinds.firsts.tolist())
         sizes = np.bincount(blocks(self.grid, self.shells)[1])
-        possible = self.may_see(chunk, kinds.firsts.tolist()).unflatten(2, (-1, len(sizes))).numpy()  # c v f b
+        possible = sight.may_see().unflatten(2, (-1, len(sizes))).numpy()  # c v f b
         bounds = (possible @ (sizes / sizes.sum()).astype(np.float32)).max(1).mean(1)
 
         def score(some: list[int]) -> list[float]:
-            firsts = kinds.firsts[some].tolist()
-            share = self.views(chunk, firsts).float().mean(-1)  # c v f
+            share = sight.views(some).float().mean(-1)  # c v f
             if self.mutual:
-                share = share.minimum(self.back(chunk, firsts))
+                share = share.minimum(self.back(chunk, kinds.firsts[some].tolist()))
             return share.amax(1).mean(1).double().round(decimals=6).tolist()
 
         return best_first(bounds, score, kinds.members)

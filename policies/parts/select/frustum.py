@@ -12,7 +12,7 @@ from harness.datatypes import KV, Chunk, Geometry
 from harness.settings.ranges import Positive, Side
 from policies.parts.chunk_table import ChunkTable
 from policies.parts.select.base import Selector
-from policies.parts.select.probe_points import may_see, probes, sees
+from policies.parts.select.probe_points import Cameras, may_see, probes, sees
 
 
 @dataclass
@@ -54,30 +54,45 @@ class FrustumSelector(Selector):
             return torch.zeros(0, *points.shape[:2], dtype=torch.bool)
         c2w, intrinsics, _ = self._cameras.take([f // self._size for f in frames])
         own = torch.arange(len(frames)), torch.tensor([f % self._size for f in frames])
-        return sees(points.flatten(0, 1), c2w[own], intrinsics[own], self.far).unflatten(1, points.shape[:2])
+        return sees(points.flatten(0, 1), Cameras.of(c2w[own], intrinsics[own]), self.far).unflatten(1, points.shape[:2])
 
-    def views(self, chunk: Chunk, candidates: list[int]) -> Bool[Tensor, "c v f p"]:
-        """`seen` by each of the `v` frames of candidate chunks."""
-        points, (c2w, intrinsics, _) = self._probes(chunk.c2w, chunk.intrinsics), self._cameras.take(candidates)
-        seen = sees(points.flatten(0, 1), c2w.flatten(0, 1), intrinsics.flatten(0, 1), self.far)
-        return seen.view(len(candidates), self._size, *points.shape[:2])
-
-    def may_see(self, chunk: Chunk, candidates: list[int]) -> Bool[Tensor, "c v b"]:
-        """Which blocks of the probe points of all views of `chunk` (see `blocks`) each view of the candidates may see any point of. Of those
-        that it may not it sees none: their bounding spheres lie beyond one side of its frustum."""
-        points, (c2w, intrinsics, _) = self._probes(chunk.c2w, chunk.intrinsics), self._cameras.take(candidates)
-        possible = may_see(points, c2w.flatten(0, 1), intrinsics.flatten(0, 1), self.grid, self.shells, self.far)
-        return possible.view(len(candidates), self._size, -1)
+    def sight(self, chunk: Chunk, candidates: Sequence[int]) -> "Sight":
+        """What the views of candidate chunks see of the probe points of all views of `chunk`."""
+        c2w, intrinsics, _ = self._cameras.take(candidates)
+        cameras = Cameras.of(c2w.flatten(0, 1), intrinsics.flatten(0, 1))
+        return Sight(self._probes(chunk.c2w, chunk.intrinsics), cameras, self._size, self.grid, self.shells, self.far)
 
     def back(self, chunk: Chunk, candidates: list[int]) -> Float[Tensor, "c v f"]:
         """The other direction: the share of the probe points of each candidate's view that each view of `chunk` sees."""
         c2w, intrinsics, _ = self._cameras.take(candidates)
         points = self._probes(c2w.flatten(0, 1), intrinsics.flatten(0, 1))
-        share = sees(points.flatten(0, 1), chunk.c2w, chunk.intrinsics, self.far).unflatten(1, points.shape[:2]).float().mean(-1)
+        share = sees(points.flatten(0, 1), Cameras.of(chunk.c2w, chunk.intrinsics), self.far).unflatten(1, points.shape[:2]).float().mean(-1)
         return share.T.unflatten(0, (len(candidates), self._size))
 
     def _probes(self, c2w: Tensor, intrinsics: Tensor) -> Tensor:
         return probes(c2w, intrinsics, self.grid, self.shells, self.near, self.far)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """points: of `f` views. cameras: of chunks of `size` views each. The rest: see `FrustumSelector`."""
+
+    points: Float[Tensor, "f p 3"]
+    cameras: Cameras
+    size: int
+    grid: int
+    shells: int
+    far: float
+
+    def views(self, some: Sequence[int] | Int[np.ndarray, "c"]) -> Bool[Tensor, "c v f p"]:
+        """Which points each of the `v` views of some of the chunks sees."""
+        which = (np.asarray(some)[:, None] * self.size + np.arange(self.size)).flatten()
+        return sees(self.points.flatten(0, 1), self.cameras.some(which), self.far).view(len(some), self.size, *self.points.shape[:2])
+
+    def may_see(self) -> Bool[Tensor, "c v b"]:
+        """Which blocks of the points (see `blocks`) each view of each chunk may see any point of. Of those that it may not it sees none: their bounding
+        spheres lie beyond one side of its frustum."""
+        return may_see(self.points, self.cameras, self.grid, self.shells, self.far).unflatten(0, (-1, self.size))
 
 
 class Kinds:

@@ -1,6 +1,7 @@
 """Fixed points before a camera, and which cameras see them."""
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,20 +27,38 @@ def _probes_of_a_square(grid: int, shells: int, near: float, far: float) -> Floa
     return (torch.stack([x, y, torch.ones_like(x)], -1).flatten(0, 1)[:, None] * depth[:, None]).flatten(0, 1)
 
 
-def sees(points: Float[Tensor, "p 3"], c2w: Float[Tensor, "g 4 4"], intrinsics: Float[Tensor, "g 4"], far: float) -> Bool[Tensor, "g p"]:
+class Cameras(NamedTuple):
+    """Axes, what is added to a point's product with them to have its place before the camera, and 1 over the slopes of the picture's sides."""
+
+    axes: Float[np.ndarray, "3 g 3"]
+    offsets: Float[np.ndarray, "3 g"]
+    slopes: Float[np.ndarray, "2 g"]
+
+    @staticmethod
+    def of(c2w: Float[Tensor, "g 4 4"], intrinsics: Float[Tensor, "g 4"]) -> "Cameras":
+        axes, centre = c2w[:, :3, :3].permute(2, 0, 1), c2w[:, :3, 3]
+        fx, fy, cx, cy = intrinsics.unbind(1)
+        return Cameras(np.ascontiguousarray(axes.numpy()), -(axes * centre).sum(-1).numpy(), torch.stack([fx / cx, fy / cy]).numpy())
+
+    def some(self, which: Int[np.ndarray, "k"]) -> "Cameras":
+        return Cameras(*(part.take(which, axis=1) for part in self))
+
+
+def sees(points: Float[Tensor, "p 3"], cameras: Cameras, far: float) -> Bool[Tensor, "g p"]:
     """Which points lie in the frustum of each camera, at most `far` deep.
 
     One coordinate of all points after the other, in parts that a core's cache holds and without new memory: for 3,000 cameras and 768 points a
     quarter of the time that whole tensors take. Of a point at a camera's very centre nothing is said.
     """
-    axes, offsets, slopes = _cameras(c2w, intrinsics)
-    seen = np.empty((len(c2w), len(points)), dtype=bool)
+    axes, offsets, slopes = cameras
+    count = offsets.shape[1]
+    seen = np.empty((count, len(points)), dtype=bool)
     width = max(1, min(len(points), BLOCK))
     step = max(1, BLOCK // width)
     room, flag = np.empty((3, step * width), np.float32), np.empty(step * width, bool)
     for first in range(0, len(points), width):
         part = np.ascontiguousarray(points[first : first + width].numpy().T)
-        for start in range(0, len(c2w), step):
+        for start in range(0, count, step):
             some = slice(start, start + step)
             out = seen[some, first : first + width]
             x, y, depth = (np.matmul(axes[i, some], part, out=room[i, : out.size].reshape(out.shape)) for i in range(3))
@@ -52,27 +71,24 @@ def sees(points: Float[Tensor, "p 3"], c2w: Float[Tensor, "g 4 4"], intrinsics: 
     return torch.from_numpy(seen)
 
 
-def may_see(
-    points: Float[Tensor, "f p 3"], c2w: Float[Tensor, "g 4 4"], intrinsics: Float[Tensor, "g 4"], grid: int, shells: int, far: float
-) -> Bool[Tensor, "g b"]:
+def may_see(points: Float[Tensor, "f p 3"], cameras: Cameras, grid: int, shells: int, far: float) -> Bool[Tensor, "g b"]:
     """Which blocks (see `blocks`) of the probe points of all views each camera may see any point of. Of those that it may not it sees none: their
     bounding spheres lie beyond one side of its frustum."""
     members = points[:, blocks(grid, shells)[0]].flatten(0, 1)  # b k 3
     middle = members.mean(1)
     radius = (members - middle[:, None]).norm(dim=-1).amax(1) * 1.001 + 1e-4 * far  # rounding of float32
-    return near(middle, radius, c2w, intrinsics, far)
+    return near(middle, radius, cameras, far)
 
 
-def near(
-    middle: Float[Tensor, "b 3"], radius: Float[Tensor, "b"], c2w: Float[Tensor, "g 4 4"], intrinsics: Float[Tensor, "g 4"], far: float
-) -> Bool[Tensor, "g b"]:
+def near(middle: Float[Tensor, "b 3"], radius: Float[Tensor, "b"], cameras: Cameras, far: float) -> Bool[Tensor, "g b"]:
     """Which spheres reach to the inner side of every plane of each camera's frustum."""
-    axes, offsets, slopes = _cameras(c2w, intrinsics)
+    axes, offsets, slopes = cameras
+    count = offsets.shape[1]
     places, size = np.ascontiguousarray(middle.numpy().T), radius.numpy()
     lengths = np.sqrt(1 + slopes**2)
-    inside = np.empty((len(c2w), len(size)), dtype=bool)
+    inside = np.empty((count, len(size)), dtype=bool)
     step = max(1, BLOCK // max(1, len(size)))
-    for start in range(0, len(c2w), step):
+    for start in range(0, count, step):
         some = slice(start, start + step)
         depth = axes[2, some] @ places
         depth += offsets[2, some, None]
@@ -83,15 +99,6 @@ def near(
             np.multiply(np.abs(across, out=across), slopes[i, some, None], out=across)
             out &= np.subtract(across, depth, out=across) <= lengths[i, some, None] * size
     return torch.from_numpy(inside)
-
-
-def _cameras(
-    c2w: Float[Tensor, "g 4 4"], intrinsics: Float[Tensor, "g 4"]
-) -> tuple[Float[np.ndarray, "3 g 3"], Float[np.ndarray, "3 g"], Float[np.ndarray, "2 g"]]:
-    """Axes, what is added to a point's product with them to have its place before the camera, and 1 over the slopes of the picture's sides."""
-    axes, centre = c2w[:, :3, :3].permute(2, 0, 1), c2w[:, :3, 3]
-    fx, fy, cx, cy = intrinsics.unbind(1)
-    return np.ascontiguousarray(axes.numpy()), -(axes * centre).sum(-1).numpy(), torch.stack([fx / cx, fy / cy]).numpy()
 
 
 @cache
