@@ -58,7 +58,9 @@ class Roller:
         trajectory = self._trajectory(index)
         name, kept = trajectory.name, self.kept
         ground = self.world.ground(index) if self.probes.beside else None
-        g, forced = self.backbone.geometry, kept.get("latents", name, lambda: self.backbone.encode(trajectory.images))
+        g = self.backbone.geometry
+        # kept on the host: on the device they would count as memory of the policies that run later
+        forced = kept.get("latents", name, lambda: self.backbone.encode(trajectory.images).cpu()).to(g.device)
         total = chunk_count(trajectory, g)
         self.chunks = max(1, min(total, self.snapshot.chunks or total))
         due = kept.get("probes", name, lambda: schedule(trajectory, g, self.probes, ground))
