@@ -74,3 +74,13 @@ def test_the_base_of_a_run():
     assert [tokens.base_of(x) for x in ("h2o", "worldkv selector=x budget=w12", "h2o budget=w24")] == ["worldkv", "worldkv budget=w12", "worldkv budget=w24"]
     assert [stored.base_of(f"capped inner=fifo frames={n}") for n in (30, 45)] == [f"capped inner=worldkv frames={n}" for n in (30, 45)]
     assert BENCHES["trained"].base_of("worldkv arm=control") == "worldkv", "arms are compared with the base's weights"
+
+
+def test_a_run_is_told_by_its_whole_value_of_the_key():
+    """300 frames are neither 30 nor more of them; whatever else a label names stays, in its place."""
+    bench = BENCHES["houses_bytes"]
+    assert bench.leads("capped inner=fifo") and bench.leads("capped inner=fifo frames=30") and not bench.leads("capped inner=fifo frames=300")
+    assert [bench.base_of(f"capped inner=fifo frames={n}") for n in (30, 45, 450)] == [bench.base, "capped inner=worldkv frames=45", bench.base]
+    assert bench.at("capped inner=fifo frames=30 evict=alike", "45") == "capped inner=fifo frames=45 evict=alike"
+    assert bench.at("capped inner=fifo", "45") == "capped inner=fifo frames=45"
+    assert bench.name("capped inner=fifo frames=30 evict=alike") == "fifo evict=alike"

@@ -41,20 +41,29 @@ class Bench:
     def values(self) -> tuple[str, ...]:
         return (self.first, *self.others)
 
+    def value(self, label: str) -> str:
+        """A run's value of the key; the first, where its label names none."""
+        mine = [part for part in label.split(" ") if part.startswith(f"{self.key}=")] if self.key else []
+        return mine[-1].removeprefix(f"{self.key}=") if mine else self.first
+
     def leads(self, label: str) -> bool:
-        return not self.key or f" {self.key}=" not in label or f" {self.key}={self.first}" in label
+        return self.value(label) == self.first
 
     def name(self, label: str) -> str:
-        return label.replace(f" {self.key}={self.first}", "").replace("capped inner=", "")
+        return " ".join(part for part in label.split(" ") if part != f"{self.key}={self.first}").replace("capped inner=", "")
 
     def at(self, label: str, value: str) -> str:
         """What a row of the first value is called at another one."""
-        here = f" {self.key}={self.first}"
-        return label if value == self.first else label.replace(here, f" {self.key}={value}") if here in label else f"{label} {self.key}={value}"
+        if value == self.first:
+            return label
+        here, there = f"{self.key}={self.first}", f"{self.key}={value}"
+        parts = label.split(" ")
+        return " ".join([there if part == here else part for part in parts] if here in parts else [*parts, there])
 
     def base_of(self, label: str) -> str:
         """The run that a run is compared with: that of its own value."""
-        return next((self.at(self.base, value) for value in self.others if f" {self.key}={value}" in f"{label} "), self.base)
+        value = self.value(label)
+        return self.at(self.base, value) if value in self.others else self.base
 
 
 BENCHES = {
