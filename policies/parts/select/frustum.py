@@ -12,6 +12,7 @@ from harness.datatypes import KV, Chunk, Geometry
 from harness.settings.ranges import Positive, Side
 from policies.parts.chunk_table import ChunkTable
 from policies.parts.select.base import Selector
+from policies.parts.select.kinds import Kinds
 from policies.parts.select.probe_points import Cameras, may_see, probes, sees
 
 
@@ -43,7 +44,7 @@ class FrustumSelector(Selector):
     def forget(self, chunk: int) -> None:
         self._cameras.forget(chunk)
 
-    def kinds(self, candidates: list[int]) -> "Kinds":
+    def kinds(self, candidates: list[int]) -> Kinds:
         """Candidates with the same cameras together."""
         return Kinds(np.array(candidates), self._cameras.take_one(2, candidates).numpy())
 
@@ -93,27 +94,6 @@ class Sight:
         """Which blocks of the points (see `blocks`) each view of each chunk may see any point of. Of those that it may not it sees none: their bounding
         spheres lie beyond one side of its frustum."""
         return may_see(self.points, self.cameras, self.grid, self.shells, self.far).unflatten(0, (-1, self.size))
-
-
-class Kinds:
-    """Candidates in groups of equal labels, the groups in the order of their first members."""
-
-    def __init__(self, candidates: Int[np.ndarray, "c"], labels: Int[np.ndarray, "c"]) -> None:
-        order = labels.argsort(kind="stable")
-        starts = np.concatenate([[0], np.flatnonzero(np.diff(labels[order])) + 1])
-        firsts = candidates[order[starts]]
-        rank = firsts.argsort(kind="stable")
-        self._sorted, self._starts = candidates[order], starts[rank]
-        self._stops = np.append(starts[1:], len(order))[rank]
-        self.firsts = firsts[rank]
-
-    def members(self, kind: int) -> list[int]:
-        return self._sorted[self._starts[kind] : self._stops[kind]].tolist()
-
-    def lists(self) -> list[list[int]]:
-        """The members of every kind."""
-        whole = self._sorted.tolist()
-        return [whole[a:b] for a, b in zip(self._starts.tolist(), self._stops.tolist(), strict=True)]
 
 
 def _label(c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"]) -> Int[Tensor, ""]:
