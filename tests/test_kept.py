@@ -33,7 +33,7 @@ TINY = (
 
 @pytest.fixture
 def made(monkeypatch) -> Counter:
-    """How often trajectories, latents and round trips are made. What other tests left is dropped."""
+    """How often trajectories and round trips are made. What other tests left is dropped."""
     count = Counter()
 
     def counted(cls, name):

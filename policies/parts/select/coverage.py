@@ -59,10 +59,9 @@ class _Closely:
         frames = sight.may_see().numpy().sum(1, dtype=np.uint8)  # c b: that may see any point of a block
         self._worths, self._most = worths, worths[frames]
         self._open = frames.any(1)  # kinds that may gain and were not looked at
-        self._row = np.full(len(frames), -1)  # of each kind among those that were
-        self._kinds, self._there = np.zeros(0, int), np.zeros(0, bool)  # that were, and whether any chunk of theirs is left
-        self._seen = [np.zeros((0, points), np.uint8)]  # by how many of their frames each point is seen, as they were looked at together
-        self._about = [np.zeros((0, points), np.float32)]  # what so many views of fresh points are worth
+        self._views: dict[int, np.ndarray] = {}  # of those that were: how many frames see each point
+        self._kinds, self._there = np.zeros(0, int), np.zeros(0, bool)  # the same in a row, and whether any chunk of theirs is left
+        self._about = [np.zeros((0, points), np.float32)]  # what so many views of fresh points are worth, as they were looked at together
 
     def best(self, left: Float[np.ndarray, "p"], kinds: list[list[int]]) -> int | None:
         """The kind that gains most, ties to the larger overlap, then to the older chunk; None where none gains anything. left: what the next view of
@@ -85,25 +84,19 @@ class _Closely:
 
     def _look_at(self, some: Int[np.ndarray, "k"]) -> None:
         seen = np.add.reduce(self._sight.views(some).flatten(2).numpy().view(np.uint8), 1, dtype=np.uint8)
-        self._row[some] = np.arange(len(self._kinds), len(self._kinds) + len(some))
+        self._views.update(zip(some.tolist(), seen, strict=True))
         self._kinds, self._there = np.concatenate([self._kinds, some]), np.concatenate([self._there, np.ones(len(some), bool)])
         self._open[some] = False
-        self._seen.append(seen)
         self._about.append(self._worths.astype(np.float32).take(seen))
 
     def used_up(self, kind: int) -> None:
         """No chunk of a kind that was the best is left."""
-        self._there[self._row[kind]] = False
+        self._there[self._kinds == kind] = False
 
     def views(self, kind: int) -> UInt8[np.ndarray, "p"]:
         """How many frames of a kind that was looked at see each point."""
-        row = int(self._row[kind])
-        for seen in self._seen:
-            if row < len(seen):
-                return seen[row]
-            row -= len(seen)
-        raise IndexError(kind)
+        return self._views[kind]
 
     def overlap(self, kind: int) -> int:
         """Points that a kind's frames see, each as often as it is seen. Kinds that were never looked at see none, once nothing is left to gain."""
-        return int(self.views(kind).sum(dtype=np.int64)) if self._row[kind] >= 0 else 0
+        return int(self.views(kind).sum(dtype=np.int64)) if kind in self._views else 0
