@@ -55,7 +55,7 @@ def test_coverage_looks_closely_where_it_must(again, backbone, monkeypatch):
         past[9], past[23] = (replace(past[i], c2w=past[j].c2w, intrinsics=past[j].intrinsics) for i, j in ((9, 4), (23, 4)))
         s = watched(CoverageSelector(grid=4, shells=2, again=again), past, backbone.geometry)
         window = [0, 1, 2, 114, 115, 116]
-        left = again ** s.seen(target, window).sum(0).flatten().double().numpy()
+        left = again ** s.seen(s.sight(target, [1]).points, window).sum(0).flatten().double().numpy()
         views = {c: s.sight(target, [c]).views([0])[0].sum(0).flatten().numpy() for c in range(1, 38)}
         expected: list[int] = []
         while open_ := [c for c in views if c not in expected]:
@@ -98,6 +98,6 @@ def test_a_view_sees_itself_whole_and_nothing_behind(backbone):
     turned[:, :3, :3] = turned[:, :3, :3] @ torch.diag(torch.tensor([-1.0, 1.0, -1.0]))
     behind = Chunk(2, 6, turned, chunk.intrinsics, chunk.actions)
     s = watched(FovSelector(), [chunk, behind], backbone.geometry)
-    seen = s.seen(chunk, [3, 4, 5, 6, 7, 8])
+    seen = s.seen(s.sight(chunk, [1]).points, [3, 4, 5, 6, 7, 8])
     assert seen[[0, 1, 2], [0, 1, 2]].all()
     assert not seen[[3, 4, 5], [0, 1, 2]].any()

@@ -23,7 +23,7 @@ from harness.datatypes import Chunk, Geometry, Plan
 from harness.policy import CachePolicy, PolicyWrapper
 from harness.session import Session
 from harness.trajectory import Trajectory
-from harness.worlds.revisits import distances
+from harness.worlds.poses import distances
 
 SHOWS = 0.1  # a page is wrong where it shows less of the view than this; where the world has no truth,
 FAR = 3.0  # where it was seen from so many metres away, a right angle counting as much
@@ -221,7 +221,7 @@ def _strangers(path: Trajectory, g: Geometry, chunk: Chunk) -> list[int]:
         order = shares.argsort(stable=True)
         return order[shares[order] < SHOWS].tolist()
     past = path.c2w[: g.frames_px(chunk.start) : g.stride_px]
-    far, turned = distances(torch.cat([past, chunk.c2w]))
-    away = (far + turned * FAR / 90)[: len(past), len(past) :].amin(1)
+    far, turned = distances(past, chunk.c2w)
+    away = (far + turned * FAR / 90).amin(1)
     order = away.argsort(descending=True, stable=True)
     return order[away[order] > FAR].tolist()

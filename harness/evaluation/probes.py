@@ -23,7 +23,7 @@ from harness.trajectory import Trajectory
 from harness.worlds.chunks import chunk_at, chunk_count
 from harness.worlds.covisibility import CoVisibility
 from harness.worlds.ground import Ground
-from harness.worlds.revisits import distances
+from harness.worlds.poses import distances
 
 SEEN = 0.5  # a view counts as seen where at least this share of it is shown
 SHOWN_FIRST = 0.25  # of a view that the first chunk shows: no target, for most windows keep that chunk
@@ -120,7 +120,7 @@ def shares(path: Trajectory, g: Geometry, total: int) -> Float[Tensor, "c c"]:
     if path.overlap is not None:
         return path.overlap(middle, middle)
     fx, _, cx, _ = path.intrinsics[0].tolist()
-    far, turned = distances(path.c2w[middle])
+    far, turned = distances(path.c2w[middle], path.c2w[middle])
     view = 2 * torch.rad2deg(torch.atan(torch.tensor(cx / fx)))
     return (1 - turned / view).clamp(min=0) * (far <= NEAR)
 

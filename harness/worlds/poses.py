@@ -124,8 +124,19 @@ def pinhole(fov: float, size: tuple[int, int], frames: int) -> Float[Tensor, "f 
 
 def angle(a: Float[Tensor, "*n 3 3"], b: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n"]:
     """Geodesic angle between rotations, in degrees. From the chord, which keeps its precision near 0 where acos loses it."""
-    chord = (a - b).flatten(-2).norm(dim=-1) / math.sqrt(8.0)
-    return torch.rad2deg(2 * torch.asin(chord.clamp(max=1.0)))
+    return _degrees((a - b).flatten(-2).norm(dim=-1))
+
+
+def distances(a: Float[Tensor, "n 4 4"], b: Float[Tensor, "m 4 4"]) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
+    """Metres and degrees from every pose of `a` to every one of `b`, as `angle` has them."""
+    exact = "donot_use_mm_for_euclid_dist"  # products of matrices put a pose millimetres from itself
+    metres, chord = (torch.cdist(x.flatten(1), y.flatten(1), compute_mode=exact) for x, y in ((a[:, :3, 3], b[:, :3, 3]), (a[:, :3, :3], b[:, :3, :3])))
+    return metres, _degrees(chord)
+
+
+def _degrees(chord: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """chord: the length of the difference of two rotations."""
+    return torch.rad2deg(2 * torch.asin((chord / math.sqrt(8.0)).clamp(max=1.0)))
 
 
 def steps(c2w: Float[Tensor, "f 4 4"]) -> Float[Tensor, "f 4 4"]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.trajectory import RevisitPair
 from harness.worlds.frusta import FrustumOverlap
-from harness.worlds.poses import angle
+from harness.worlds.poses import distances
 
 Shares = Callable[[Sequence[int], Sequence[int]], Float[Tensor, "n m"]]  # of views (rows) that others (columns) show too
 
@@ -19,13 +19,6 @@ METRES, DEGREES = 1e-3, 0.05  # within which poses of exact paths are the same
 LEFT = 3.0  # tolerances that a recorded camera must be away to have left a pose: less may be its trembling
 FAR = 10.0  # position tolerances that one sees at least, where a path hardly moves
 NEAR = 0.25  # of the field of view, and of what a path reaches: farther off is another view, and no near miss
-
-
-def distances(c2w: Float[Tensor, "f 4 4"]) -> tuple[Float[Tensor, "f f"], Float[Tensor, "f f"]]:
-    """Metres and degrees between every two poses."""
-    position, rotation = c2w[:, :3, 3], c2w[:, :3, :3]
-    # not cdist: for more than 25 points it multiplies matrices, and a pose is then millimetres from itself
-    return (position[:, None] - position[None]).norm(dim=-1), angle(rotation[:, None], rotation[None])
 
 
 def find_pairs(
@@ -50,7 +43,7 @@ def find_pairs(
     repeat exactly. asked: how many views the truth is asked for at a time.
     """
     poses = c2w[::stride_px]
-    far, turned = distances(poses)
+    far, turned = distances(poses, poses)
     same = (far <= metres) & (turned <= degrees)
     shared = (1 - turned / fov).clamp(min=0)
     unlike = turned.round(decimals=2) * 1e3 + far
@@ -124,7 +117,7 @@ class Tolerance:
         return trembling_outbound(c2w, self.metres, self.degrees) if self.recorded else outbound(c2w, self.metres, self.degrees)
 
     def _miss(self, c2w: Float[Tensor, "p 4 4"], fov: float, stride_px: int) -> str:
-        far, turned = distances(c2w[::stride_px])
+        far, turned = distances(c2w[::stride_px], c2w[::stride_px])
         late = torch.ones_like(far).triu(-(-self.min_gap // stride_px)).bool()
         if not late.any():
             return f"the path has {len(c2w)} video frames, and a revisit comes {self.min_gap} after the first visit (world.min_gap) at the earliest"
@@ -151,7 +144,7 @@ class Tolerance:
 
 def outbound(c2w: Float[Tensor, "p 4 4"], metres: float = METRES, degrees: float = DEGREES) -> int:
     """Number of frames before the camera first comes back to a pose that it had left: the first leg."""
-    far, turned = distances(c2w)
+    far, turned = distances(c2w, c2w)
     same = (far <= metres) & (turned <= degrees)
     for j in range(2, len(c2w)):
         earlier = torch.nonzero(same[j, :j])
@@ -163,7 +156,7 @@ def outbound(c2w: Float[Tensor, "p 4 4"], metres: float = METRES, degrees: float
 def trembling_outbound(c2w: Float[Tensor, "p 4 4"], metres: float, degrees: float) -> int:
     """`outbound` of a recorded path, whose trembling is no way out and back: the camera has to have been `LEFT` tolerances away. From where that is
     sure, the way back is followed to where it began: to the farthest place, if it is the way out again, and not at all around a loop."""
-    far, turned = distances(c2w)
+    far, turned = distances(c2w, c2w)
     same = (far <= metres) & (turned <= degrees)
     away = (far > LEFT * metres) | (turned > LEFT * degrees)
     for j in range(2, len(c2w)):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 
@@ -34,15 +33,8 @@ class ChunkTable:
         if chunk in self._rows:
             self._free.append(self._rows.pop(chunk))
 
-    def take(self, chunks: Sequence[int]) -> list[Tensor]:
-        """The tensors of these chunks, stacked."""
-        rows = self._at(chunks)
-        return [column.index_select(0, rows.to(column.device)) for column in self._columns]
-
-    def take_one(self, column: int, chunks: Sequence[int]) -> Tensor:
-        """One of their tensors, stacked."""
-        return self._columns[column].index_select(0, self._at(chunks).to(self._columns[column].device))
-
-    def _at(self, chunks: Sequence[int]) -> Int[Tensor, "n"]:
-        """Their rows. Raises KeyError for a chunk that is not here."""
-        return torch.from_numpy(np.fromiter(map(self._rows.__getitem__, chunks), np.int64, len(chunks)))
+    def take(self, chunks: Sequence[int], *columns: int) -> list[Tensor]:
+        """The tensors of these chunks, stacked; of all columns, or of some. Raises KeyError for a chunk that is not here."""
+        rows = torch.from_numpy(np.fromiter(map(self._rows.__getitem__, chunks), np.int64, len(chunks)))
+        wanted = [self._columns[c] for c in columns] if columns else self._columns
+        return [column.index_select(0, rows.to(column.device)) for column in wanted]

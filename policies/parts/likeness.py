@@ -12,7 +12,7 @@ from harness.datatypes import KV, Chunk, Geometry
 from harness.settings.ranges import Positive, Side
 from policies.parts.chunk_table import ChunkTable
 from policies.parts.select.lazily import SLACK
-from policies.parts.select.probe_points import Cameras, blocks, may_see, probes, sees
+from policies.parts.select.probe_points import blocks, frustums, may_see, probes, sees
 
 
 class Likeness(ABC):
@@ -79,15 +79,14 @@ class ViewLikeness(Likeness):
             raise ValueError(f"view likeness: near={self.near}, far={self.far}; near must be below far")
 
     def describe(self, chunk: Chunk, kv: KV) -> tuple[Tensor, ...]:
-        return chunk.c2w, chunk.intrinsics
+        return chunk.c2w, chunk.intrinsics, frustums(chunk.c2w, chunk.intrinsics, self.far)
 
     def shares(self, one: list[Tensor], others: list[Tensor]) -> Tensor:
         share = self._share(one, [x.flatten(0, 1) for x in others])  # f (n g)
         return share.unflatten(1, others[0].shape[:2]).transpose(0, 1)
 
     def most(self, one: list[Tensor], others: list[Tensor]) -> Tensor:
-        cameras = Cameras.of(*(x.flatten(0, 1) for x in others))
-        possible = may_see(self._probes(*one), cameras, self.grid, self.shells, self.far)  # (n g) (f b)
+        possible = may_see(self._probes(*one[:2]), others[2].flatten(0, 1), self.grid, self.shells, self.far)  # (n g) (f b)
         sizes = torch.from_numpy(np.bincount(blocks(self.grid, self.shells)[1])).float()
         share = possible.view(-1, len(sizes)).float() @ (sizes / sizes.sum())
         return share.view(*others[0].shape[:2], len(one[0])).amax(1).double().mean(1) + SLACK
@@ -97,8 +96,8 @@ class ViewLikeness(Likeness):
         return share.unflatten(0, others[0].shape[:2]).transpose(1, 2)
 
     def _share(self, a: list[Tensor], b: list[Tensor]) -> Float[Tensor, "f g"]:
-        points = self._probes(a[0], a[1])  # f p 3
-        return sees(points.flatten(0, 1), Cameras.of(*b), self.far).unflatten(1, points.shape[:2]).float().mean(-1).T
+        points = self._probes(*a[:2])  # f p 3
+        return sees(points.flatten(0, 1), b[2]).unflatten(1, points.shape[:2]).float().mean(-1).T
 
     def _probes(self, c2w: Tensor, intrinsics: Tensor) -> Float[Tensor, "f p 3"]:
         return probes(c2w, intrinsics, self.grid, self.shells, self.near, self.far)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from harness.datatypes import KV, Chunk, Geometry
 from harness.settings.ranges import Positive, Side
-from harness.worlds.poses import angle
+from harness.worlds.poses import distances
 from policies.parts.likeness import Likeness
 from policies.parts.select.latent import described
 
@@ -23,9 +23,8 @@ class PoseLikeness(Likeness):
         return (chunk.c2w,)
 
     def shares(self, one: list[Tensor], others: list[Tensor]) -> Tensor:
-        p, q = one[0][:, None], others[0][:, None]  # f 1 4 4, n 1 g 4 4
-        moved, turned = (p[..., :3, 3] - q[..., :3, 3]).norm(dim=-1), angle(p[..., :3, :3], q[..., :3, :3])
-        return (-moved / self.metres - turned / self.degrees).exp()
+        moved, turned = distances(one[0], others[0].flatten(0, 1))  # f (n g)
+        return (-moved / self.metres - turned / self.degrees).exp().unflatten(1, others[0].shape[:2]).transpose(0, 1)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from harness.datatypes import Chunk
 from harness.settings.ranges import Share
 from policies.parts.select.base import by_score
 from policies.parts.select.frustum import FrustumSelector, Sight
+from policies.parts.select.kinds import Kinds
 from policies.parts.select.probe_points import blocks
 
 TOGETHER = 64  # kinds that are looked at at once
@@ -34,17 +35,18 @@ class CoverageSelector(FrustumSelector):
     def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> Iterator[int]:
         if not candidates:
             return
-        groups = self.kinds(candidates)
-        kinds = groups.lists()
+        kinds = self.kinds(candidates)
         powers = self.again ** np.arange(self._size + 1, dtype=np.float64)
-        closely = _Closely(self.sight(chunk, groups.firsts.tolist()), np.concatenate([[0.0], powers[:-1].cumsum()]))
-        left = self.again ** self.seen(chunk, window).sum(0).flatten().double().numpy()  # worth of the next view of each point
+        sight = self.sight(chunk, kinds.firsts.tolist())
+        closely = _Closely(sight, np.concatenate([[0.0], powers[:-1].cumsum()]))
+        left = self.again ** self.seen(sight.points, window).sum(0).flatten().double().numpy()  # worth of the next view of each point
         while (best := closely.best(left, kinds)) is not None:
-            yield kinds[best].pop(0)
-            if not kinds[best]:
+            yield kinds.take(best)
+            if kinds.used_up(best):
                 closely.used_up(best)
             left *= powers[closely.views(best)]
-        yield from by_score([closely.overlap(i) for i, kind in enumerate(kinds) for _ in kind], [c for kind in kinds for c in kind])
+        rest = [(closely.overlap(i), c) for i in range(len(kinds)) for c in kinds.members(i)]
+        yield from by_score([overlap for overlap, _ in rest], [c for _, c in rest])
 
 
 class _Closely:
@@ -63,9 +65,9 @@ class _Closely:
         self._kinds, self._there = np.zeros(0, int), np.zeros(0, bool)  # the same in a row, and whether any chunk of theirs is left
         self._about = [np.zeros((0, points), np.float32)]  # what so many views of fresh points are worth, as they were looked at together
 
-    def best(self, left: Float[np.ndarray, "p"], kinds: list[list[int]]) -> int | None:
+    def best(self, left: Float[np.ndarray, "p"], kinds: Kinds) -> int | None:
         """The kind that gains most, ties to the larger overlap, then to the older chunk; None where none gains anything. left: what the next view of
-        a point is worth. kinds: the chunks that are left of each."""
+        a point is worth."""
         bounds = np.where(self._open, self._most @ np.bincount(self._block, left), -1.0)
         roughly = left.astype(np.float32)
         gains = np.concatenate([about @ roughly for about in self._about])
@@ -79,7 +81,7 @@ class _Closely:
             gains = np.concatenate([gains, self._about[-1] @ roughly])
         near = self._kinds[self._there & (gains > most - NEAR)].tolist()  # which of them is decided in float64
         exact = (self._worths[np.array([self.views(i) for i in near])] @ left).round(6).tolist() if near else []
-        gain, *_, best = max(((g, self.overlap(i), -kinds[i][0], i) for g, i in zip(exact, near, strict=True)), default=(0.0, None))
+        gain, *_, best = max(((g, self.overlap(i), -kinds.first(i), i) for g, i in zip(exact, near, strict=True)), default=(0.0, None))
         return best if gain else None
 
     def _look_at(self, some: Int[np.ndarray, "k"]) -> None:

@@ -13,7 +13,7 @@ from harness.settings.ranges import Positive, Side
 from policies.parts.chunk_table import ChunkTable
 from policies.parts.select.base import Selector
 from policies.parts.select.kinds import Kinds
-from policies.parts.select.probe_points import Cameras, may_see, probes, sees
+from policies.parts.select.probe_points import frustums, may_see, probes, sees
 
 
 @dataclass
@@ -39,35 +39,34 @@ class FrustumSelector(Selector):
         self._cameras.reset()
 
     def observe(self, chunk: Chunk, kv: KV) -> None:
-        self._cameras.put(chunk.index, chunk.c2w, chunk.intrinsics, _label(chunk.c2w, chunk.intrinsics))
+        c2w, intrinsics = chunk.c2w, chunk.intrinsics
+        self._cameras.put(chunk.index, frustums(c2w, intrinsics, self.far), _label(c2w, intrinsics), c2w, intrinsics)
 
     def forget(self, chunk: int) -> None:
         self._cameras.forget(chunk)
 
     def kinds(self, candidates: list[int]) -> Kinds:
         """Candidates with the same cameras together."""
-        return Kinds(np.array(candidates), self._cameras.take_one(2, candidates).numpy())
+        return Kinds(np.array(candidates), self._cameras.take(candidates, 1)[0].numpy())
 
-    def seen(self, chunk: Chunk, frames: Sequence[int]) -> Bool[Tensor, "g f p"]:
-        """Which probe points of each view of `chunk` the views of `frames` see."""
-        points = self._probes(chunk.c2w, chunk.intrinsics)
+    def seen(self, points: Float[Tensor, "f p 3"], frames: Sequence[int]) -> Bool[Tensor, "g f p"]:
+        """Which probe points the views of `frames` see."""
         if not frames:
             return torch.zeros(0, *points.shape[:2], dtype=torch.bool)
-        c2w, intrinsics, _ = self._cameras.take([f // self._size for f in frames])
+        (cameras,) = self._cameras.take([f // self._size for f in frames], 0)
         own = torch.arange(len(frames)), torch.tensor([f % self._size for f in frames])
-        return sees(points.flatten(0, 1), Cameras.of(c2w[own], intrinsics[own]), self.far).unflatten(1, points.shape[:2])
+        return sees(points.flatten(0, 1), cameras[own]).unflatten(1, points.shape[:2])
 
     def sight(self, chunk: Chunk, candidates: Sequence[int]) -> "Sight":
         """What the views of candidate chunks see of the probe points of all views of `chunk`."""
-        c2w, intrinsics, _ = self._cameras.take(candidates)
-        cameras = Cameras.of(c2w.flatten(0, 1), intrinsics.flatten(0, 1))
-        return Sight(self._probes(chunk.c2w, chunk.intrinsics), cameras, self._size, self.grid, self.shells, self.far)
+        (cameras,) = self._cameras.take(candidates, 0)
+        return Sight(self._probes(chunk.c2w, chunk.intrinsics), cameras, self.grid, self.shells, self.far)
 
     def back(self, chunk: Chunk, candidates: list[int]) -> Float[Tensor, "c v f"]:
         """The other direction: the share of the probe points of each candidate's view that each view of `chunk` sees."""
-        c2w, intrinsics, _ = self._cameras.take(candidates)
+        c2w, intrinsics = self._cameras.take(candidates, 2, 3)
         points = self._probes(c2w.flatten(0, 1), intrinsics.flatten(0, 1))
-        share = sees(points.flatten(0, 1), Cameras.of(chunk.c2w, chunk.intrinsics), self.far).unflatten(1, points.shape[:2]).float().mean(-1)
+        share = sees(points.flatten(0, 1), frustums(chunk.c2w, chunk.intrinsics, self.far)).unflatten(1, points.shape[:2]).float().mean(-1)
         return share.T.unflatten(0, (len(candidates), self._size))
 
     def _probes(self, c2w: Tensor, intrinsics: Tensor) -> Tensor:
@@ -76,24 +75,23 @@ class FrustumSelector(Selector):
 
 @dataclass(frozen=True)
 class Sight:
-    """points: of `f` views. cameras: of chunks of `size` views each. The rest: see `FrustumSelector`."""
+    """points: of `f` views. cameras: the frustums of chunks of `v` views each. The rest: see `FrustumSelector`."""
 
     points: Float[Tensor, "f p 3"]
-    cameras: Cameras
-    size: int
+    cameras: Float[Tensor, "c v 5 4"]
     grid: int
     shells: int
     far: float
 
-    def views(self, some: Sequence[int] | Int[np.ndarray, "c"]) -> Bool[Tensor, "c v f p"]:
-        """Which points each of the `v` views of some of the chunks sees."""
-        which = (np.asarray(some)[:, None] * self.size + np.arange(self.size)).flatten()
-        return sees(self.points.flatten(0, 1), self.cameras.some(which), self.far).view(len(some), self.size, *self.points.shape[:2])
+    def views(self, some: Sequence[int] | Int[np.ndarray, "k"]) -> Bool[Tensor, "k v f p"]:
+        """Which points each of the views of some of the chunks sees."""
+        cameras = self.cameras[torch.as_tensor(some)]
+        return sees(self.points.flatten(0, 1), cameras.flatten(0, 1)).view(*cameras.shape[:2], *self.points.shape[:2])
 
     def may_see(self) -> Bool[Tensor, "c v b"]:
         """Which blocks of the points (see `blocks`) each view of each chunk may see any point of. Of those that it may not it sees none: their bounding
         spheres lie beyond one side of its frustum."""
-        return may_see(self.points, self.cameras, self.grid, self.shells, self.far).unflatten(0, (-1, self.size))
+        return may_see(self.points, self.cameras.flatten(0, 1), self.grid, self.shells, self.far).unflatten(0, self.cameras.shape[:2])
 
 
 def _label(c2w: Float[Tensor, "f 4 4"], intrinsics: Float[Tensor, "f 4"]) -> Int[Tensor, ""]:

@@ -16,10 +16,21 @@ class Kinds:
         self._stops = np.append(starts[1:], len(order))[rank]
         self.firsts = firsts[rank]
 
+    def __len__(self) -> int:
+        return len(self.firsts)
+
     def members(self, kind: int) -> list[int]:
+        """Those that were not taken."""
         return self._sorted[self._starts[kind] : self._stops[kind]].tolist()
 
-    def lists(self) -> list[list[int]]:
-        """The members of every kind."""
-        whole = self._sorted.tolist()
-        return [whole[a:b] for a, b in zip(self._starts.tolist(), self._stops.tolist(), strict=True)]
+    def first(self, kind: int) -> int:
+        """The first that was not taken."""
+        return int(self._sorted[self._starts[kind]])
+
+    def take(self, kind: int) -> int:
+        """Take the first one."""
+        first, self._starts[kind] = self.first(kind), self._starts[kind] + 1
+        return first
+
+    def used_up(self, kind: int) -> bool:
+        return bool(self._starts[kind] == self._stops[kind])

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from harness.datatypes import KV, Chunk, Geometry
 from harness.settings.ranges import Positive
-from harness.worlds.poses import angle
+from harness.worlds.poses import distances
 from policies.parts.chunk_table import ChunkTable
 from policies.parts.select.base import Selector
 
@@ -36,9 +36,8 @@ class PoseSelector(Selector):
     def order(self, chunk: Chunk, candidates: list[int], window: list[int]) -> list[int]:
         if not candidates:
             return []
-        past, here = self._poses.take(candidates)[0][:, None], chunk.c2w[:, None]
-        moved = (past[..., :3, 3] - here[..., :3, 3]).norm(dim=-1) / self.metres
-        turned = angle(past[..., :3, :3], here[..., :3, :3]) / self.degrees
-        distance = (moved + turned).amin(2).mean(1)
+        (past,) = self._poses.take(candidates)  # c f 4 4
+        moved, turned = distances(past.flatten(0, 1), chunk.c2w)
+        distance = (moved / self.metres + turned / self.degrees).unflatten(0, past.shape[:2]).amin(1).mean(1)
         order = distance.double().round(decimals=6).argsort(stable=True)  # as `by_score`, without a list of pairs
         return [candidates[i] for i in order.tolist()]
