@@ -24,7 +24,7 @@ table:  ## run the main comparison (11 policies, 32 trajectories, hours on a CPU
 ONCE := full,full_clamped,compression_only,worldkv_release,tempcache,tempcache_mean,annsa,annca,fast_ar,pointvotes
 ABLATIONS := no_sink,no_recent,query_heads,query_layers,uniform_rows,worldkv_clamped,sink_recent_rebased,worldkv_release_rebased
 BYTES := worldkv,retrieval_only,int4_chunks,places,places_newest,int4_places_coverage,reencode,kcentre,fifo
-bench:  ## 72 policies on 24 houses, 54 at three budgets of tokens and 9 at three of bytes (about seven hours on two cores); what is finished is not run again
+bench:  ## 72 policies on 24 houses, 54 at three budgets of tokens and 9 at three of bytes (seven to nine hours on two cores); what is finished is not run again
 	python harness/sweep.py sweeps/houses_guided.yaml jobs=2 logger=none
 	python harness/run.py -m +experiment=houses devices=2 logger=none policy=$(ONCE),$(ABLATIONS)
 	python harness/run.py +experiment=houses devices=2 logger=none policy=worldkv policy/selector=release_pose
