@@ -35,7 +35,7 @@ class FrustumSelector(Selector):
         if self.near >= self.far:
             raise ValueError(f"frustum selector: near={self.near}, far={self.far}; near must be below far")
         self._size = geometry.chunk
-        self._cameras = ChunkTable()
+        self._cameras = ChunkTable()  # columns: what the views see (`frustums`), label, c2w, intrinsics
         self._cameras.reset()
 
     def observe(self, chunk: Chunk, kv: KV) -> None:
@@ -75,7 +75,7 @@ class FrustumSelector(Selector):
 
 @dataclass(frozen=True)
 class Sight:
-    """points: of `f` views. cameras: the frustums of chunks of `v` views each. The rest: see `FrustumSelector`."""
+    """points: of `f` views. cameras: of chunks of `v` views each (`frustums`). The rest: see `FrustumSelector`."""
 
     points: Float[Tensor, "f p 3"]
     cameras: Float[Tensor, "c v 5 4"]

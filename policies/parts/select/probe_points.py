@@ -39,22 +39,22 @@ def frustums(c2w: Float[Tensor, "g 4 4"], intrinsics: Float[Tensor, "g 4"], far:
     return torch.cat([normals, offsets], 2)
 
 
-def sees(points: Float[Tensor, "p 3"], frustums: Float[Tensor, "g 5 4"], radius: float | Float[Tensor, "p"] = 0.0) -> Bool[Tensor, "g p"]:
-    """Which points, or spheres about them, are not outside of any side of each frustum.
+def sees(points: Float[Tensor, "p 3"], cameras: Float[Tensor, "g 5 4"], radius: float | Float[Tensor, "p"] = 0.0) -> Bool[Tensor, "g p"]:
+    """Which points, or spheres about them, are not outside of any side of what each camera sees (`frustums`).
 
-    One side of all frustums after the other, in parts that a core's cache holds and without new memory: for 3,000 cameras and 768 points an eighth of the
+    One side of all cameras after the other, in parts that a core's cache holds and without new memory: for 3,000 cameras and 768 points an eighth of the
     time that whole tensors take. Of a point at a camera's very centre nothing is said.
     """
-    sides = frustums.numpy().swapaxes(0, 1)
+    sides = cameras.numpy().swapaxes(0, 1)
     places = np.concatenate([points.numpy().T, np.ones((1, len(points)), np.float32)])
-    seen = np.empty((len(frustums), len(points)), dtype=bool)
+    seen = np.empty((len(cameras), len(points)), dtype=bool)
     width = max(1, min(len(points), BLOCK))
     step = max(1, BLOCK // width)
     room = np.empty((2, step * width), np.float32)
     for first in range(0, len(points), width):
         part = slice(first, first + width)
         here, limit = np.ascontiguousarray(places[:, part]), radius.numpy()[part] if isinstance(radius, Tensor) else radius
-        for start in range(0, len(frustums), step):
+        for start in range(0, len(cameras), step):
             some = slice(start, start + step)
             out = seen[some, part]
             outside, other = (x[: out.size].reshape(out.shape) for x in room)
@@ -65,13 +65,13 @@ def sees(points: Float[Tensor, "p 3"], frustums: Float[Tensor, "g 5 4"], radius:
     return torch.from_numpy(seen)
 
 
-def may_see(points: Float[Tensor, "f p 3"], frustums: Float[Tensor, "g 5 4"], grid: int, shells: int, far: float) -> Bool[Tensor, "g b"]:
+def may_see(points: Float[Tensor, "f p 3"], cameras: Float[Tensor, "g 5 4"], grid: int, shells: int, far: float) -> Bool[Tensor, "g b"]:
     """Which blocks (see `blocks`) of the probe points of all views each camera may see any point of. Of those that it may not it sees none: their
     bounding spheres lie beyond one side of its frustum."""
     members = points[:, blocks(grid, shells)[0]].flatten(0, 1)  # b k 3
     middle = members.mean(1)
     radius = (members - middle[:, None]).norm(dim=-1).amax(1) * 1.001 + 1e-4 * far  # rounding of float32
-    return sees(middle, frustums, radius)
+    return sees(middle, cameras, radius)
 
 
 @cache
